@@ -1,0 +1,154 @@
+# scissord - `make help` lists the targets.
+#
+# Libraries are looked up with pkg-config when a rule runs, not when this file is read, so that `make deps` and what
+# needs it can be named in one command.
+
+VERSION := 0.1.0
+BUILD ?= build
+PREFIX ?= /usr/local
+CC ?= gcc
+SANITIZE ?=
+WERROR ?=
+MODEL_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/scissord
+MODEL := $(MODEL_DIR)/SmolLM2-135M-Instruct.Q4_1.gguf
+
+ifeq ($(V),)
+Q := @
+say = @printf '  %-7s %s\n' $(1) $(patsubst $(BUILD)/%,%,$@)
+else
+Q :=
+say = @:
+endif
+
+PKG = $$(pkg-config --cflags $(1))
+LIBS = $$(pkg-config --libs $(1))
+
+OPT ?= -O2 -g
+CFLAGS_ALL = -std=gnu11 $(OPT) -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes \
+	$(if $(WERROR),-Werror) -fno-math-errno -fvisibility=hidden -fPIC -pthread -D_GNU_SOURCE -DSCISSOR_VERSION='"$(VERSION)"' \
+	-Iproto -Ikernels -I. $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer) $(CFLAGS)
+LDFLAGS_ALL = -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
+
+# folder -> extra flags of its objects
+$(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg)
+$(BUILD)/client/%.o: EXTRA = $(call PKG,nanomsg)
+$(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson) -Iclient
+$(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
+$(BUILD)/tests/%.o: EXTRA = $(call PKG,cmocka nanomsg libuv libpcre2-8 openblas jansson) -Iclient -Idaemon -Idaemon/broker -Itests
+$(BUILD)/tests/bench/%.o: EXTRA = $(call PKG,nanomsg libuv jansson) -Iclient -Idaemon -Idaemon/broker -Itests
+%_avx2.o: ISA = -mavx2 -mfma -mf16c
+%_avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
+
+obj = $(patsubst %.c,$(BUILD)/%.o,$(sort $(1)))
+PROTO_O   := $(call obj,$(wildcard proto/*.c))
+KERNELS_O := $(call obj,$(wildcard kernels/*.c kernels/host/*.c))
+LIB_O     := $(call obj,$(wildcard client/*.c)) $(PROTO_O) $(KERNELS_O)
+BROKER_O  := $(call obj,$(wildcard daemon/broker/*.c daemon/broker/policy/*.c))
+DAEMON_O  := $(call obj,$(wildcard daemon/*.c))
+CTL_O     := $(call obj,$(wildcard client/ctl/*.c))
+LLAMA_O   := $(call obj,$(wildcard client/llama/*.c))
+HARNESS_O := $(call obj,$(wildcard tests/*.c))
+SIMLIB_O  := $(call obj,$(filter-out tests/sim/test_%,$(wildcard tests/sim/*.c)))
+UNIT_T    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
+SIM_T     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/sim/test_*.c)))
+SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/system/test_*.c)))
+BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
+PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run
+LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so $(BUILD)/libscissor.pc
+
+.DEFAULT_GOAL := all
+.PHONY: all
+all: $(PROGRAMS) $(LIBRARIES) ## build everything but the tests
+
+$(BUILD)/%.o: %.c
+	$(call say,CC)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP $(EXTRA) -c $< -o $@
+
+$(BUILD)/scissord: $(DAEMON_O) $(BROKER_O) $(PROTO_O) $(KERNELS_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,libuv nanomsg) -lm
+
+$(BUILD)/scissorctl: $(CTL_O) $(PROTO_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg jansson) -lm
+
+$(BUILD)/scissor-run: $(LLAMA_O) $(BUILD)/libscissor.a
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg libpcre2-8 openblas) -lm
+
+$(BUILD)/libscissor.a: $(LIB_O)
+	$(call say,AR)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/libscissor.so: $(LIB_O)
+	$(call say,LINK)
+	$(Q)$(CC) -shared -Wl,-soname,libscissor.so.0 -Wl,--no-undefined $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg) -lm
+	$(Q)ln -sf $(@F) $(BUILD)/libscissor.so.0
+
+$(BUILD)/libscissor.pc: client/libscissor.pc.in Makefile
+	$(call say,GEN)
+	@mkdir -p $(@D)
+	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
+
+# ---------- tests ----------
+
+$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O))
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson) -lm
+$(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
+$(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
+
+.PHONY: tests
+tests: $(UNIT_T) $(SIM_T) $(SYSTEM_T) ## build the tests
+
+.PHONY: check
+check: all tests ## build and run every test
+	$(Q)$(MAKE) --no-print-directory model
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(SYSTEM_T)
+
+.PHONY: bench
+bench: all $(BENCHES) ## print timings as ratios to something measured in the same run
+	$(Q)$(MAKE) --no-print-directory model
+	$(Q)for b in $(BENCHES); do BUILD=$(BUILD) MODEL=$(MODEL) $$b || exit 1; done
+
+.PHONY: demo
+demo: all model ## three model processes share one small pool
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/demo.sh
+
+.PHONY: model
+model: ## fetch the test model into the cache directory (about 90 MB, once)
+	$(Q)tests/fetch-model.sh $(MODEL)
+
+# ---------- housekeeping ----------
+
+.PHONY: deps
+deps: ## install the Debian packages in deps.txt (root or sudo); quick when nothing is missing
+	$(Q)tests/deps.sh
+
+.PHONY: format style
+format: ## rewrite the sources with clang-format
+	clang-format -i $$(git ls-files '*.c' '*.h')
+style: ## fail if a source is not formatted or breaks the layers
+	$(Q)tests/style.sh
+
+.PHONY: compdb
+compdb: ## compile_commands.json for editors (needs bear)
+	bear -- $(MAKE) -B all tests
+
+# Objects are built as they are named above; make must not think that they are leftovers.
+.SECONDARY:
+
+.PHONY: clean
+clean: ## remove build/
+	rm -rf build
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z]+( [a-z]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

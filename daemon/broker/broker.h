@@ -1,0 +1,122 @@
+/* broker.h - the daemon without its I/O: pools, sessions, history, policies and the arbiter behind one set of calls.
+ *
+ * The caller (the libuv loop, or a simulator) brings what happened: a peer came, a message or a score frame arrived, a
+ * job is done, time passed. The broker changes its state and queues actions; the caller takes them with
+ * broker_action_next() after every call and carries them out in order. The broker opens no socket and reads no clock;
+ * the only outside calls are to the backend of a pool, and those that touch memory (allocate, settle, shrink, free)
+ * happen inside jobs, which the caller may run on another thread: broker_job_run() touches nothing but the job and
+ * what the job's session has handed to it. All other functions belong to one thread.
+ *
+ * Memory is charged to the pool before a job that takes it is queued, and given back after the job that freed it. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "attach.h"
+#include "backend.h"
+#include "control.h"
+#include "score.h"
+
+struct broker;
+struct broker_peer;
+struct broker_job;
+
+struct broker_pool_config {
+    const char *name;
+    struct kernel_backend *backend;
+    uint64_t limit_bytes;
+};
+
+#define BROKER_MAX_POOLS 16
+
+struct broker_config {
+    struct broker_pool_config pools[BROKER_MAX_POOLS];
+    uint32_t pool_count;
+    uint64_t score_wait_ns;  /* how long a settle waits for its score frames */
+    uint32_t open_queue_max; /* opens that may wait for memory */
+    uint32_t sessions_max;   /* over all peers */
+    uint32_t sessions_per_peer_max;
+    const char *default_policy;
+    uint64_t seed; /* of tokens' and epoch's generator when `random` is NULL: simulators */
+    /* Fills bytes with secrets; 0 or negative errno. */
+    int (*random)(void *bytes, size_t size);
+    uint8_t admin_key[PROTO_TOKEN_BYTES];
+};
+
+/* Fills in the defaults: score wait 50 ms, queue 64, sessions 1024 and 256, policy "scissorhands"; no pools. */
+void broker_config_init(struct broker_config *config);
+
+/* 0 or a negative scissor_error. */
+int broker_new(const struct broker_config *config, struct broker **ret_broker);
+/* All peers must be gone and all jobs done; asserts that every pool came back to zero. NULL allowed; returns NULL. */
+struct broker *broker_free(struct broker *b);
+
+/* ---------- what happens outside; `now` is CLOCK_MONOTONIC in ns ---------- */
+
+int broker_peer_new(struct broker *b, pid_t pid, uid_t uid, gid_t gid, struct broker_peer **ret_peer);
+/* One packet from the attach socket. Anything that the protocol does not allow ends in FAILED and ACTION_HANGUP. */
+void broker_peer_message(struct broker *b, struct broker_peer *peer, const void *packet, size_t size, uint64_t now);
+/* The peer's socket is closed: its sessions die, the handle is invalid from here on. */
+void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now);
+/* A score frame, as the front handed it on; not trusted. */
+void broker_score(struct broker *b, const void *frame, size_t size, uint64_t now);
+/* The front counted a frame that it did not hand on. */
+void broker_score_refused(struct broker *b, enum proto_frame fate, uint64_t count);
+void broker_front_restarted(struct broker *b, uint64_t now);
+/* A control request; the answer comes as ACTION_ANSWER with the same cookie, at once. */
+void broker_control(struct broker *b, const void *request, size_t size, uint64_t cookie, uint64_t now);
+/* No new sessions from now on. */
+void broker_drain(struct broker *b, uint64_t now);
+/* Ends all sessions (their clients get CLOSED with the reason), as if the operator had closed each. */
+void broker_close_all(struct broker *b, uint64_t now);
+/* Time passed; call it at broker_deadline() at the latest. */
+void broker_tick(struct broker *b, uint64_t now);
+/* When broker_tick() is due; UINT64_MAX: never. */
+uint64_t broker_deadline(const struct broker *b);
+
+/* ---------- jobs ---------- */
+
+/* Does the work, on any thread. Each job is run once; jobs of one session never overlap. */
+void broker_job_run(struct broker_job *job);
+/* Takes the result over and frees the job; on the broker's thread. */
+void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now);
+
+/* ---------- actions ---------- */
+
+enum broker_action_type {
+    BROKER_ACTION_SEND,   /* packet to peer; `handles` go with it as descriptors (host) in order */
+    BROKER_ACTION_HANGUP, /* close the peer's socket, then call broker_peer_gone() */
+    BROKER_ACTION_JOB,    /* run job, then broker_job_done() */
+    BROKER_ACTION_ANSWER, /* answer to a control request */
+    BROKER_ACTION_EVENT,  /* one proto_event for the event socket; time_ns is left for the caller to fill in */
+};
+
+struct broker_action {
+    enum broker_action_type type;
+    struct broker_peer *peer;
+    struct broker_job *job;
+    uint64_t cookie;
+    const void *bytes; /* valid until the next broker call */
+    size_t size;
+    int fds[PROTO_SEGMENTS_PER_MESSAGE]; /* SEND: the caller owns and closes them */
+    uint32_t fd_count;
+};
+
+/* Takes the oldest action; false if there is none. A SEND to a peer that is gone is never given. */
+bool broker_action_next(struct broker *b, struct broker_action *ret);
+
+/* ---------- looking in ---------- */
+
+/* The caller's own pointer, for a peer. */
+void broker_peer_set_data(struct broker_peer *peer, void *data);
+void *broker_peer_data(const struct broker_peer *peer);
+
+uint32_t broker_session_count(const struct broker *b); /* open, opening or closing */
+void broker_pool_stat(const struct broker *b, uint32_t pool, uint64_t now, struct proto_pool_stat *ret);
+
+/* Walks all state and aborts on a broken invariant (tests, debug builds): bytes charged = bytes allocated, each page
+ * owned once, no guarantee broken, no pool over its limit, nothing of a dead session left. */
+void broker_check(const struct broker *b);

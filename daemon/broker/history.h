@@ -1,0 +1,78 @@
+/* history.h - what is remembered of each row of one (layer, KV head): its position and its scores.
+ *
+ * Arrays run over the settled slots, then, apart, over the fresh rows. A row's history moves with the row. Scores of
+ * the fresh period being gathered are kept apart for settled slots as well ("open block"), so that a period counts as
+ * one block of the window. All values are f32; rows are counted per head group, in history_clock, so that a
+ * row's chances (query rows that could see it and whose scores arrived) are exact when frames are lost. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attach.h"
+
+/* Shared by the heads of one layer: query rows folded so far, also at the border of each block of the window. */
+struct history_clock {
+    uint64_t rows;         /* folded since the session began */
+    uint32_t blocks;       /* W: blocks of the window; 0: none */
+    uint32_t block;        /* index of the open block in the ring, 0..W-1 */
+    uint64_t *block_start; /* [W] `rows` when each block of the ring began */
+    uint32_t fresh_rows;   /* F */
+    uint16_t *fresh_seen;  /* [F] folded rows of this period that could see fresh row j */
+    uint32_t period_rows;  /* folded in this period */
+};
+
+struct history {
+    uint32_t planes;                             /* PROTO_PLANE_*: which of the arrays exist */
+    uint32_t blocks;                             /* W of the hits ring; 0: hits are kept as one sum over life */
+    uint32_t capacity;                           /* slots the arrays have room for */
+    uint32_t settled;                            /* slots in use */
+    uint32_t fresh_rows;                         /* F */
+    uint32_t *position;                          /* [capacity] */
+    uint64_t *birth;                             /* [capacity] clock->rows before the first folded row that saw it */
+    float *mass;                                 /* [capacity] sum over life; NULL without that plane */
+    float *hits;                                 /* [max(W,1)][capacity]: ring of block sums; NULL without */
+    float *last;                                 /* [capacity] */
+    float *fresh_mass, *fresh_hits, *fresh_last; /* [F], this period */
+    const struct history_clock *clock;           /* not owned */
+};
+
+/* Bytes of host memory per slot and per fresh row: what a session is charged for its bookkeeping. */
+size_t history_slot_bytes(uint32_t planes, uint32_t blocks);
+size_t history_fresh_bytes(uint32_t planes);
+size_t history_clock_bytes(uint32_t blocks, uint32_t fresh_rows);
+
+int history_clock_init(struct history_clock *c, uint32_t blocks, uint32_t fresh_rows); /* 0 or ENOMEM */
+void history_clock_deinit(struct history_clock *c);
+/* A frame of `rows` query rows, the newest of `fresh` fresh ones, was folded for this layer. */
+void history_clock_fold(struct history_clock *c, uint32_t rows, uint32_t fresh);
+/* The period is settled: begins the next block (its ring entry is to be cleared by history_next_block of each head). */
+void history_clock_next(struct history_clock *c);
+
+int history_init(struct history *h, uint32_t planes, uint32_t fresh_rows, const struct history_clock *clock);
+void history_deinit(struct history *h);
+/* Makes room for `capacity` slots, or gives room back; 0 or ENOMEM, then nothing has changed. */
+int history_resize(struct history *h, uint32_t capacity);
+/* Adds one plane of a frame: settled + fresh values. */
+void history_fold(struct history *h, uint32_t plane, const float *values, uint32_t fresh);
+/* Row `fresh` of the period, at `position`, moves into `slot` (slot <= settled; slot == settled appends). */
+void history_settle(struct history *h, uint32_t fresh, uint32_t slot, uint32_t position);
+/* Copies slot `from` over slot `to`. */
+void history_move(struct history *h, uint32_t from, uint32_t to);
+/* Forgets the slots from `settled` on. */
+void history_truncate(struct history *h, uint32_t settled);
+/* Ends the period for this head: clears the fresh sums and the ring entry that the next block will use; call it after
+ * history_clock_next(). */
+void history_next_block(struct history *h);
+
+/* Query rows that could see the slot: over its life, and within the window. */
+uint64_t history_seen(const struct history *h, uint32_t slot);
+uint64_t history_seen_window(const struct history *h, uint32_t slot);
+/* Sum of hits within the window. */
+float history_hits_window(const struct history *h, uint32_t slot);
+
+/* Scratch that policy_victims() needs for `settled` slots. */
+size_t history_scratch_bytes(uint32_t settled);
+
+/* Aborts on a broken invariant (tests). */
+void history_check(const struct history *h);

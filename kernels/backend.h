@@ -1,0 +1,125 @@
+/* backend.h - what a device must be able to do, as one struct of operations.
+ *
+ * The daemon owns segments and settles on them; a client imports the segments
+ * of its own sessions and attends over them. Both sides hold a backend of the
+ * same kind. Rows and pages are laid out as layout.h says. All functions return
+ * 0 or a negative errno value and leave their outputs untouched on failure.
+ * A backend may be used by several threads at once as long as no two of them
+ * touch the same segment. Nothing here logs. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dtype.h"
+#include "layout.h"
+
+struct kernel_backend;
+struct kernel_segment; /* owned by who allocated or imported it */
+
+enum kernel_access {
+    KERNEL_ACCESS_SETTLED, /* importer may only read, and cannot gain more */
+    KERNEL_ACCESS_FRESH,   /* importer may read and write */
+};
+
+/* What crosses a process border: a descriptor (host; owned by the receiver) or 64 opaque bytes (cuda; fd = -1). */
+struct kernel_handle {
+    int fd;
+    uint8_t opaque[64];
+};
+
+/* Rows of one (layer, KV head) on the move. Rows are numbered over the page list: row r is in pages[r / 64]. */
+struct kernel_move {
+    uint32_t from, to;
+};
+
+/* One head's part of a settle: fresh row `from` is converted from compute to storage dtype and written to slot `to`. */
+struct kernel_settle {
+    const void *fresh; /* K and V of fresh_rows rows, compute dtype */
+    void *const *pages;
+    const struct kernel_move *moves;
+    uint32_t move_count;
+    uint32_t fresh_rows;
+    uint32_t head_dim;
+    uint8_t compute_dtype, storage_dtype;
+};
+
+/* One head's part of a shrink: slot `from` is copied over slot `to`, in the order given, storage dtype on both sides.
+ */
+struct kernel_shrink {
+    void *const *pages;
+    const struct kernel_move *moves;
+    uint32_t move_count;
+    uint32_t head_dim;
+    uint8_t storage_dtype;
+};
+
+enum kernel_threshold {
+    KERNEL_THRESHOLD_VISIBLE, /* 1 / n: rows that the query can see */
+    KERNEL_THRESHOLD_SEEN,    /* 1 / t: tokens that the session has seen, the query's own included */
+};
+
+/* Attention of `rows` consecutive query rows over one KV head.
+ *
+ * Query row i sees all settled rows and fresh rows 0 .. fresh_before + i. For each of the q_heads query heads of the
+ * group: out = softmax(scale * q . K) V. With p(j) the mean over the query heads of the probability of row j:
+ *     mass[j] += p(j)      hits[j] += (p(j) >= threshold)      last[j] = p(j), newest query row only
+ * where j counts settled rows first, then fresh rows; planes may be NULL. Each plane has settled_rows + fresh_before
+ * + rows values. In `last`, all of those are written. */
+struct kernel_attend {
+    const void *const *pages; /* ceil(settled_rows / 64) page addresses; may be NULL if settled_rows is 0 */
+    uint32_t settled_rows;
+    const void *fresh; /* K and V of fresh_rows rows */
+    uint32_t fresh_rows, fresh_before;
+    uint32_t rows;
+    uint32_t q_heads, head_dim;
+    uint8_t compute_dtype, storage_dtype;
+    uint8_t threshold; /* enum kernel_threshold, used for hits only */
+    uint64_t seen;     /* tokens seen before query row 0 (position of row 0) */
+    float scale;
+    const float *q; /* q[i * q_row_stride + h * head_dim + c], h < q_heads */
+    float *out;     /* the same strides */
+    size_t q_row_stride;
+    float *mass, *hits, *last;
+};
+
+struct kernel_backend {
+    const char *name; /* "host" */
+    const char *path; /* "reference", "avx2", "avx512": what runs the arithmetic */
+    /* True where a segment's memory is gone for its importers, too, as soon as segment_free returns (host: truncated).
+     * False where an importer must close it first (cuda). */
+    bool revocable;
+
+    /* A zeroed segment of `bytes` (a multiple of 4096) whose memory is really there: no later fault can fail. */
+    int (*segment_new)(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret);
+    /* Importer's or owner's end; NULL is allowed; returns NULL. Revokes the memory at the owner. */
+    struct kernel_segment *(*segment_free)(struct kernel_backend *b, struct kernel_segment *s);
+    /* A handle to be sent to a client. The descriptor in it belongs to the caller. */
+    int (*segment_export)(struct kernel_backend *b, struct kernel_segment *s, struct kernel_handle *ret);
+    /* Maps what a peer exported; takes the descriptor over on success only. */
+    int (*segment_import)(struct kernel_backend *b, enum kernel_access access, const struct kernel_handle *handle,
+                          size_t bytes, struct kernel_segment **ret);
+    /* Address of the segment's first byte, on the device. */
+    void *(*segment_address)(struct kernel_segment *s);
+
+    int (*settle)(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count);
+    int (*shrink)(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count);
+    /* Copies `bytes` within or between segments of the device (page moves). */
+    int (*copy)(struct kernel_backend *b, void *to, const void *from, size_t bytes);
+    /* Writes rows into the fresh buffer (client): k and v are [rows][stride] elements of input_dtype, head_dim used. */
+    int (*append)(struct kernel_backend *b, void *fresh, uint32_t fresh_rows, uint32_t first_row, uint32_t rows,
+                  uint32_t head_dim, uint8_t compute_dtype, const void *k, const void *v, size_t stride,
+                  uint8_t input_dtype);
+    /* Runs all items; `workspace` is scratch memory of kernel_attend_workspace() bytes for the largest of them. */
+    int (*attend)(struct kernel_backend *b, const struct kernel_attend *items, size_t item_count, void *workspace);
+    int (*synchronise)(struct kernel_backend *b);
+};
+
+/* Scratch bytes for an item (64-byte aligned memory is expected). */
+size_t kernel_attend_workspace(uint32_t q_heads, uint32_t head_dim, size_t visible_rows);
+
+/* The host backend, with the best path this processor has, or the named one ("reference", "avx2", "avx512").
+ * NULL with errno ENOTSUP if the processor cannot run it, EINVAL if there is no such path. The object is static:
+ * never freed. SCISSOR_HOST_PATH in the environment overrides a NULL path. */
+struct kernel_backend *kernel_host_backend(const char *path);

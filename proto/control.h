@@ -1,0 +1,202 @@
+/* control.h - control requests and answers (nanomsg REQ to REP) and events (PUB to SUB), little-endian, fixed size.
+ *
+ * A request is one struct proto_request. The answer is a struct proto_answer, then `count` entries of the operation's
+ * struct. Lists come in pages: ask again with first = first + count until first + count = total. An event is one
+ * struct proto_event. */
+#pragma once
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attach.h"
+
+#define PROTO_CONTROL_SOCKET "control.sock"
+#define PROTO_EVENT_SOCKET "events.sock"
+#define PROTO_ADMIN_KEY "admin.key" /* 16 bytes beside the sockets, readable by root and the daemon's user alone */
+
+#define PROTO_REQUEST_MAGIC 0x52494353u /* "SCIR" */
+#define PROTO_ANSWER_MAGIC 0x4e494353u  /* "SCIN" */
+#define PROTO_EVENT_MAGIC 0x45494353u   /* "SCIE" */
+#define PROTO_ANSWER_MAX 65536u
+
+/* X(name, number, changes something, entry struct of the answer)
+ * What changes something needs the admin key or, if it is about one session, that session's token. */
+#define PROTO_CONTROL_MAP(X)              \
+    X(STAT, 1, 0, proto_pool_stat)        \
+    X(SESSIONS, 2, 0, proto_session_stat) \
+    X(SESSION, 3, 0, proto_head_stat)     \
+    X(CLOSE_SESSION, 4, 1, proto_none)    \
+    X(DRAIN, 5, 1, proto_none)
+
+enum proto_control_op {
+#define PROTO_CONTROL_ENUM(name, number, changes, entry) PROTO_OP_##name = (number),
+    PROTO_CONTROL_MAP(PROTO_CONTROL_ENUM)
+#undef PROTO_CONTROL_ENUM
+};
+
+struct proto_request {
+    uint32_t magic;
+    uint16_t major, minor;
+    uint32_t op; /* enum proto_control_op */
+    uint32_t first;
+    uint64_t id; /* of a changing request: random; a repeated id gets the first answer again, nothing is done twice */
+    uint64_t session;                 /* 0 if the operation is about none */
+    uint8_t token[PROTO_TOKEN_BYTES]; /* admin key or session token; zeros for reading */
+};
+
+/* Evicted rows by reason, over all heads. */
+#define PROTO_REASON_MAP(X)                                                             \
+    X(BUDGET, 0, "budget")     /* the session is at its maximum */                      \
+    X(PRESSURE, 1, "pressure") /* the pool had no memory, or wanted lent memory back */ \
+    X(OPERATOR, 2, "operator") /* closed by scissorctl */                               \
+    X(DEATH, 3, "death")       /* the client died */
+enum proto_reason {
+#define PROTO_REASON_ENUM(name, number, text) PROTO_REASON_##name = (number),
+    PROTO_REASON_MAP(PROTO_REASON_ENUM)
+#undef PROTO_REASON_ENUM
+        PROTO_REASON_COUNT
+};
+
+/* Score frames by what became of them. */
+#define PROTO_FRAME_MAP(X)                                                                           \
+    X(FOLDED, 0, "folded")                                                                           \
+    X(MALFORMED, 1, "malformed") /* refused by the front or by the broker: sizes, planes, formats */ \
+    X(FORGED, 2, "forged")       /* unknown session or wrong token */                                \
+    X(STALE, 3, "stale")         /* of an older generation, or repeated */                           \
+    X(LATE, 4, "late")           /* came while the session was settling or shrinking */              \
+    X(EXCESS, 5, "excess")       /* more rows than the fresh buffer holds */                         \
+    X(OVERRUN, 6, "overrun")     /* the front found the ring full */
+enum proto_frame {
+#define PROTO_FRAME_ENUM(name, number, text) PROTO_FRAME_##name = (number),
+    PROTO_FRAME_MAP(PROTO_FRAME_ENUM)
+#undef PROTO_FRAME_ENUM
+        PROTO_FRAME_COUNT
+};
+
+/* Answer to any request. The first block is the same for all, so that a tool needs one request for its head line. */
+struct proto_answer {
+    uint32_t magic;
+    int32_t code; /* enum scissor_error */
+    uint32_t op;
+    uint32_t count; /* entries that follow */
+    uint32_t first, total;
+    uint64_t epoch;
+    char text[PROTO_TEXT_BYTES]; /* why not, for people; or empty */
+};
+
+struct proto_pool_stat {
+    char name[PROTO_NAME_BYTES]; /* "host" */
+    uint64_t limit_bytes;        /* never passed */
+    uint64_t charged_bytes;      /* given out now: segments, control pages, bookkeeping */
+    uint64_t peak_bytes;         /* most ever charged */
+    uint64_t guaranteed_bytes;   /* promised to the sessions that are open */
+    uint64_t lent_bytes;         /* charged above guarantees */
+    uint64_t segments;           /* allocated now */
+    uint64_t reclaims;           /* segments taken back under pressure */
+    uint64_t evicted[PROTO_REASON_COUNT];
+    uint64_t frames[PROTO_FRAME_COUNT];
+    uint64_t bad_scores;              /* values that were NaN, infinite or negative */
+    uint64_t settles, scores_lost;    /* settles done, and those without all of their scores */
+    uint64_t opened, closed, refused; /* sessions ever */
+    uint64_t front_restarts;
+    uint64_t uptime_ns;
+    uint32_t sessions, waiting; /* open now, queued for memory now */
+    uint32_t draining;
+    uint32_t version_major_minor; /* protocol, major << 16 | minor */
+    char version[PROTO_NAME_BYTES];
+};
+
+struct proto_session_stat {
+    uint64_t session;
+    char name[PROTO_NAME_BYTES];
+    char policy[16]; /* of the first group */
+    uint32_t pid, uid;
+    uint32_t pool, priority;
+    uint32_t state; /* enum proto_session_state */
+    uint32_t groups, layers, heads;
+    uint32_t fresh_rows, fresh_count;
+    uint32_t guaranteed_rows, max_rows; /* per KV head, of the first group */
+    uint32_t settled_min, settled_max;  /* rows per KV head now, over all heads */
+    uint32_t compute_dtype, storage_dtype;
+    uint64_t charged_bytes, guaranteed_bytes;
+    uint64_t tokens_seen, settles, scores_lost;
+    uint64_t evicted[PROTO_REASON_COUNT];
+    uint64_t idle_ns;   /* since the last message */
+    double lowest_mass; /* mean attention mass per query that its least important rows carry (arbiter) */
+};
+#define PROTO_SESSION_STATE_MAP(X)      \
+    X(OPENING, 0, "opening")            \
+    X(IDLE, 1, "ready")                 \
+    X(WAITING, 2, "waiting for scores") \
+    X(SETTLING, 3, "settling")          \
+    X(SHRINKING, 4, "shrinking")        \
+    X(CLOSING, 5, "closing")
+enum proto_session_state {
+#define PROTO_STATE_ENUM(name, number, text) PROTO_SESSION_##name = (number),
+    PROTO_SESSION_STATE_MAP(PROTO_STATE_ENUM)
+#undef PROTO_STATE_ENUM
+};
+
+/* Entries of SESSION: one per head, in order of layer, then KV head; request.session names the session. */
+struct proto_head_stat {
+    uint32_t layer, kv_head;
+    uint32_t settled, pages;
+    uint32_t oldest, newest; /* positions held */
+    uint64_t evicted;
+    double mass; /* mean attention mass per query on all settled rows; 0 if not gathered */
+};
+
+#define PROTO_EVENT_MAP(X)                   \
+    X(OPENED, 1, "session opened")           \
+    X(CLOSED, 2, "session closed")           \
+    X(EVICTED, 3, "rows evicted")            \
+    X(PRESSURE, 4, "memory taken back")      \
+    X(SCORES_LOST, 5, "scores lost")         \
+    X(FRONT_RESTARTED, 6, "front restarted") \
+    X(DRAINING, 7, "draining")               \
+    X(REFUSED, 8, "open refused")
+enum proto_event_type {
+#define PROTO_EVENT_ENUM(name, number, text) PROTO_EVENT_##name = (number),
+    PROTO_EVENT_MAP(PROTO_EVENT_ENUM)
+#undef PROTO_EVENT_ENUM
+};
+
+struct proto_event {
+    uint32_t magic;
+    uint32_t type;
+    uint64_t sequence; /* one more for each event: a gap is a loss */
+    uint64_t time_ns;  /* CLOCK_REALTIME */
+    uint64_t session;
+    uint64_t rows;   /* EVICTED: rows over all heads */
+    uint64_t bytes;  /* OPENED, CLOSED, PRESSURE: charged to the session, given back */
+    int32_t code;    /* REFUSED: why; CLOSED: how */
+    uint32_t reason; /* EVICTED, CLOSED: enum proto_reason */
+    char name[PROTO_NAME_BYTES];
+};
+
+static_assert(sizeof(struct proto_request) == 48, "wire");
+static_assert(sizeof(struct proto_answer) == 32 + PROTO_TEXT_BYTES, "wire");
+static_assert(sizeof(struct proto_pool_stat) == 32 + 7 * 8 + 4 * 8 + 7 * 8 + 3 * 8 + 3 * 8 + 2 * 8 + 16 + 32, "wire");
+static_assert(sizeof(struct proto_session_stat) == 208, "wire");
+static_assert(sizeof(struct proto_head_stat) == 40, "wire");
+static_assert(sizeof(struct proto_event) == 88, "wire");
+
+/* Name of an operation, reason, frame fate, state or event; "?" if unknown. */
+const char *proto_op_name(uint32_t op);
+const char *proto_reason_name(uint32_t reason);
+const char *proto_frame_name(uint32_t frame);
+const char *proto_session_state_name(uint32_t state);
+const char *proto_event_name(uint32_t type);
+
+/* Bytes of one entry in the answer to `op`; 0 if there are none. Whether it changes something (-1: unknown op). */
+size_t proto_control_entry_bytes(uint32_t op);
+int proto_control_changes(uint32_t op);
+
+/* 0 or EPROTO / EVERSION with a static text. An answer is checked for its op's entry size. */
+int proto_request_check(const void *request, size_t size, const char **ret_why);
+int proto_answer_check(const void *answer, size_t size, uint32_t op, const char **ret_why);
+int proto_event_check(const void *event, size_t size);
+
+/* Compares two tokens in constant time: 1 if equal. */
+int proto_token_equal(const uint8_t a[PROTO_TOKEN_BYTES], const uint8_t b[PROTO_TOKEN_BYTES]);
