@@ -1,0 +1,126 @@
+/* move.c - rows on the move: settle, shrink and append, for every path.
+ *
+ * A row's K lies spread over its block, one element in each line of 16, so moving it is a gather and a scatter of
+ * head_dim elements whatever the processor; only the conversion between them is worth vectors. It works on a row that
+ * was gathered into a small buffer. V rows are converted in place to place. */
+#include <errno.h>
+
+#include "host.h"
+
+/* One row of K in plain order, widest dtype. */
+struct row_buffer {
+    _Alignas(64) char bytes[HOST_MAX_HEAD_DIM * 4];
+};
+
+/* Element (row, 0) of a K area; the next channel's is SCISSOR_BLOCK_ROWS further on. */
+static char *k_row(const void *area, uint32_t row, uint32_t head_dim, size_t size) {
+    return (char *)area + layout_k_index(row, 0, head_dim) * size;
+}
+
+static void k_gather(void *to, const char *k, uint32_t head_dim, size_t size) {
+    if (size == 4)
+        for (uint32_t c = 0; c < head_dim; c++)
+            ((uint32_t *)to)[c] = ((const uint32_t *)k)[(size_t)c * SCISSOR_BLOCK_ROWS];
+    else
+        for (uint32_t c = 0; c < head_dim; c++)
+            ((uint16_t *)to)[c] = ((const uint16_t *)k)[(size_t)c * SCISSOR_BLOCK_ROWS];
+}
+
+static void k_scatter(char *k, const void *from, uint32_t head_dim, size_t size) {
+    if (size == 4)
+        for (uint32_t c = 0; c < head_dim; c++)
+            ((uint32_t *)k)[(size_t)c * SCISSOR_BLOCK_ROWS] = ((const uint32_t *)from)[c];
+    else
+        for (uint32_t c = 0; c < head_dim; c++)
+            ((uint16_t *)k)[(size_t)c * SCISSOR_BLOCK_ROWS] = ((const uint16_t *)from)[c];
+}
+
+/* Start of row `row` in the V part of an area. */
+static char *v_row(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, size_t size) {
+    return (char *)area + layout_v_offset((uint32_t)size, area_rows, head_dim) +
+           layout_v_index(row, 0, head_dim) * size;
+}
+
+static int settle_check(const struct kernel_settle *head) {
+    if (!kernel_dtype_size(head->compute_dtype) || !kernel_dtype_size(head->storage_dtype) ||
+        !host_head_dim_valid(head->head_dim) || !host_fresh_rows_valid(head->fresh_rows))
+        return -EINVAL;
+    for (uint32_t i = 0; i < head->move_count; i++)
+        if (head->moves[i].from >= head->fresh_rows)
+            return -EINVAL;
+    return 0;
+}
+
+static void settle_head(host_convert_fn convert, const struct kernel_settle *head) {
+    size_t in = kernel_dtype_size(head->compute_dtype), out = kernel_dtype_size(head->storage_dtype);
+    uint32_t d = head->head_dim;
+    struct row_buffer gathered, converted;
+
+    for (uint32_t i = 0; i < head->move_count; i++) {
+        uint32_t from = head->moves[i].from, to = head->moves[i].to % SCISSOR_PAGE_ROWS;
+        char *page = head->pages[head->moves[i].to / SCISSOR_PAGE_ROWS];
+
+        k_gather(gathered.bytes, k_row(head->fresh, from, d, in), d, in);
+        convert(head->storage_dtype, converted.bytes, head->compute_dtype, gathered.bytes, d);
+        k_scatter(k_row(page, to, d, out), converted.bytes, d, out);
+        convert(head->storage_dtype, v_row(page, SCISSOR_PAGE_ROWS, to, d, out), head->compute_dtype,
+                v_row(head->fresh, head->fresh_rows, from, d, in), d);
+    }
+}
+
+int host_settle(host_convert_fn convert, const struct kernel_settle *heads, size_t head_count) {
+    for (size_t i = 0; i < head_count; i++)
+        if (settle_check(&heads[i]) < 0)
+            return -EINVAL;
+    for (size_t i = 0; i < head_count; i++)
+        settle_head(convert, &heads[i]);
+    return 0;
+}
+
+static void shrink_head(const struct kernel_shrink *head) {
+    size_t size = kernel_dtype_size(head->storage_dtype);
+    uint32_t d = head->head_dim;
+    struct row_buffer gathered;
+
+    for (uint32_t i = 0; i < head->move_count; i++) {
+        uint32_t from = head->moves[i].from, to = head->moves[i].to;
+        const char *from_page = head->pages[from / SCISSOR_PAGE_ROWS];
+        char *to_page = head->pages[to / SCISSOR_PAGE_ROWS];
+        from %= SCISSOR_PAGE_ROWS;
+        to %= SCISSOR_PAGE_ROWS;
+
+        k_gather(gathered.bytes, k_row(from_page, from, d, size), d, size);
+        k_scatter(k_row(to_page, to, d, size), gathered.bytes, d, size);
+        /* A row may be moved onto itself. */
+        memmove(v_row(to_page, SCISSOR_PAGE_ROWS, to, d, size), v_row(from_page, SCISSOR_PAGE_ROWS, from, d, size),
+                d * size);
+    }
+}
+
+int host_shrink(const struct kernel_shrink *heads, size_t head_count) {
+    for (size_t i = 0; i < head_count; i++)
+        if (!kernel_dtype_size(heads[i].storage_dtype) || !host_head_dim_valid(heads[i].head_dim))
+            return -EINVAL;
+    for (size_t i = 0; i < head_count; i++)
+        shrink_head(&heads[i]);
+    return 0;
+}
+
+int host_append(host_convert_fn convert, void *fresh, uint32_t fresh_rows, uint32_t first_row, uint32_t rows,
+                uint32_t head_dim, uint8_t compute_dtype, const void *k, const void *v, size_t stride,
+                uint8_t input_dtype) {
+    size_t in = kernel_dtype_size(input_dtype), out = kernel_dtype_size(compute_dtype);
+    struct row_buffer converted;
+
+    if (!in || !out || !host_head_dim_valid(head_dim) || !host_fresh_rows_valid(fresh_rows) || first_row > fresh_rows ||
+        rows > fresh_rows - first_row || stride < head_dim)
+        return -EINVAL;
+    for (uint32_t i = 0; i < rows; i++) {
+        uint32_t row = first_row + i;
+        convert(compute_dtype, converted.bytes, input_dtype, (const char *)k + i * stride * in, head_dim);
+        k_scatter(k_row(fresh, row, head_dim, out), converted.bytes, head_dim, out);
+        convert(compute_dtype, v_row(fresh, fresh_rows, row, head_dim, out), input_dtype,
+                (const char *)v + i * stride * in, head_dim);
+    }
+    return 0;
+}

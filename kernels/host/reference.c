@@ -1,0 +1,108 @@
+/* reference.c - the scalar path: what attention and conversion mean, written to be read, not to be fast.
+ *
+ * Logits, probabilities and sums are doubles, elements are read one by one through kernel_load(), so that nothing here
+ * depends on how wide a vector is. The vector paths are tested against this file; it also is the path of a processor
+ * that has neither AVX2 nor AVX-512. Rows that a query cannot see are never read. */
+#include <math.h>
+
+#include "host.h"
+
+void host_convert_reference(uint32_t to_dtype, void *to, uint32_t from_dtype, const void *from, size_t count) {
+    if (to_dtype == from_dtype) {
+        memcpy(to, from, count * kernel_dtype_size(to_dtype));
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        kernel_store(to_dtype, to, i, kernel_load(from_dtype, from, i));
+}
+
+/* Where row j of an item (settled rows first) lies. */
+struct row_place {
+    uint32_t dtype, row;
+    const void *k, *v; /* start of the K and of the V area that hold the row */
+};
+
+static struct row_place place_of(const struct kernel_attend *item, size_t j) {
+    struct row_place place;
+    const char *area;
+    uint32_t area_rows;
+
+    if (j < item->settled_rows) {
+        place.dtype = item->storage_dtype;
+        place.row = (uint32_t)(j % SCISSOR_PAGE_ROWS);
+        area = item->pages[j / SCISSOR_PAGE_ROWS];
+        area_rows = SCISSOR_PAGE_ROWS;
+    } else {
+        place.dtype = item->compute_dtype;
+        place.row = (uint32_t)(j - item->settled_rows);
+        area = item->fresh;
+        area_rows = item->fresh_rows;
+    }
+    place.k = area;
+    place.v = area + layout_v_offset((uint32_t)kernel_dtype_size(place.dtype), area_rows, item->head_dim);
+    return place;
+}
+
+static double logit(const struct kernel_attend *item, const float *q, size_t j) {
+    struct row_place place = place_of(item, j);
+    double sum = 0;
+    for (uint32_t c = 0; c < item->head_dim; c++)
+        sum += (double)q[c] * (double)kernel_load(place.dtype, place.k, layout_k_index(place.row, c, item->head_dim));
+    return sum * (double)item->scale;
+}
+
+/* Probabilities of `visible` rows under one query, into p; they are added to `mean`, divided by the heads. */
+static void probabilities(const struct kernel_attend *item, const float *q, size_t visible, double *p, double *mean) {
+    double max = -INFINITY, sum = 0;
+    for (size_t j = 0; j < visible; j++) {
+        p[j] = logit(item, q, j);
+        if (p[j] > max)
+            max = p[j];
+    }
+    for (size_t j = 0; j < visible; j++) {
+        p[j] = exp(p[j] - max);
+        sum += p[j];
+    }
+    for (size_t j = 0; j < visible; j++) {
+        p[j] /= sum;
+        mean[j] += p[j] / item->q_heads;
+    }
+}
+
+static void weighted_values(const struct kernel_attend *item, const double *p, size_t visible, float *out) {
+    double sums[HOST_MAX_HEAD_DIM] = {0};
+    for (size_t j = 0; j < visible; j++) {
+        struct row_place place = place_of(item, j);
+        for (uint32_t c = 0; c < item->head_dim; c++)
+            sums[c] += p[j] * (double)kernel_load(place.dtype, place.v, layout_v_index(place.row, c, item->head_dim));
+    }
+    for (uint32_t c = 0; c < item->head_dim; c++)
+        out[c] = (float)sums[c];
+}
+
+static void add_scores(const struct kernel_attend *item, uint32_t row, const double *mean, size_t visible) {
+    double threshold =
+        1.0 / (item->threshold == KERNEL_THRESHOLD_SEEN ? (double)(item->seen + row + 1) : (double)visible);
+    for (size_t j = 0; j < visible; j++) {
+        if (item->mass)
+            item->mass[j] += (float)mean[j];
+        if (item->hits)
+            item->hits[j] += mean[j] >= threshold;
+        if (item->last && row == item->rows - 1)
+            item->last[j] = (float)mean[j];
+    }
+}
+
+void host_attend_reference(const struct kernel_attend *item, void *workspace) {
+    for (uint32_t i = 0; i < item->rows; i++) {
+        size_t visible = (size_t)item->settled_rows + item->fresh_before + i + 1;
+        double *mean = workspace, *p = mean + visible;
+        memset(mean, 0, visible * sizeof *mean);
+        for (uint32_t h = 0; h < item->q_heads; h++) {
+            size_t at = i * item->q_row_stride + (size_t)h * item->head_dim;
+            probabilities(item, item->q + at, visible, p, mean);
+            weighted_values(item, p, visible, item->out + at);
+        }
+        add_scores(item, i, mean, visible);
+    }
+}

@@ -1,0 +1,332 @@
+/* test_kernels_move.c - conversions, settle, shrink, append and copy: every path gives exactly the bytes that a naive
+ * model gives, and touches no others. */
+#include <errno.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "backend.h"
+
+static const char *const path_names[] = {"reference", "avx2", "avx512"};
+#define PATHS (sizeof path_names / sizeof *path_names)
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+#define PAGES 3
+
+static uint64_t random_state = 7;
+
+static uint32_t random_bits(void) {
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(random_state >> 32);
+}
+
+static float float_of(uint32_t bits) {
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+static uint32_t bits_of(float f) {
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    return bits;
+}
+
+/* ---------- scalar conversions ---------- */
+
+static void test_names(void **state) {
+    (void)state;
+    assert_string_equal(kernel_dtype_name(KERNEL_F32), "f32");
+    assert_string_equal(kernel_dtype_name(KERNEL_F16), "f16");
+    assert_string_equal(kernel_dtype_name(KERNEL_BF16), "bf16");
+    assert_string_equal(kernel_dtype_name(KERNEL_DTYPE_COUNT), "?");
+    assert_string_equal(kernel_dtype_name(UINT32_MAX), "?");
+    assert_int_equal(kernel_dtype_size(KERNEL_F32), 4);
+    assert_int_equal(kernel_dtype_size(KERNEL_BF16), 2);
+    assert_int_equal(kernel_dtype_size(KERNEL_DTYPE_COUNT), 0);
+}
+
+/* The value of a finite f16 by its definition. */
+static double f16_value(uint16_t h) {
+    int exponent = (h >> 10) & 31, mantissa = h & 1023;
+    double magnitude = exponent ? ldexp(1024 + mantissa, exponent - 25) : ldexp(mantissa, -24);
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+static void test_f16_all(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        float f = kernel_f16_to_f32((uint16_t)h);
+        if ((h & 0x7fff) > 0x7c00) {
+            assert_true(isnan(f));
+            assert_int_equal(kernel_f32_to_f16(f), h | 0x200); /* quiet, sign and payload kept */
+            continue;
+        }
+        if ((h & 0x7fff) == 0x7c00)
+            assert_true(isinf(f) && (f < 0) == (h >> 15));
+        else
+            assert_true((double)f == f16_value((uint16_t)h) && bits_of(f) >> 31 == h >> 15);
+        assert_int_equal(kernel_f32_to_f16(f), h);
+    }
+}
+
+/* Half way between two neighbours goes to the even one, anything else to the nearer one. */
+static void test_f16_rounding(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7bff; h++) {
+        float middle = (float)((f16_value((uint16_t)h) + f16_value((uint16_t)(h + 1))) / 2);
+        assert_int_equal(kernel_f32_to_f16(middle), (h + 1) & ~1u);
+        assert_int_equal(kernel_f32_to_f16(nextafterf(middle, 0)), h);
+        assert_int_equal(kernel_f32_to_f16(nextafterf(middle, INFINITY)), h + 1);
+        assert_int_equal(kernel_f32_to_f16(-middle), 0x8000 | ((h + 1) & ~1u));
+    }
+    assert_int_equal(kernel_f32_to_f16(65519.996f), 0x7bff);
+    assert_int_equal(kernel_f32_to_f16(65520.0f), 0x7c00);
+    assert_int_equal(kernel_f32_to_f16(-3e38f), 0xfc00);
+    assert_int_equal(kernel_f32_to_f16(INFINITY), 0x7c00);
+    assert_int_equal(kernel_f32_to_f16(1e-45f), 0);
+    assert_int_equal(kernel_f32_to_f16(-1e-45f), 0x8000);
+    assert_int_equal(kernel_f32_to_f16(float_of(0x7f800001)), 0x7e00); /* a NaN whose payload is lost stays one */
+}
+
+static void test_bf16(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x10000; h++) {
+        uint32_t bits = h << 16;
+        assert_int_equal(bits_of(kernel_bf16_to_f32((uint16_t)h)), bits);
+        if ((h & 0x7fff) > 0x7f80) {
+            assert_int_equal(kernel_f32_to_bf16(float_of(bits)), h | 0x40);
+            continue;
+        }
+        assert_int_equal(kernel_f32_to_bf16(float_of(bits)), h);
+        if ((h & 0x7fff) < 0x7f80) { /* 0x7f7f is the largest finite one; past its middle comes infinity */
+            assert_int_equal(kernel_f32_to_bf16(float_of(bits | 0x7fff)), h);
+            assert_int_equal(kernel_f32_to_bf16(float_of(bits | 0x8000)), (h + 1) & ~1u);
+            assert_int_equal(kernel_f32_to_bf16(float_of(bits | 0x8001)), h + 1);
+        }
+    }
+    assert_int_equal(kernel_f32_to_bf16(float_of(0x7f800001)), 0x7fc0);
+    assert_int_equal(kernel_f32_to_bf16(float_of(0xffffffff)), 0xffff);
+}
+
+/* ---------- moves ---------- */
+
+/* Any bits: denormals, infinities and NaN of both kinds come up. */
+static void fill(void *memory, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 2) {
+        uint32_t bits = random_bits();
+        uint16_t half = (uint16_t)(bits >> 16);
+        if (bits % 16 == 0)
+            half |= bits & 32 ? 0x7f80 : 0x7c00;
+        memcpy((char *)memory + i, &half, sizeof half);
+    }
+}
+
+static void *copy_of(const void *memory, size_t bytes) {
+    void *copy = malloc(bytes);
+    assert_non_null(copy);
+    return memcpy(copy, memory, bytes);
+}
+
+static void *filled_new(size_t bytes) {
+    void *memory = NULL;
+    assert_int_equal(posix_memalign(&memory, 64, bytes), 0);
+    fill(memory, bytes);
+    return memory;
+}
+
+/* One element the slow way. */
+static void model_element(uint32_t to_dtype, void *to, size_t i, uint32_t from_dtype, const void *from, size_t j) {
+    size_t size = kernel_dtype_size(to_dtype);
+    if (to_dtype == from_dtype)
+        memcpy((char *)to + i * size, (const char *)from + j * size, size);
+    else
+        kernel_store(to_dtype, to, i, kernel_load(from_dtype, from, j));
+}
+
+static void model_row(uint32_t to_dtype, void *to, uint32_t to_rows, uint32_t row, uint32_t from_dtype,
+                      const void *from, uint32_t from_rows, uint32_t from_row, uint32_t head_dim) {
+    uint32_t to_size = (uint32_t)kernel_dtype_size(to_dtype), from_size = (uint32_t)kernel_dtype_size(from_dtype);
+    for (uint32_t c = 0; c < head_dim; c++) {
+        model_element(to_dtype, to, layout_k_index(row, c, head_dim), from_dtype, from,
+                      layout_k_index(from_row, c, head_dim));
+        model_element(to_dtype, (char *)to + layout_v_offset(to_size, to_rows, head_dim),
+                      layout_v_index(row, c, head_dim), from_dtype,
+                      (const char *)from + layout_v_offset(from_size, from_rows, head_dim),
+                      layout_v_index(from_row, c, head_dim));
+    }
+}
+
+struct pages {
+    void *real[PAGES], *model[PAGES];
+    size_t bytes;
+};
+
+static struct pages pages_new(uint32_t dtype, uint32_t head_dim) {
+    struct pages p = {.bytes = layout_page_bytes((uint32_t)kernel_dtype_size(dtype), head_dim)};
+    for (size_t i = 0; i < PAGES; i++) {
+        p.real[i] = filled_new(p.bytes);
+        p.model[i] = copy_of(p.real[i], p.bytes);
+    }
+    return p;
+}
+
+static void pages_compare_free(struct pages *p) {
+    for (size_t i = 0; i < PAGES; i++) {
+        assert_memory_equal(p->real[i], p->model[i], p->bytes);
+        free(p->real[i]);
+        free(p->model[i]);
+    }
+}
+
+static const uint32_t head_dims[] = {16, 80, 256};
+
+static void settle_case(struct kernel_backend *b, uint8_t compute, uint8_t storage, uint32_t d, uint32_t fresh_rows) {
+    struct pages p = pages_new(storage, d);
+    size_t bytes = layout_area_bytes((uint32_t)kernel_dtype_size(compute), fresh_rows, d);
+    void *fresh = filled_new(bytes), *kept = copy_of(fresh, bytes);
+    struct kernel_move moves[70];
+    for (uint32_t i = 0; i < COUNT(moves); i++) {
+        moves[i] = (struct kernel_move){random_bits() % fresh_rows, random_bits() % (PAGES * SCISSOR_PAGE_ROWS)};
+        model_row(storage, p.model[moves[i].to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, moves[i].to % SCISSOR_PAGE_ROWS,
+                  compute, fresh, fresh_rows, moves[i].from, d);
+    }
+    struct kernel_settle heads[2]; /* the same work in two parts */
+    for (uint32_t i = 0; i < 2; i++)
+        heads[i] = (struct kernel_settle){.fresh = fresh,
+                                          .pages = p.real,
+                                          .moves = moves + 35 * i,
+                                          .move_count = 35,
+                                          .fresh_rows = fresh_rows,
+                                          .head_dim = d,
+                                          .compute_dtype = compute,
+                                          .storage_dtype = storage};
+    assert_int_equal(b->settle(b, heads, 2), 0);
+    assert_memory_equal(fresh, kept, bytes);
+    pages_compare_free(&p);
+    free(fresh);
+    free(kept);
+}
+
+static void test_settle(void **state) {
+    (void)state;
+    for (size_t i = 0; i < PATHS; i++) {
+        struct kernel_backend *b = kernel_host_backend(path_names[i]);
+        for (size_t d = 0; b && d < COUNT(head_dims); d++)
+            for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+                for (uint8_t storage = 0; storage < KERNEL_DTYPE_COUNT; storage++)
+                    for (uint32_t fresh_rows = 16; fresh_rows <= 80; fresh_rows += 64)
+                        settle_case(b, compute, storage, head_dims[d], fresh_rows);
+    }
+}
+
+static void test_shrink(void **state) {
+    (void)state;
+    for (size_t i = 0; i < PATHS; i++) {
+        struct kernel_backend *b = kernel_host_backend(path_names[i]);
+        for (uint8_t dtype = 0; b && dtype < KERNEL_DTYPE_COUNT; dtype++) {
+            uint32_t d = head_dims[dtype];
+            struct pages p = pages_new(dtype, d);
+            struct kernel_move moves[50];
+            for (uint32_t m = 0; m < COUNT(moves); m++) { /* in order: a later one may read what an earlier one wrote */
+                moves[m] = (struct kernel_move){random_bits() % (PAGES * SCISSOR_PAGE_ROWS),
+                                                random_bits() % (PAGES * SCISSOR_PAGE_ROWS)};
+                if (m == 0)
+                    moves[m].to = moves[m].from;
+                model_row(dtype, p.model[moves[m].to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS,
+                          moves[m].to % SCISSOR_PAGE_ROWS, dtype, p.model[moves[m].from / SCISSOR_PAGE_ROWS],
+                          SCISSOR_PAGE_ROWS, moves[m].from % SCISSOR_PAGE_ROWS, d);
+            }
+            struct kernel_shrink head = {p.real, moves, COUNT(moves), d, dtype};
+            assert_int_equal(b->shrink(b, &head, 1), 0);
+            pages_compare_free(&p);
+        }
+    }
+}
+
+static void append_case(struct kernel_backend *b, uint8_t input, uint8_t compute, uint32_t d) {
+    enum { FRESH = 48, FIRST = 13, ROWS = 21, GAP = 7 };
+    uint32_t size = (uint32_t)kernel_dtype_size(compute);
+    size_t bytes = layout_area_bytes(size, FRESH, d), stride = d + GAP;
+    size_t input_bytes = ROWS * stride * kernel_dtype_size(input);
+    void *fresh = filled_new(bytes), *model = copy_of(fresh, bytes);
+    void *k = filled_new(input_bytes), *v = filled_new(input_bytes);
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t c = 0; c < d; c++) {
+            model_element(compute, model, layout_k_index(FIRST + r, c, d), input, k, r * stride + c);
+            model_element(compute, (char *)model + layout_v_offset(size, FRESH, d), layout_v_index(FIRST + r, c, d),
+                          input, v, r * stride + c);
+        }
+    assert_int_equal(b->append(b, fresh, FRESH, FIRST, ROWS, d, compute, k, v, stride, input), 0);
+    assert_memory_equal(fresh, model, bytes);
+    free(fresh);
+    free(model);
+    free(k);
+    free(v);
+}
+
+static void test_append(void **state) {
+    (void)state;
+    for (size_t i = 0; i < PATHS; i++) {
+        struct kernel_backend *b = kernel_host_backend(path_names[i]);
+        for (size_t d = 0; b && d < COUNT(head_dims); d++)
+            for (uint8_t input = 0; input < KERNEL_DTYPE_COUNT; input++)
+                for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+                    append_case(b, input, compute, head_dims[d]);
+    }
+}
+
+static void test_copy(void **state) {
+    char memory[256], expected[256];
+    struct kernel_backend *b = kernel_host_backend("reference");
+    (void)state;
+    for (size_t i = 0; i < sizeof memory; i++)
+        memory[i] = expected[i] = (char)i;
+    memmove(expected + 10, expected, 100);
+    assert_int_equal(b->copy(b, memory + 10, memory, 100), 0); /* overlapping */
+    assert_memory_equal(memory, expected, sizeof memory);
+}
+
+static void test_refused(void **state) {
+    struct kernel_backend *b = kernel_host_backend("reference");
+    char untouched[4 * 16 * 16 * 4] = {0};
+    void *pages[1] = {untouched};
+    struct kernel_move good = {0, 0}, bad = {16, 0};
+    (void)state;
+
+    struct kernel_settle settle[2] = {{untouched, pages, &good, 1, 16, 16, KERNEL_F32, KERNEL_F32}};
+    settle[1] = settle[0];
+    settle[1].moves = &bad; /* no such fresh row */
+    assert_int_equal(b->settle(b, settle, 2), -EINVAL);
+    settle[1] = settle[0];
+    settle[1].head_dim = 20;
+    assert_int_equal(b->settle(b, settle, 2), -EINVAL);
+    settle[1] = settle[0];
+    settle[1].storage_dtype = KERNEL_DTYPE_COUNT;
+    assert_int_equal(b->settle(b, settle, 2), -EINVAL);
+
+    struct kernel_shrink shrink = {pages, &good, 1, 512, KERNEL_F32};
+    assert_int_equal(b->shrink(b, &shrink, 1), -EINVAL);
+    shrink.head_dim = 16;
+    shrink.storage_dtype = 9;
+    assert_int_equal(b->shrink(b, &shrink, 1), -EINVAL);
+
+    assert_int_equal(b->append(b, untouched, 16, 16, 1, 16, 0, untouched, untouched, 16, 0), -EINVAL);
+    assert_int_equal(b->append(b, untouched, 16, 1, UINT32_MAX, 16, 0, untouched, untouched, 16, 0), -EINVAL);
+    assert_int_equal(b->append(b, untouched, 16, 0, 1, 16, 0, untouched, untouched, 15, 0), -EINVAL);
+    assert_int_equal(b->append(b, untouched, 16, 0, 1, 16, 3, untouched, untouched, 16, 0), -EINVAL);
+    assert_int_equal(b->append(b, untouched, 16, 0, 1, 16, 0, untouched, untouched, 16, 3), -EINVAL);
+    assert_int_equal(b->append(b, untouched, 16, 16, 0, 16, 0, untouched, untouched, 16, 0), 0); /* nothing to do */
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_names),  cmocka_unit_test(test_f16_all), cmocka_unit_test(test_f16_rounding),
+        cmocka_unit_test(test_bf16),   cmocka_unit_test(test_settle),  cmocka_unit_test(test_shrink),
+        cmocka_unit_test(test_append), cmocka_unit_test(test_copy),    cmocka_unit_test(test_refused),
+    };
+    unsetenv("SCISSOR_HOST_PATH");
+    return cmocka_run_group_tests_name("kernels: move", tests, NULL, NULL);
+}
