@@ -3,7 +3,18 @@
  * Arrays run over the settled slots, then, apart, over the fresh rows. A row's history moves with the row. Scores of
  * the fresh period being gathered are kept apart for settled slots as well ("open block"), so that a period counts as
  * one block of the window. All values are f32; rows are counted per head group, in history_clock, so that a
- * row's chances (query rows that could see it and whose scores arrived) are exact when frames are lost. */
+ * row's chances (query rows that could see it and whose scores arrived) are exact when frames are lost.
+ *
+ * Order of calls, for a layer; the heads share its clock, so each line is done for all heads before the next:
+ *
+ *     a frame:   history_clock_fold() once, history_fold() per head and plane, in either order
+ *     a settle:  policy_victims()              the period just gathered counts: it is the newest block of the window
+ *                history_settle(), history_move(), history_truncate()      the period's sums go with the fresh rows
+ *                history_clock_next()          once
+ *                history_next_block()          the window now has its newest block empty
+ *     a shrink, at any time: policy_victims(), history_move(), history_truncate()
+ *
+ * The window is the W newest blocks, the open one included. */
 #pragma once
 
 #include <stddef.h>
@@ -37,14 +48,16 @@ struct history {
     const struct history_clock *clock;           /* not owned */
 };
 
-/* Bytes of host memory per slot and per fresh row: what a session is charged for its bookkeeping. */
+/* Bytes of host memory per slot, per fresh row of a head, and of a whole clock: what a session is charged for its
+ * bookkeeping. */
 size_t history_slot_bytes(uint32_t planes, uint32_t blocks);
 size_t history_fresh_bytes(uint32_t planes);
 size_t history_clock_bytes(uint32_t blocks, uint32_t fresh_rows);
 
 int history_clock_init(struct history_clock *c, uint32_t blocks, uint32_t fresh_rows); /* 0 or ENOMEM */
 void history_clock_deinit(struct history_clock *c);
-/* A frame of `rows` query rows, the newest of `fresh` fresh ones, was folded for this layer. */
+/* A frame of `rows` query rows, the newest of `fresh` fresh ones, was folded for this layer. The caller sees to it
+ * that 1 <= rows <= fresh <= F and that no period has more than F rows. */
 void history_clock_fold(struct history_clock *c, uint32_t rows, uint32_t fresh);
 /* The period is settled: begins the next block (its ring entry is to be cleared by history_next_block of each head). */
 void history_clock_next(struct history_clock *c);
@@ -53,7 +66,7 @@ int history_init(struct history *h, uint32_t planes, uint32_t fresh_rows, const 
 void history_deinit(struct history *h);
 /* Makes room for `capacity` slots, or gives room back; 0 or ENOMEM, then nothing has changed. */
 int history_resize(struct history *h, uint32_t capacity);
-/* Adds one plane of a frame: settled + fresh values. */
+/* Adds one plane of a frame: settled + fresh values; each counts as no less than 0 and no more than F. */
 void history_fold(struct history *h, uint32_t plane, const float *values, uint32_t fresh);
 /* Row `fresh` of the period, at `position`, moves into `slot` (slot <= settled; slot == settled appends). */
 void history_settle(struct history *h, uint32_t fresh, uint32_t slot, uint32_t position);

@@ -1,0 +1,353 @@
+/* naive.c - see naive.h. Slow on purpose: clear first. */
+#include "naive.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct frame {
+    uint64_t period; /* settles before it */
+    uint32_t rows, fresh;
+};
+
+struct entry {
+    size_t frame; /* index in the layer's list */
+    float mass, hits, last;
+};
+
+struct row {
+    uint64_t position;
+    uint64_t period; /* in which it was fresh */
+    uint32_t fresh;  /* which fresh row it was */
+    size_t entry_count, entry_room;
+    struct entry *entries;
+};
+
+struct head {
+    uint32_t count;
+    struct row **slots;
+    struct row **fresh; /* F rows of the current period */
+};
+
+struct layer {
+    size_t frame_count, frame_room;
+    struct frame *frames;
+    struct head *heads;
+};
+
+struct naive {
+    uint32_t layers, kv_heads, fresh_rows;
+    enum { SCISSORHANDS, STREAMING, WINDOW } policy;
+    uint32_t window, recent, drop, reading, sinks;
+    uint64_t tokens, period;
+    struct layer *layer;
+};
+
+static void *grown(void *memory, size_t bytes) {
+    memory = realloc(memory, bytes ? bytes : 1);
+    if (!memory)
+        abort();
+    return memory;
+}
+
+static void *zeroed(size_t count, size_t bytes) {
+    return memset(grown(NULL, count * bytes), 0, count * bytes);
+}
+
+static struct row *row_new(uint64_t period, uint32_t fresh) {
+    struct row *row = zeroed(1, sizeof *row);
+    row->period = period;
+    row->fresh = fresh;
+    return row;
+}
+
+static void row_free(struct row *row) {
+    free(row->entries);
+    free(row);
+}
+
+static uint32_t param(const struct proto_group *group, const char *name, uint32_t otherwise) {
+    for (size_t i = 0; i < PROTO_MAX_PARAMS; i++)
+        if (strcmp(group->params[i].name, name) == 0)
+            return (uint32_t)group->params[i].value;
+    return otherwise;
+}
+
+struct naive *naive_new(const struct proto_group *group, uint32_t fresh_rows) {
+    struct naive *n = zeroed(1, sizeof *n);
+    n->layers = group->layers;
+    n->kv_heads = group->kv_heads;
+    n->fresh_rows = fresh_rows;
+    if (strcmp(group->policy, "scissorhands") == 0)
+        n->policy = SCISSORHANDS;
+    else if (strcmp(group->policy, "streaming") == 0)
+        n->policy = STREAMING;
+    else if (strcmp(group->policy, "window") == 0)
+        n->policy = WINDOW;
+    else
+        abort();
+    n->window = param(group, "window", 400);
+    n->recent = param(group, "recent", 10);
+    n->drop = param(group, "drop", 0);
+    n->reading = param(group, "reading", 0);
+    n->sinks = param(group, "sinks", 4);
+    n->layer = zeroed(n->layers, sizeof *n->layer);
+    for (uint32_t l = 0; l < n->layers; l++) {
+        n->layer[l].heads = zeroed(n->kv_heads, sizeof(struct head));
+        for (uint32_t h = 0; h < n->kv_heads; h++) {
+            struct head *head = &n->layer[l].heads[h];
+            head->slots = zeroed(1, sizeof *head->slots);
+            head->fresh = zeroed(fresh_rows, sizeof *head->fresh);
+            for (uint32_t j = 0; j < fresh_rows; j++)
+                head->fresh[j] = row_new(0, j);
+        }
+    }
+    return n;
+}
+
+struct naive *naive_free(struct naive *n) {
+    if (!n)
+        return NULL;
+    for (uint32_t l = 0; l < n->layers; l++) {
+        for (uint32_t h = 0; h < n->kv_heads; h++) {
+            struct head *head = &n->layer[l].heads[h];
+            for (uint32_t i = 0; i < head->count; i++)
+                row_free(head->slots[i]);
+            for (uint32_t j = 0; j < n->fresh_rows; j++)
+                row_free(head->fresh[j]);
+            free(head->slots);
+            free(head->fresh);
+        }
+        free(n->layer[l].heads);
+        free(n->layer[l].frames);
+    }
+    free(n->layer);
+    free(n);
+    return NULL;
+}
+
+/* ---------- scores ---------- */
+
+static void row_log(struct row *row, size_t frame, const struct naive_planes *planes, uint32_t index) {
+    if (row->entry_count == row->entry_room) {
+        row->entry_room = row->entry_room ? 2 * row->entry_room : 16;
+        row->entries = grown(row->entries, row->entry_room * sizeof *row->entries);
+    }
+    row->entries[row->entry_count++] = (struct entry){
+        .frame = frame,
+        .mass = planes->mass ? planes->mass[index] : 0,
+        .hits = planes->hits ? planes->hits[index] : 0,
+        .last = planes->last ? planes->last[index] : 0,
+    };
+}
+
+bool naive_fold(struct naive *n, uint32_t layer, uint32_t rows, uint32_t fresh, const struct naive_planes *heads) {
+    struct layer *l = &n->layer[layer];
+    uint32_t so_far = 0;
+
+    assert(rows >= 1 && rows <= fresh && fresh <= n->fresh_rows);
+    for (size_t i = 0; i < l->frame_count; i++)
+        if (l->frames[i].period == n->period)
+            so_far += l->frames[i].rows;
+    if (so_far + rows > n->fresh_rows)
+        return false;
+    if (l->frame_count == l->frame_room) {
+        l->frame_room = l->frame_room ? 2 * l->frame_room : 16;
+        l->frames = grown(l->frames, l->frame_room * sizeof *l->frames);
+    }
+    l->frames[l->frame_count] = (struct frame){n->period, rows, fresh};
+    for (uint32_t h = 0; h < n->kv_heads; h++) {
+        struct head *head = &l->heads[h];
+        for (uint32_t i = 0; i < head->count; i++)
+            row_log(head->slots[i], l->frame_count, &heads[h], i);
+        for (uint32_t j = 0; j < fresh; j++)
+            row_log(head->fresh[j], l->frame_count, &heads[h], head->count + j);
+    }
+    l->frame_count++;
+    return true;
+}
+
+/* Query rows of a frame that could see a row: all of them once it is settled; while it is fresh, itself and those
+ * after it. */
+static uint32_t could_see(const struct frame *f, const struct row *row) {
+    uint32_t count = 0;
+    if (f->period != row->period)
+        return f->period > row->period ? f->rows : 0;
+    for (uint32_t query = f->fresh - f->rows; query < f->fresh; query++)
+        if (query >= row->fresh)
+            count++;
+    return count;
+}
+
+/* The newest settles that the history window spans, the current period being the first of them. */
+static bool in_window(const struct naive *n, uint64_t period) {
+    uint64_t blocks = 0;
+    if (n->policy != SCISSORHANDS)
+        return true;
+    while (blocks * n->fresh_rows < n->window)
+        blocks++;
+    return period + blocks > n->period;
+}
+
+static struct naive_sums row_sums(const struct naive *n, const struct layer *l, const struct row *row) {
+    struct naive_sums s = {0};
+    for (size_t i = 0; i < l->frame_count; i++) {
+        uint32_t seen = could_see(&l->frames[i], row);
+        s.seen += seen;
+        if (in_window(n, l->frames[i].period))
+            s.seen_window += seen;
+    }
+    for (size_t i = 0; i < row->entry_count; i++) {
+        const struct entry *e = &row->entries[i];
+        s.mass += e->mass;
+        s.last = e->last;
+        if (in_window(n, l->frames[e->frame].period))
+            s.hits += e->hits;
+    }
+    return s;
+}
+
+/* ---------- who goes ---------- */
+
+struct candidate {
+    uint32_t slot;
+    int class; /* 0: may go, 1: recent, 2: sink */
+    float score;
+    uint64_t position;
+};
+
+static float row_score(const struct naive *n, const struct layer *l, const struct row *row) {
+    if (n->policy != SCISSORHANDS)
+        return 0; /* all the same: the oldest goes */
+    struct naive_sums s = row_sums(n, l, row);
+    if (n->reading == 1)
+        return (float)-((double)s.seen_window - s.hits);
+    if (n->reading == 2)
+        return (float)s.hits;
+    return s.seen_window ? (float)(s.hits / (double)s.seen_window) : 1;
+}
+
+static int row_class(const struct naive *n, const struct row *row, uint64_t next_position) {
+    uint64_t recent = n->recent > n->fresh_rows ? n->recent : n->fresh_rows;
+    if (n->policy == STREAMING)
+        return row->position < n->sinks ? 2 : 0;
+    if (n->policy == SCISSORHANDS)
+        return row->position + recent >= next_position ? 1 : 0;
+    return 0;
+}
+
+static int compare(const void *a, const void *b) {
+    const struct candidate *x = a, *y = b;
+    if (x->class != y->class)
+        return x->class < y->class ? -1 : 1;
+    if (x->class == 0 && x->score != y->score)
+        return x->score < y->score ? -1 : 1;
+    return x->position < y->position ? -1 : x->position > y->position;
+}
+
+/* Makes holes (NULL) of the `count` rows that are worth least. */
+static void evict(const struct naive *n, const struct layer *l, struct head *head, uint32_t count, uint64_t next) {
+    struct candidate *order = zeroed(head->count, sizeof *order);
+    for (uint32_t i = 0; i < head->count; i++) {
+        const struct row *row = head->slots[i];
+        order[i] = (struct candidate){i, row_class(n, row, next), row_score(n, l, row), row->position};
+    }
+    qsort(order, head->count, sizeof *order, compare);
+    for (uint32_t k = 0; k < count; k++) {
+        row_free(head->slots[order[k].slot]);
+        head->slots[order[k].slot] = NULL;
+    }
+    free(order);
+}
+
+/* The first hole, or the end. */
+static uint32_t first_hole(const struct head *head) {
+    uint32_t i = 0;
+    while (i < head->count && head->slots[i])
+        i++;
+    return i;
+}
+
+/* Rows from the end fill what holes are left. */
+static void close_holes(struct head *head) {
+    while (first_hole(head) < head->count) {
+        struct row *end = head->slots[head->count - 1];
+        if (end)
+            head->slots[first_hole(head)] = end;
+        head->count--;
+    }
+}
+
+static uint32_t settle_head(struct naive *n, const struct layer *l, struct head *head, uint32_t f, uint32_t cap) {
+    uint32_t stay = f < cap ? f : cap;
+    uint32_t out = head->count + stay > cap ? head->count + stay - cap : 0;
+    uint32_t protect = n->recent > n->fresh_rows ? n->recent : n->fresh_rows;
+
+    if (out > 0 && n->policy == SCISSORHANDS)
+        while (out < n->drop && head->count > out + protect)
+            out++;
+    evict(n, l, head, out, n->tokens + f);
+    head->slots = grown(head->slots, (head->count + stay) * sizeof *head->slots);
+    for (uint32_t j = 0; j < f; j++) {
+        struct row *row = head->fresh[j];
+        row->position = n->tokens + j;
+        if (j < f - stay) {
+            row_free(row);
+        } else {
+            uint32_t hole = first_hole(head);
+            if (hole == head->count)
+                head->count++;
+            head->slots[hole] = row;
+        }
+    }
+    close_holes(head);
+    for (uint32_t j = 0; j < n->fresh_rows; j++) {
+        if (j >= f)
+            row_free(head->fresh[j]);
+        head->fresh[j] = row_new(n->period + 1, j);
+    }
+    return out + f - stay;
+}
+
+uint64_t naive_settle(struct naive *n, uint32_t f, uint32_t cap) {
+    uint64_t evicted = 0;
+    for (uint32_t l = 0; l < n->layers; l++)
+        for (uint32_t h = 0; h < n->kv_heads; h++)
+            evicted += settle_head(n, &n->layer[l], &n->layer[l].heads[h], f, cap);
+    n->tokens += f;
+    n->period++;
+    return evicted;
+}
+
+uint64_t naive_shrink(struct naive *n, uint32_t target) {
+    uint64_t evicted = 0;
+    for (uint32_t l = 0; l < n->layers; l++)
+        for (uint32_t h = 0; h < n->kv_heads; h++) {
+            struct head *head = &n->layer[l].heads[h];
+            if (head->count > target) {
+                uint32_t out = head->count - target;
+                evict(n, &n->layer[l], head, out, n->tokens);
+                close_holes(head);
+                evicted += out;
+            }
+        }
+    return evicted;
+}
+
+/* ---------- looking in ---------- */
+
+uint64_t naive_tokens(const struct naive *n) {
+    return n->tokens;
+}
+
+uint32_t naive_settled(const struct naive *n, uint32_t layer, uint32_t head) {
+    return n->layer[layer].heads[head].count;
+}
+
+uint32_t naive_position(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot) {
+    return (uint32_t)n->layer[layer].heads[head].slots[slot]->position;
+}
+
+struct naive_sums naive_sums(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot) {
+    return row_sums(n, &n->layer[layer], n->layer[layer].heads[head].slots[slot]);
+}
