@@ -3,10 +3,17 @@
 # Libraries are looked up with pkg-config when a rule runs, not when this file is read, so that `make deps` and what
 # needs it can be named in one command.
 
+# All cores are used unless -j says otherwise.
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(shell nproc)
+endif
+
 VERSION := 0.1.0
 BUILD ?= build
 PREFIX ?= /usr/local
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 SANITIZE ?=
 WERROR ?=
 MODEL_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/scissord
@@ -56,6 +63,12 @@ BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench
 PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run
 LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so $(BUILD)/libscissor.pc
 
+# `make deps check` installs before it builds, however many jobs there are.
+ifneq ($(filter deps,$(MAKECMDGOALS)),)
+$(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(HARNESS_O) $(SIMLIB_O): | deps
+$(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) model: | deps
+endif
+
 .DEFAULT_GOAL := all
 .PHONY: all
 all: $(PROGRAMS) $(LIBRARIES) ## build everything but the tests
@@ -69,7 +82,7 @@ $(BUILD)/scissord: $(DAEMON_O) $(BROKER_O) $(PROTO_O) $(KERNELS_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,libuv nanomsg) -lm
 
-$(BUILD)/scissorctl: $(CTL_O) $(PROTO_O)
+$(BUILD)/scissorctl: $(CTL_O) $(PROTO_O) $(BUILD)/kernels/dtype.o
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg jansson) -lm
 
@@ -93,7 +106,7 @@ $(BUILD)/libscissor.pc: client/libscissor.pc.in Makefile
 
 # ---------- tests ----------
 
-$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O))
+$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson) -lm
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
@@ -103,8 +116,17 @@ $(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
 
+# The C program in README.md, as it stands there.
+EXAMPLE := $(BUILD)/tests/readme_example
+$(EXAMPLE).c: README.md
+	@mkdir -p $(@D)
+	$(Q)awk '/^```c$$/ {inside = 1; next} /^```/ {inside = 0} inside' $< >$@
+$(EXAMPLE): $(EXAMPLE).c $(BUILD)/libscissor.a
+	$(call say,LINK)
+	$(Q)$(CC) $(CFLAGS_ALL) -Iclient $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg) -lm
+
 .PHONY: tests
-tests: $(UNIT_T) $(SIM_T) $(SYSTEM_T) ## build the tests
+tests: $(UNIT_T) $(SIM_T) $(SYSTEM_T) $(EXAMPLE) ## build the tests
 
 .PHONY: check
 check: all tests ## build and run every test
@@ -132,9 +154,19 @@ deps: ## install the Debian packages in deps.txt (root or sudo); quick when noth
 
 .PHONY: format style
 format: ## rewrite the sources with clang-format
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
 style: ## fail if a source is not formatted or breaks the layers
 	$(Q)tests/style.sh
+
+.PHONY: install
+install: all ## install into PREFIX (/usr/local), below DESTDIR if that is set
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig)
+	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 client/scissor.h proto/scissor_error.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(BUILD)/libscissor.a $(DESTDIR)$(PREFIX)/lib
+	install $(BUILD)/libscissor.so $(DESTDIR)$(PREFIX)/lib/libscissor.so.0
+	ln -sf libscissor.so.0 $(DESTDIR)$(PREFIX)/lib/libscissor.so
+	install -m 644 $(BUILD)/libscissor.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
 
 .PHONY: compdb
 compdb: ## compile_commands.json for editors (needs bear)

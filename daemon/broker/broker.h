@@ -27,6 +27,7 @@ struct broker_job;
 struct broker_pool_config {
     const char *name;
     struct kernel_backend *backend;
+    struct kernel_backend *host; /* of control and lease pages, which the broker itself writes; NULL: backend */
     uint64_t limit_bytes;
 };
 

@@ -1,0 +1,190 @@
+/* check.c - broker_check(): walks all that the broker has and aborts where it does not add up.
+ *
+ * Of a session whose job runs only the accounts are looked at, as the rest is the job's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "internal.h"
+
+#define CHECK(condition)                                                              \
+    do {                                                                              \
+        if (!(condition)) {                                                           \
+            fprintf(stderr, "broker_check: %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            abort();                                                                  \
+        }                                                                             \
+    } while (0)
+
+/* Each page of a head is in an active segment of its group, marked there, and at the address that is kept for it. */
+static void check_head(const struct session *s, uint32_t group, const struct session_head *head, uint64_t *pages) {
+    const struct session_group *g = &s->groups[group];
+    CHECK(head->pages == g->pages && head->pages <= head->page_capacity);
+    CHECK(head->history.settled <= session_group_cap(g));
+    CHECK(head->history.capacity >= head->history.settled);
+    for (uint32_t i = 0; i < head->pages; i++) {
+        uint32_t id = PROTO_PAGE_SEGMENT(head->page[i]), index = PROTO_PAGE_INDEX(head->page[i]);
+        CHECK(id >= s->fresh_segments && id < s->segment_capacity);
+        const struct session_segment *segment = &s->segments[id];
+        CHECK(segment->memory && segment->state == SEGMENT_ACTIVE && segment->group == group);
+        CHECK(index < g->pages_per_segment && segment->map[index / 64] >> index % 64 & 1);
+        CHECK(head->address[i] == segment->address + (size_t)index * g->page_bytes);
+        pages[id]++;
+    }
+    history_check(&head->history);
+}
+
+/* No page twice: what the bitmaps count is what the heads hold, and no bit is held by two heads. */
+static void check_pages_once(const struct session *s) {
+    struct bits {
+        uint64_t map[SESSION_PAGES_PER_SEGMENT_MAX / 64];
+    } *seen = calloc(s->segment_capacity, sizeof *seen);
+    CHECK(seen);
+    for (uint32_t h = 0; h < s->head_count; h++)
+        for (uint32_t i = 0; i < s->heads[h].pages; i++) {
+            uint32_t page = s->heads[h].page[i], index = PROTO_PAGE_INDEX(page);
+            uint64_t *word = &seen[PROTO_PAGE_SEGMENT(page)].map[index / 64];
+            CHECK(!(*word >> index % 64 & 1));
+            *word |= 1ull << index % 64;
+        }
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++)
+        CHECK(memcmp(seen[id].map, s->segments[id].map, sizeof seen[id].map) == 0);
+    free(seen);
+}
+
+static void check_control_page(const struct session *s) {
+    const uint32_t *words = (const uint32_t *)s->control_page;
+    CHECK(s->control_page->magic == PROTO_CONTROL_MAGIC && s->control_page->head_count == s->head_count);
+    CHECK(s->control_page->generation == s->generation);
+    for (uint32_t h = 0; h < s->head_count; h++) {
+        const uint32_t *entry = words + s->heads[h].control;
+        CHECK(entry[0] == s->heads[h].history.settled && entry[1] == s->heads[h].pages);
+        CHECK(!entry[1] || memcmp(entry + 2, s->heads[h].page, entry[1] * sizeof *entry) == 0);
+    }
+}
+
+/* Memory that is there is memory that is charged. */
+static void check_segments(const struct session *s) {
+    uint64_t held[PROTO_MAX_GROUPS] = {0}, active[PROTO_MAX_GROUPS] = {0}, all = 0;
+    for (uint32_t id = 0; id < s->segment_capacity; id++) {
+        const struct session_segment *segment = &s->segments[id];
+        all += segment->memory != NULL;
+        if (id < s->fresh_segments) {
+            CHECK(segment->memory);
+        } else if (segment->memory) {
+            held[segment->group]++;
+            active[segment->group] += segment->state == SEGMENT_ACTIVE;
+        } else {
+            CHECK(segment->used == 0);
+        }
+    }
+    CHECK(all == s->segments_shown);
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        CHECK(active[i] == s->groups[i].segments);
+        CHECK(held[i] * s->groups[i].segment_cost == s->groups[i].account.charged);
+        CHECK(s->groups[i].pages == s->groups[i].shown_pages);
+        CHECK((uint64_t)s->groups[i].pages * s->groups[i].heads <= active[i] * s->groups[i].pages_per_segment);
+    }
+}
+
+static void check_idle_session(const struct session *s) {
+    uint64_t *pages = calloc(s->segment_capacity, sizeof *pages);
+    CHECK(pages);
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        for (uint32_t h = 0; h < g->heads; h++)
+            check_head(s, i, &s->heads[g->first_head + h], pages);
+    }
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++)
+        CHECK(s->segments[id].used == pages[id]);
+    free(pages);
+    check_pages_once(s);
+    check_segments(s);
+    check_control_page(s);
+}
+
+struct sums {
+    uint64_t charged, guaranteed, committed, segments, accounts;
+    uint32_t sessions;
+};
+
+static void add_account(struct sums *sums, const struct pool *pool, const struct pool_account *account) {
+    if (!account->pool) {
+        CHECK(account->charged == 0 && account->guaranteed == 0);
+        return;
+    }
+    CHECK(account->pool == pool);
+    sums->accounts++;
+    sums->charged += account->charged;
+    sums->guaranteed += account->guaranteed;
+    sums->committed += pool_account_committed(account);
+}
+
+static void check_session(const struct broker *b, const struct session *s, struct sums *sums) {
+    CHECK(session_find(b, s->id) == s && !s->ended);
+    sums->sessions++;
+    sums->segments += s->segments_shown;
+    add_account(sums, s->pool, &s->account);
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        add_account(sums, s->pool, &s->groups[i].account);
+        CHECK((s->groups[i].account.pool != NULL) == (s->account.pool != NULL));
+    }
+    CHECK(s->queued == (s->account.pool == NULL));
+    CHECK(s->account.pool == NULL || s->account.charged == s->base_cost);
+    if (s->job.running || s->queued)
+        return;
+    CHECK(s->state == PROTO_SESSION_IDLE || s->state == PROTO_SESSION_WAITING || (s->ending && s->end_retry));
+    CHECK(s->asked.type == 0 || s->state == PROTO_SESSION_WAITING);
+    check_idle_session(s);
+}
+
+static void check_peers(const struct broker *b, struct sums *sums) {
+    const struct broker_peer *peer;
+    const struct session *s;
+    DL_FOREACH(b->peers, peer) {
+        uint32_t count = 0;
+        DL_FOREACH(peer->ended, s) {
+            CHECK(s->ended && s->peer == peer && !s->segments && s->control && s->lease);
+            CHECK(session_find(b, s->id) == NULL);
+            CHECK(s->account.charged == session_ended_cost(s));
+            add_account(&sums[s->pool->index], s->pool, &s->account);
+            count++;
+        }
+        DL_FOREACH(b->sessions, s)
+            count += s->peer == peer;
+        CHECK(count == peer->sessions);
+    }
+}
+
+void broker_check(const struct broker *b) {
+    struct sums sums[BROKER_MAX_POOLS] = {{0}};
+    uint32_t sessions = 0, jobs = 0, polite = 0;
+    const struct session *s;
+    DL_FOREACH(b->sessions, s) {
+        check_session(b, s, &sums[s->pool->index]);
+        sessions++;
+        jobs += s->job.running;
+        polite += s->end_retry != 0;
+    }
+    CHECK(sessions == b->session_count && jobs == b->session_jobs && polite == b->polite);
+    check_peers(b, sums);
+    for (uint32_t i = 0; i < b->pool_count; i++) {
+        const struct pool *pool = &b->pools[i];
+        uint32_t waiting = 0;
+        DL_FOREACH2(pool->queue, s, queue_next) {
+            CHECK(s->queued && s->pool == pool);
+            waiting++;
+        }
+        CHECK(waiting == pool->waiting && sums[i].sessions == pool->sessions);
+        CHECK(pool->charged == sums[i].charged && pool->guaranteed == sums[i].guaranteed);
+        CHECK(pool->committed == sums[i].committed && pool->accounts == sums[i].accounts);
+        CHECK(pool->segments == sums[i].segments);
+        CHECK(pool->committed <= pool->config.limit_bytes && pool->charged <= pool->committed);
+        CHECK(pool->peak >= pool->charged && pool->peak <= pool->config.limit_bytes);
+    }
+    uint64_t deadline = 0;
+    DL_FOREACH2(b->waiting, s, queue_next) {
+        CHECK(s->state == PROTO_SESSION_WAITING && s->asked.type == PROTO_SETTLE && s->deadline >= deadline);
+        deadline = s->deadline;
+    }
+}

@@ -1,0 +1,148 @@
+/* internal.h - the broker's own state, and what its files call of each other. All of it is the broker's thread's.
+ *
+ *     broker.c         new and free, peers, packets in, time
+ *     send.c           packets, events and hang-ups out
+ *     lifecycle.c      a session from its insertion to its end; starting and finishing jobs
+ *     requests.c       SETTLE, POSITIONS, RELEASED, CLOSE
+ *     frames.c         score frames
+ *     admission.c      OPEN and the queue for memory; admission_check.c its fields
+ *     arbiter.c        who gives memory back
+ *     control_ops.c    what scissorctl asks
+ *     job.c, settle.c, shrink.c, session.c, pages.c    what runs in jobs
+ *     pool.c, shape.c, action.c, check.c */
+#pragma once
+
+#include "action.h"
+#include "broker.h"
+#include "pool.h"
+#include "scissor_error.h"
+#include "session.h"
+
+#define BROKER_REMEMBERED 64u                /* changing control requests whose answers are kept */
+#define BROKER_CLOSE_GRACE_NS 1000000000ull  /* how long the operator's close waits for a step to end */
+#define BROKER_CLOSE_RETRY_NS 5000000ull     /* how often it looks */
+#define BROKER_END_CLIENT PROTO_REASON_COUNT /* end reason: the client asked */
+
+struct broker_peer {
+    struct broker_peer *prev, *next;
+    pid_t pid;
+    uid_t uid;
+    gid_t gid;
+    void *data;
+    bool greeted, hung_up;
+    uint32_t sessions;     /* its sessions, ended ones included */
+    struct session *ended; /* closed by the operator; their two pages are still there */
+    struct action hangup;
+};
+
+struct broker_remembered {
+    struct proto_request request;
+    struct proto_answer answer;
+};
+
+struct broker {
+    struct broker_config config;
+    struct pool pools[BROKER_MAX_POOLS];
+    uint32_t pool_count;
+    uint64_t epoch, started_ns, random_state;
+    bool draining;
+    struct broker_peer *peers;
+
+    struct session *sessions; /* in order of their opening, ended ones not included */
+    struct session **buckets; /* by id; fixed size, chained through hash_next */
+    uint64_t bucket_count;
+    uint32_t session_count, session_jobs; /* jobs that are running */
+    uint32_t polite;                      /* sessions whose close waits for a step to end */
+    uint64_t last_id;
+    struct session *waiting; /* for scores, first deadline first */
+
+    struct action *actions, *taken;
+    struct action spare_answer; /* for want of memory */
+    struct proto_answer spare_bytes;
+    uint64_t event_sequence;
+
+    uint64_t frames[PROTO_FRAME_COUNT], bad_scores, front_restarts;
+    float *values; /* one decoded vector of a score frame */
+    size_t value_capacity;
+
+    struct broker_remembered remembered[BROKER_REMEMBERED];
+    uint32_t remembered_next;
+};
+
+/* ---------- broker.c ---------- */
+
+int broker_random(struct broker *b, void *bytes, size_t size);
+
+/* ---------- send.c: without memory for a packet, its peer is hung up ---------- */
+
+/* Nothing more is sent to the peer, and nothing that it says is heard. */
+void peer_hang_up(struct broker *b, struct broker_peer *peer);
+/* `peer` may be NULL (gone): then nothing happens. */
+void send_packet(struct broker *b, struct broker_peer *peer, uint16_t type, uint32_t request, const void *body);
+__attribute__((format(printf, 6, 7))) void send_failed(struct broker *b, struct broker_peer *peer, uint32_t request,
+                                                       uint64_t session, int code, const char *format, ...);
+void send_shrink(struct broker *b, struct session *s, const uint32_t *ids, uint32_t count);
+/* GROW packets for the segments named. 0, ENOMEM or ESYSTEM (a segment could not be exported): nothing was sent. */
+int send_grow(struct broker *b, struct session *s, uint32_t request, const uint32_t *ids, uint32_t count);
+/* All fresh segments as GROW, then OPENED. As send_grow(). */
+int send_opened(struct broker *b, struct session *s, uint32_t request);
+void send_event(struct broker *b, const struct proto_event *event);
+
+/* ---------- lifecycle.c ---------- */
+
+struct session *session_find(const struct broker *b, uint64_t id);
+void session_insert(struct broker *b, struct session *s);
+/* Takes a session that holds no memory any more out of everything and frees it. */
+void session_free(struct broker *b, struct session *s);
+/* Queues the session's job with the orders that are in s->job.groups. */
+void session_start_job(struct broker *b, struct session *s, enum job_kind kind);
+/* Nothing runs: what is next? Ends, answers, shrinks or rests. */
+void session_next(struct broker *b, struct session *s, uint64_t now);
+/* Closes the session as soon as it can be; `reason` is OPERATOR, DEATH or BROKER_END_CLIENT. */
+void session_end(struct broker *b, struct session *s, enum proto_reason reason, uint64_t now);
+/* Tries again to close a session whose client was in a step. */
+void session_retry_close(struct broker *b, struct session *s, uint64_t now);
+/* Frees a session that the operator had closed. */
+void session_forget(struct session *s);
+void session_stop_waiting(struct broker *b, struct session *s);
+
+/* ---------- requests.c ---------- */
+
+void request_arrived(struct broker *b, struct broker_peer *peer, const struct proto_header *header, const void *body,
+                     const void *entries, uint64_t now);
+/* Goes on with what the session was asked; it is idle. */
+void request_run(struct broker *b, struct session *s, uint64_t now);
+/* The segments that the client has released meanwhile may be freed by the next job. */
+void session_apply_released(struct session *s);
+/* Begins the settle that was asked for, with the scores that there are. */
+void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now);
+
+/* ---------- admission.c ---------- */
+
+void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_open *open,
+                    uint64_t now);
+/* Memory has come back, or time has passed: who can go on, who has waited long enough? */
+void admission_pump(struct broker *b, struct pool *pool, uint64_t now);
+/* Takes a session out of the queue. */
+void admission_leave(struct session *s);
+void admission_drain(struct broker *b, uint64_t now);
+uint64_t admission_deadline(const struct pool *pool);
+/* Says no, counts it, and frees the session, which has no account. */
+void admission_refuse(struct broker *b, struct session *s, int code, const char *why);
+
+/* admission_check.c: checks every field and fills in what the shape is computed from. 0, or EINVAL with the field, its
+ * bounds and its value in `why`. */
+int admission_check(const struct broker *b, const struct proto_open *open, struct session *s, char *why,
+                    size_t why_bytes);
+
+/* ---------- arbiter.c ---------- */
+
+/* Committed bytes that jobs which run now will give back. */
+uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool);
+/* Sets targets so that `bytes` of committed memory come back, and starts what can start. */
+void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64_t now);
+/* The same for a group that could not grow, from those whose rows matter clearly less. */
+void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
+                       uint64_t bytes, uint64_t now);
+/* True if the session has been asked to give memory back. */
+bool arbiter_wants(const struct session *s);

@@ -1,0 +1,146 @@
+/* job.c - runs the job of a session; on any thread, with nothing in hand but the session. */
+#include <assert.h>
+#include <stdatomic.h>
+
+#include "alloc.h"
+#include "scissor_error.h"
+#include "work.h"
+
+/* Moves of one batch that settle_rows() hands to the device: enough to keep it busy, and bounded. */
+#define BATCH_MOVES 32768u
+
+static void scratch_deinit(struct job_scratch *scratch) {
+    scissor_free(scratch->victims);
+    scissor_free(scratch->policy);
+    scissor_free(scratch->tail);
+    scissor_free(scratch->values);
+    scissor_free(scratch->moves);
+    scissor_free(scratch->items);
+    scissor_free(scratch->plans);
+}
+
+/* Takes the memory that the job and its results need. */
+static int scratch_init(struct job_scratch *scratch, struct session *s, struct broker_job *job) {
+    uint32_t slots = 1, slots_after = 1, segments = 1, grants = 1;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        uint32_t pages = s->groups[i].pages;
+        uint32_t pages_after = job->groups[i].want_pages > pages ? job->groups[i].want_pages : pages;
+        slots = pages * SCISSOR_PAGE_ROWS > slots ? pages * SCISSOR_PAGE_ROWS : slots;
+        slots_after = pages_after * SCISSOR_PAGE_ROWS > slots_after ? pages_after * SCISSOR_PAGE_ROWS : slots_after;
+        segments += s->groups[i].segments;
+        grants += job->groups[i].grant;
+    }
+    uint32_t batch = BATCH_MOVES / s->fresh_rows;
+    scratch->batch_heads = batch < s->head_count ? batch : s->head_count;
+    scratch->victims = scissor_malloc(slots * sizeof *scratch->victims);
+    scratch->policy = scissor_malloc(history_scratch_bytes(slots));
+    scratch->tail = scissor_malloc(slots * sizeof *scratch->tail);
+    scratch->values = scissor_malloc(slots_after * sizeof *scratch->values);
+    scratch->moves = scissor_malloc((size_t)scratch->batch_heads * s->fresh_rows * sizeof *scratch->moves);
+    scratch->items = scissor_malloc(scratch->batch_heads * sizeof *scratch->items);
+    scratch->plans = scissor_malloc(scratch->batch_heads * sizeof *scratch->plans);
+    job->moved_ids = scissor_malloc(segments * sizeof *job->moved_ids);
+    job->grown_ids = scissor_malloc(grants * sizeof *job->grown_ids);
+    return scratch->victims && scratch->policy && scratch->tail && scratch->values && scratch->moves &&
+                   scratch->items && scratch->plans && job->moved_ids && job->grown_ids
+               ? 0
+               : SCISSOR_ENOMEM;
+}
+
+static int shrink_groups(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        if (job->groups[i].target_pages > s->groups[i].pages)
+            continue;
+        int code = shrink_group(s, job, i, job->groups[i].target_pages, scratch);
+        if (code < 0)
+            return code;
+        job->changed = true;
+    }
+    return 0;
+}
+
+/* Allocates what was granted. Where the machine has no memory after all, the group stays smaller and evicts. */
+static void grow_group(struct session *s, struct broker_job *job, uint32_t group) {
+    struct job_group *orders = &job->groups[group];
+    uint32_t id;
+    while (orders->grown < orders->grant && session_segment_add(s, group, &id) == 0) {
+        orders->grown++;
+        job->grown_ids[job->grown_count++] = id;
+    }
+    (void)session_group_grow(s, group, orders->want_pages);
+}
+
+static int finish(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    struct kernel_backend *device = s->pool->config.backend;
+    if (device->synchronise(device) < 0)
+        return SCISSOR_ESYSTEM;
+    if (job->changed)
+        session_write_control(s, job->generation + 1);
+    session_measure(s, job, scratch->values);
+    return 0;
+}
+
+static int run_settle(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    int code = shrink_groups(s, job, scratch);
+    if (code < 0)
+        return code;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        grow_group(s, job, i);
+    job->changed = true;
+    code = settle_rows(s, job, scratch);
+    return code < 0 ? code : finish(s, job, scratch);
+}
+
+static bool lease_take(struct session *s) {
+    uint32_t expected = PROTO_LEASE_FREE;
+    return __atomic_compare_exchange_n(&s->lease_page->word, &expected, PROTO_LEASE_DAEMON, false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_RELAXED);
+}
+
+static void lease_give(struct session *s) {
+    uint32_t expected = PROTO_LEASE_DAEMON; /* whatever else a client has written there is its own affair */
+    __atomic_compare_exchange_n(&s->lease_page->word, &expected, PROTO_LEASE_FREE, false, __ATOMIC_ACQ_REL,
+                                __ATOMIC_RELAXED);
+}
+
+static int run_shrink(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    int code = shrink_groups(s, job, scratch);
+    return code < 0 ? code : finish(s, job, scratch);
+}
+
+static int run_with_scratch(struct session *s, struct broker_job *job) {
+    struct job_scratch scratch = {0};
+    session_free_released(s, job);
+    int code = scratch_init(&scratch, s, job);
+    if (code == 0)
+        code = job->kind == JOB_SETTLE ? run_settle(s, job, &scratch) : run_shrink(s, job, &scratch);
+    scratch_deinit(&scratch);
+    return code;
+}
+
+void broker_job_run(struct broker_job *job) {
+    struct session *s = job->session;
+    assert(job->running);
+
+    if (job->take_lease && !lease_take(s)) {
+        job->lease_refused = true;
+        return;
+    }
+    switch (job->kind) {
+    case JOB_OPEN:
+        job->code = session_allocate(s);
+        if (job->code == 0)
+            session_measure(s, job, NULL);
+        break;
+    case JOB_CLOSE:
+        session_release(s, job->keep_pages);
+        break;
+    case JOB_SETTLE:
+    case JOB_SHRINK:
+        job->code = run_with_scratch(s, job);
+        break;
+    }
+    /* A session that is being closed or will be, as it is broken, keeps its lease: its client must not go on. */
+    if (job->take_lease && job->kind == JOB_SHRINK && job->code != SCISSOR_ESYSTEM)
+        lease_give(s);
+}

@@ -1,0 +1,385 @@
+/* lifecycle.c - a session from its insertion to its end, and the results of its jobs.
+ *
+ * OPENING -> IDLE -> (WAITING -> SETTLING | SHRINKING) -> IDLE ... -> CLOSING. Whatever happens to a session while its
+ * job runs is noted in it and looked at by session_next() when the job is done. Nothing on the way to a session's end
+ * needs memory. */
+#include <assert.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "alloc.h"
+#include "internal.h"
+
+struct session *session_find(const struct broker *b, uint64_t id) {
+    struct session *s = b->buckets[id & (b->bucket_count - 1)];
+    while (s && s->id != id)
+        s = s->hash_next;
+    return s;
+}
+
+void session_insert(struct broker *b, struct session *s) {
+    s->id = ++b->last_id;
+    struct session **bucket = &b->buckets[s->id & (b->bucket_count - 1)];
+    s->hash_next = *bucket;
+    *bucket = s;
+    DL_APPEND(b->sessions, s);
+    b->session_count++;
+    s->pool->sessions++;
+    s->peer->sessions++;
+    s->job.session = s;
+    s->job_action = (struct action){.type = BROKER_ACTION_JOB, .embedded = true, .job = &s->job};
+}
+
+static void session_remove(struct broker *b, struct session *s) {
+    struct session **at = &b->buckets[s->id & (b->bucket_count - 1)];
+    while (*at != s)
+        at = &(*at)->hash_next;
+    *at = s->hash_next;
+    DL_DELETE(b->sessions, s);
+    b->session_count--;
+    s->pool->sessions--;
+}
+
+void session_free(struct broker *b, struct session *s) {
+    assert(!s->job.running && !s->control && !s->segments);
+    session_remove(b, s);
+    if (s->peer)
+        s->peer->sessions--;
+    scissor_free(s->released);
+    scissor_free(s);
+}
+
+void session_stop_waiting(struct broker *b, struct session *s) {
+    if (s->state == PROTO_SESSION_WAITING)
+        DL_DELETE2(b->waiting, s, queue_prev, queue_next);
+}
+
+void session_forget(struct session *s) {
+    DL_DELETE(s->peer->ended, s);
+    s->peer->sessions--;
+    session_release_pages(s);
+    scissor_free(s->released);
+    pool_return(&s->account, s->account.charged);
+    pool_leave(&s->account);
+    scissor_free(s);
+}
+
+/* ---------- starting ---------- */
+
+void session_start_job(struct broker *b, struct session *s, enum job_kind kind) {
+    static const enum proto_session_state states[] = {[JOB_OPEN] = PROTO_SESSION_OPENING,
+                                                      [JOB_SETTLE] = PROTO_SESSION_SETTLING,
+                                                      [JOB_SHRINK] = PROTO_SESSION_SHRINKING,
+                                                      [JOB_CLOSE] = PROTO_SESSION_CLOSING};
+    assert(!s->job.running);
+    session_stop_waiting(b, s);
+    s->state = states[kind];
+    s->job.kind = kind;
+    s->job.running = true;
+    s->job.generation = s->generation;
+    s->job.tokens_seen = s->tokens_seen;
+    s->job.code = 0;
+    s->job.lease_refused = s->job.changed = false;
+    s->job.grown_count = s->job.moved_count = 0;
+    memset(s->job.evicted, 0, sizeof s->job.evicted);
+    b->session_jobs++;
+    struct action *action = &s->job_action;
+    DL_APPEND(b->actions, action);
+}
+
+static void orders_clear(struct session *s) {
+    memset(s->job.groups, 0, sizeof s->job.groups);
+    for (uint32_t i = 0; i < PROTO_MAX_GROUPS; i++)
+        s->job.groups[i].target_pages = JOB_NO_TARGET;
+    s->job.take_lease = s->job.keep_pages = false;
+}
+
+static void start_close(struct broker *b, struct session *s, uint64_t now) {
+    s->rows_held = 0;
+    for (uint32_t h = 0; s->shown && h < s->head_count; h++)
+        s->rows_held += s->shown[h].settled;
+    if (s->asked.type && s->asked.type != PROTO_CLOSE)
+        send_failed(b, s->peer, s->asked.number, s->id, SCISSOR_ECLOSED, "the operator closed the session");
+    s->asked.type = 0;
+    orders_clear(s);
+    s->job.take_lease = now < s->end_deadline;
+    s->job.keep_pages = s->end_reason == PROTO_REASON_OPERATOR && s->peer && !s->close_asked;
+    session_start_job(b, s, JOB_CLOSE);
+}
+
+void session_retry_close(struct broker *b, struct session *s, uint64_t now) {
+    if (s->end_retry) {
+        s->end_retry = 0;
+        b->polite--;
+    }
+    start_close(b, s, now);
+}
+
+static bool has_released(const struct session *s) {
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++)
+        if (s->segments[id].memory && s->segments[id].state == SEGMENT_RELEASED)
+            return true;
+    return false;
+}
+
+static void start_shrink(struct broker *b, struct session *s) {
+    orders_clear(s);
+    for (uint32_t i = 0; i < s->group_count; i++)
+        s->job.groups[i].target_pages = s->shrink_later ? JOB_NO_TARGET : s->groups[i].target_pages;
+    s->job.take_lease = arbiter_wants(s) && !s->shrink_later;
+    session_start_job(b, s, JOB_SHRINK);
+}
+
+void session_next(struct broker *b, struct session *s, uint64_t now) {
+    assert(!s->job.running);
+    if (s->ending) {
+        start_close(b, s, now);
+        return;
+    }
+    if (s->state == PROTO_SESSION_WAITING)
+        return;
+    s->state = PROTO_SESSION_IDLE;
+    if (s->asked.type)
+        request_run(b, s, now);
+    else if ((arbiter_wants(s) && !s->shrink_later) || has_released(s))
+        start_shrink(b, s);
+}
+
+/* ---------- ending ---------- */
+
+void session_end(struct broker *b, struct session *s, enum proto_reason reason, uint64_t now) {
+    bool was_ending = s->ending;
+    bool in_call = s->asked.type != 0;
+
+    s->ending = true;
+    if (!was_ending || reason == PROTO_REASON_DEATH)
+        s->end_reason = reason;
+    /* A client that waits for an answer, that asked for this or that is no more touches no memory; and what a device
+     * has spoilt nobody should go on with. */
+    if (reason != PROTO_REASON_OPERATOR || in_call || s->job.code == SCISSOR_ESYSTEM)
+        s->end_deadline = 0;
+    else if (!was_ending)
+        s->end_deadline = now + BROKER_CLOSE_GRACE_NS;
+    if (s->queued) {
+        admission_leave(s);
+        admission_refuse(b, s, SCISSOR_DRAINING, "the daemon takes no new sessions");
+        return;
+    }
+    if (s->job.running)
+        return;
+    session_retry_close(b, s, now);
+}
+
+static void count_evicted(struct session *s, enum proto_reason reason, uint64_t rows) {
+    s->evicted[reason] += rows;
+    s->pool->evicted[reason] += rows;
+}
+
+static void return_charges(struct session *s) {
+    for (uint32_t i = 0; i < s->group_count; i++)
+        if (s->groups[i].account.pool) {
+            pool_return(&s->groups[i].account, s->groups[i].account.charged);
+            pool_leave(&s->groups[i].account);
+        }
+    pool_return(&s->account, s->account.charged);
+    pool_leave(&s->account);
+    s->pool->segments -= s->segments_shown;
+    s->segments_shown = 0;
+}
+
+/* The operator has closed it: what is left is two pages that its client may still look at. */
+static void session_become_ended(struct broker *b, struct session *s) {
+    uint64_t cost = session_ended_cost(s);
+    pool_join(s->pool, &s->account, cost);
+    pool_charge(&s->account, cost);
+    session_remove(b, s);
+    s->ended = true;
+    DL_APPEND(s->peer->ended, s);
+}
+
+static void close_done(struct broker *b, struct session *s, uint64_t now) {
+    struct proto_event event = {.type = PROTO_EVENT_CLOSED, .session = s->id};
+    bool by_client = s->end_reason == BROKER_END_CLIENT;
+
+    if (s->job.lease_refused) {
+        s->state = PROTO_SESSION_CLOSING;
+        if (s->end_deadline == 0) { /* meanwhile somebody has made it urgent */
+            start_close(b, s, now);
+            return;
+        }
+        s->end_retry = now + BROKER_CLOSE_RETRY_NS;
+        b->polite++;
+        return;
+    }
+    if (!by_client)
+        count_evicted(s, s->end_reason, s->rows_held);
+    event.bytes = s->account.charged;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        event.bytes += s->groups[i].account.charged;
+    event.rows = by_client ? 0 : s->rows_held;
+    event.code = by_client ? SCISSOR_OK : SCISSOR_ECLOSED;
+    event.reason = by_client ? 0 : s->end_reason;
+    proto_text_set(event.name, sizeof event.name, s->name);
+    return_charges(s);
+    if (s->generation) { /* it was open once */
+        s->pool->closed++;
+        send_event(b, &event);
+    }
+
+    struct proto_closed closed = {.session = s->id, .code = s->close_asked ? SCISSOR_OK : SCISSOR_ECLOSED};
+    if (s->close_asked)
+        send_packet(b, s->peer, PROTO_CLOSED, s->asked.number, &closed);
+    else if (s->end_reason == PROTO_REASON_OPERATOR)
+        send_packet(b, s->peer, PROTO_CLOSED, 0, &closed);
+    if (s->control && s->peer && !s->close_asked) {
+        session_become_ended(b, s);
+        return;
+    }
+    session_release_pages(s);
+    session_free(b, s);
+}
+
+/* ---------- results ---------- */
+
+static void open_done(struct broker *b, struct session *s, uint64_t now) {
+    uint32_t request = s->asked.number;
+    s->asked.type = 0;
+    if (s->job.code < 0) {
+        return_charges(s);
+        s->pool->refused++;
+        send_failed(b, s->peer, request, 0, SCISSOR_ENOMEM, "the machine has no memory for the session");
+        session_free(b, s);
+        return;
+    }
+    s->segments_shown = s->fresh_segments;
+    s->pool->segments += s->fresh_segments;
+    int code = s->ending ? 0 : send_opened(b, s, request);
+    if (code < 0 || s->ending) {
+        s->pool->refused++;
+        if (code < 0)
+            send_failed(b, s->peer, request, 0, code, "the session's memory could not be sent");
+        else
+            send_failed(b, s->peer, request, 0, SCISSOR_DRAINING, "the session was closed while it was opening");
+        s->ending = false;
+        session_end(b, s, BROKER_END_CLIENT, now);
+        return;
+    }
+    s->generation = 1;
+    s->pool->opened++;
+    struct proto_event event = {.type = PROTO_EVENT_OPENED, .session = s->id, .bytes = s->account.charged};
+    proto_text_set(event.name, sizeof event.name, s->name);
+    send_event(b, &event);
+    session_next(b, s, now);
+}
+
+static void evicted_event(struct broker *b, struct session *s, enum proto_reason reason) {
+    struct proto_event event = {
+        .type = PROTO_EVENT_EVICTED, .session = s->id, .rows = s->job.evicted[reason], .reason = reason};
+    if (event.rows == 0)
+        return;
+    proto_text_set(event.name, sizeof event.name, s->name);
+    send_event(b, &event);
+}
+
+/* Segments that the job took from the session: the client, the counters and the event socket hear of it. */
+static void tell_shrunk(struct broker *b, struct session *s) {
+    if (s->job.moved_count == 0)
+        return;
+    struct proto_event event = {.type = PROTO_EVENT_PRESSURE,
+                                .session = s->id,
+                                .bytes = (uint64_t)s->job.moved_count * SCISSOR_SEGMENT_BYTES};
+    proto_text_set(event.name, sizeof event.name, s->name);
+    s->pool->reclaims += s->job.moved_count;
+    send_shrink(b, s, s->job.moved_ids, s->job.moved_count);
+    send_event(b, &event);
+}
+
+static void settle_done(struct broker *b, struct session *s) {
+    uint32_t request = s->asked.number;
+    s->asked.type = 0;
+    if (s->job.code < 0) {
+        send_failed(b, s->peer, request, s->id, s->job.code,
+                    s->job.code == SCISSOR_ENOMEM ? "no memory to settle; nothing has changed, try again"
+                                                  : "the device failed; the session is lost");
+        return;
+    }
+    s->tokens_seen += s->job.rows;
+    s->settles++;
+    s->pool->settles++;
+    tell_shrunk(b, s);
+    if (s->ending && s->end_reason == PROTO_REASON_OPERATOR)
+        send_failed(b, s->peer, request, s->id, SCISSOR_ECLOSED, "the operator closed the session");
+    else if (send_grow(b, s, request, s->job.grown_ids, s->job.grown_count) < 0) {
+        send_failed(b, s->peer, request, s->id, SCISSOR_ESYSTEM, "the session's new memory could not be sent");
+        peer_hang_up(b, s->peer);
+    } else {
+        struct proto_settled settled = {.session = s->id, .generation = s->generation, .scores_lost = s->settle_lost};
+        for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)
+            settled.evicted_rows += s->job.evicted[i];
+        send_packet(b, s->peer, PROTO_SETTLED, request, &settled);
+    }
+    evicted_event(b, s, PROTO_REASON_BUDGET);
+    evicted_event(b, s, PROTO_REASON_PRESSURE);
+}
+
+static void shrink_done(struct broker *b, struct session *s) {
+    s->shrink_later = s->job.lease_refused || s->job.code < 0;
+    tell_shrunk(b, s);
+    evicted_event(b, s, PROTO_REASON_PRESSURE);
+}
+
+/* Charges and counters of a settle or a shrink, whatever came of it. */
+static void take_over(struct session *s) {
+    bool worked = s->job.code == 0 && !s->job.lease_refused;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        struct session_group *g = &s->groups[i];
+        const struct job_group *j = &s->job.groups[i];
+        pool_return(&g->account, (uint64_t)(j->grant - j->grown + j->freed) * g->segment_cost);
+        s->segments_shown = s->segments_shown + j->grown - j->freed;
+        s->pool->segments = s->pool->segments + j->grown - j->freed;
+        g->shown_pages = g->pages;
+        if (!worked)
+            continue;
+        g->value = j->value;
+        if (g->target_pages >= g->pages)
+            g->target_pages = JOB_NO_TARGET;
+    }
+    if (s->job.changed)
+        s->generation++;
+    if (worked) {
+        struct proto_head_stat *shown = s->shown;
+        s->shown = s->shown_next;
+        s->shown_next = shown;
+    }
+    for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)
+        count_evicted(s, i, s->job.evicted[i]);
+}
+
+void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
+    struct session *s = job->session;
+    struct pool *pool = s->pool;
+    enum job_kind kind = job->kind;
+    assert(job->running);
+
+    job->running = false;
+    b->session_jobs--;
+    if (kind == JOB_OPEN) {
+        open_done(b, s, now);
+    } else if (kind == JOB_CLOSE) {
+        close_done(b, s, now);
+    } else {
+        take_over(s);
+        session_apply_released(s);
+        if (kind == JOB_SETTLE)
+            settle_done(b, s);
+        else
+            shrink_done(b, s);
+        job->grown_ids = scissor_free(job->grown_ids);
+        job->moved_ids = scissor_free(job->moved_ids);
+        if (job->code == SCISSOR_ESYSTEM)
+            session_end(b, s, PROTO_REASON_OPERATOR, now);
+        else
+            session_next(b, s, now);
+    }
+    admission_pump(b, pool, now);
+}

@@ -1,0 +1,223 @@
+/* pages.c - settled segments of a group, the pages in them, and who has which.
+ *
+ * Runs in the session's jobs. A page is found by its segment's bitmap; all heads of a group have the same number of
+ * pages. To give memory back, pages are copied out of the emptiest segments into free pages of the fullest, so that
+ * what is left stands in as few segments as can hold it. */
+#include <assert.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "scissor_error.h"
+#include "session.h"
+
+/* The lowest free id; grows the table when there is none. */
+static int segment_id(struct session *s, uint32_t *ret_id) {
+    uint32_t id = s->fresh_segments;
+    while (id < s->segment_capacity && s->segments[id].memory)
+        id++;
+    if (id == s->segment_capacity) {
+        uint32_t capacity = s->segment_capacity * 2;
+        if (capacity > SESSION_SEGMENT_IDS)
+            return SCISSOR_ENOMEM;
+        struct session_segment *table = scissor_realloc(s->segments, capacity * sizeof *table);
+        if (!table)
+            return SCISSOR_ENOMEM;
+        memset(table + s->segment_capacity, 0, (capacity - s->segment_capacity) * sizeof *table);
+        s->segments = table;
+        s->segment_capacity = capacity;
+    }
+    *ret_id = id;
+    return 0;
+}
+
+int session_segment_add(struct session *s, uint32_t group, uint32_t *ret_id) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct kernel_segment *memory;
+    uint32_t id;
+
+    if (segment_id(s, &id) < 0 ||
+        device->segment_new(device, KERNEL_ACCESS_SETTLED, SCISSOR_SEGMENT_BYTES, &memory) < 0)
+        return SCISSOR_ENOMEM;
+    s->segments[id] = (struct session_segment){
+        .memory = memory, .address = device->segment_address(memory), .group = group, .state = SEGMENT_ACTIVE};
+    s->groups[group].segments++;
+    *ret_id = id;
+    return 0;
+}
+
+static void segment_free(struct session *s, uint32_t id) {
+    struct kernel_backend *device = s->pool->config.backend;
+    device->segment_free(device, s->segments[id].memory);
+    s->segments[id] = (struct session_segment){0};
+}
+
+bool session_segment_remove(struct session *s, uint32_t id) {
+    struct session_segment *segment = &s->segments[id];
+    assert(segment->memory && segment->used == 0 && segment->state == SEGMENT_ACTIVE);
+    s->groups[segment->group].segments--;
+    segment->state = SEGMENT_QUARANTINED;
+    if (!s->pool->config.backend->revocable)
+        return false;
+    segment_free(s, id);
+    return true;
+}
+
+void session_free_released(struct session *s, struct broker_job *job) {
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
+        if (!s->segments[id].memory || s->segments[id].state != SEGMENT_RELEASED)
+            continue;
+        job->groups[s->segments[id].group].freed++;
+        segment_free(s, id);
+    }
+}
+
+/* ---------- pages ---------- */
+
+static void *page_address(const struct session *s, uint32_t page) {
+    const struct session_segment *segment = &s->segments[PROTO_PAGE_SEGMENT(page)];
+    return segment->address + (size_t)PROTO_PAGE_INDEX(page) * s->groups[segment->group].page_bytes;
+}
+
+/* Takes the first free page of a segment that has one. */
+static uint32_t page_take(struct session *s, uint32_t id) {
+    struct session_segment *segment = &s->segments[id];
+    for (uint32_t word = 0;; word++) {
+        assert(word < SESSION_PAGES_PER_SEGMENT_MAX / 64);
+        if (segment->map[word] == UINT64_MAX)
+            continue;
+        uint32_t index = word * 64 + (uint32_t)__builtin_ctzll(~segment->map[word]);
+        assert(index < s->groups[segment->group].pages_per_segment);
+        segment->map[word] |= 1ull << index % 64;
+        segment->used++;
+        return PROTO_PAGE(id, index);
+    }
+}
+
+static void page_give(struct session *s, uint32_t page) {
+    struct session_segment *segment = &s->segments[PROTO_PAGE_SEGMENT(page)];
+    uint32_t index = PROTO_PAGE_INDEX(page);
+    assert(segment->map[index / 64] >> index % 64 & 1);
+    segment->map[index / 64] &= ~(1ull << index % 64);
+    segment->used--;
+}
+
+static bool segment_of(const struct session *s, uint32_t id, uint32_t group) {
+    const struct session_segment *segment = &s->segments[id];
+    return segment->memory && segment->state == SEGMENT_ACTIVE && segment->group == group;
+}
+
+/* The group's segment with the most pages in use among those with a free one, but not `except`. */
+static uint32_t segment_with_room(const struct session *s, uint32_t group, uint32_t except) {
+    uint32_t best = UINT32_MAX;
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
+        if (id == except || !segment_of(s, id, group) || s->segments[id].used == s->groups[group].pages_per_segment)
+            continue;
+        if (best == UINT32_MAX || s->segments[id].used > s->segments[best].used)
+            best = id;
+    }
+    return best;
+}
+
+static uint32_t segment_emptiest(const struct session *s, uint32_t group) {
+    uint32_t best = UINT32_MAX;
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++)
+        if (segment_of(s, id, group) && (best == UINT32_MAX || s->segments[id].used <= s->segments[best].used))
+            best = id;
+    return best;
+}
+
+static int head_reserve(struct session_head *head, uint32_t pages) {
+    if (pages > head->page_capacity) {
+        uint32_t *page = scissor_realloc(head->page, pages * sizeof *page);
+        if (!page)
+            return SCISSOR_ENOMEM;
+        head->page = page;
+        void **address = scissor_realloc(head->address, pages * sizeof *address);
+        if (!address)
+            return SCISSOR_ENOMEM;
+        head->address = address;
+        head->page_capacity = pages;
+    }
+    return pages * SCISSOR_PAGE_ROWS > head->history.capacity
+               ? history_resize(&head->history, pages * SCISSOR_PAGE_ROWS)
+               : 0;
+}
+
+int session_group_grow(struct session *s, uint32_t group, uint32_t pages) {
+    struct session_group *g = &s->groups[group];
+    uint64_t room = (uint64_t)g->segments * g->pages_per_segment / g->heads;
+    if (pages > room)
+        pages = (uint32_t)room;
+    if (pages <= g->pages)
+        return 0;
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
+        if (head_reserve(&s->heads[h], pages) < 0)
+            return SCISSOR_ENOMEM;
+    uint32_t id = s->fresh_segments;
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
+        struct session_head *head = &s->heads[h];
+        while (head->pages < pages) {
+            while (!segment_of(s, id, group) || s->segments[id].used == g->pages_per_segment)
+                id++;
+            uint32_t page = page_take(s, id);
+            head->page[head->pages] = page;
+            head->address[head->pages++] = page_address(s, page);
+        }
+    }
+    g->pages = pages;
+    return 0;
+}
+
+/* ---------- giving back ---------- */
+
+/* Moves one page of segment `from` elsewhere; false if there is no room or the device fails: then it stays. */
+static bool page_move(struct session *s, uint32_t group, uint32_t *page, void **address) {
+    struct kernel_backend *device = s->pool->config.backend;
+    uint32_t id = segment_with_room(s, group, PROTO_PAGE_SEGMENT(*page));
+    if (id == UINT32_MAX)
+        return false;
+    uint32_t to = page_take(s, id);
+    if (device->copy(device, page_address(s, to), *address, s->groups[group].page_bytes) < 0) {
+        page_give(s, to);
+        return false;
+    }
+    page_give(s, *page);
+    *page = to;
+    *address = page_address(s, to);
+    return true;
+}
+
+static bool segment_empty(struct session *s, uint32_t group, uint32_t id) {
+    struct session_group *g = &s->groups[group];
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads && s->segments[id].used; h++) {
+        struct session_head *head = &s->heads[h];
+        for (uint32_t i = 0; i < head->pages; i++)
+            if (PROTO_PAGE_SEGMENT(head->page[i]) == id && !page_move(s, group, &head->page[i], &head->address[i]))
+                return false;
+    }
+    return true;
+}
+
+void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct session_group *g = &s->groups[group];
+
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
+        struct session_head *head = &s->heads[h];
+        assert(head->history.settled <= pages * SCISSOR_PAGE_ROWS);
+        while (head->pages > pages)
+            page_give(s, head->page[--head->pages]);
+        /* Without memory for a smaller copy the larger one stays. */
+        (void)history_resize(&head->history, pages * SCISSOR_PAGE_ROWS);
+    }
+    g->pages = pages;
+    uint64_t need = session_group_segments(g, pages);
+    while (g->segments > need) {
+        uint32_t id = segment_emptiest(s, group);
+        if (!segment_empty(s, group, id) || device->synchronise(device) < 0)
+            break;
+        job->moved_ids[job->moved_count++] = id;
+        if (session_segment_remove(s, id))
+            job->groups[group].freed++;
+    }
+}

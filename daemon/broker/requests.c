@@ -1,0 +1,241 @@
+/* requests.c - what a client may ask of its session: SETTLE, POSITIONS, CLOSE, and RELEASED, which has no answer.
+ *
+ * A session has one request in flight. One that comes while the daemon shrinks the session waits for that job; a settle
+ * also waits for the score frames that its client says it has sent, but only so long. */
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "alloc.h"
+#include "internal.h"
+
+/* ---------- settle ---------- */
+
+/* Charges what the group needs to take `rows` more rows per head, as much of it as there is. */
+static void plan_growth(struct broker *b, struct session *s, uint32_t index, uint32_t rows, uint64_t now) {
+    struct session_group *g = &s->groups[index];
+    struct job_group *orders = &s->job.groups[index];
+    uint64_t most = 0;
+
+    orders->want_pages = g->pages;
+    if (orders->target_pages <= g->pages) { /* it is to shrink, not to grow */
+        orders->want_pages = orders->target_pages;
+        return;
+    }
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
+        if (s->heads[h].history.settled > most)
+            most = s->heads[h].history.settled;
+    most = most + rows < g->max_settled ? most + rows : g->max_settled;
+    uint32_t wanted = layout_pages_of_rows((uint32_t)most);
+    for (uint32_t pages = wanted; pages > g->pages; pages--) {
+        uint64_t need = session_group_segments(g, pages);
+        uint32_t grant = need > g->segments ? (uint32_t)(need - g->segments) : 0;
+        if (pool_charge(&g->account, grant * g->segment_cost) == 0) {
+            orders->want_pages = pages;
+            orders->grant = grant;
+            break;
+        }
+    }
+    uint64_t missing = session_group_segments(g, wanted), have = g->segments + orders->grant;
+    if (orders->want_pages < wanted && missing > have)
+        arbiter_make_room(b, s, g, (missing - have) * g->segment_cost, now);
+}
+
+void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) {
+    const struct proto_settle *asked = &s->asked.settle;
+
+    session_stop_waiting(b, s);
+    s->state = PROTO_SESSION_IDLE;
+    s->settle_lost = lost;
+    s->scores_missing = false;
+    if (asked->score_sequence > s->sequence)
+        s->sequence = asked->score_sequence; /* what still comes of this period is late */
+    if (lost) {
+        struct proto_event event = {.type = PROTO_EVENT_SCORES_LOST, .session = s->id};
+        proto_text_set(event.name, sizeof event.name, s->name);
+        s->scores_lost++;
+        s->pool->scores_lost++;
+        send_event(b, &event);
+    }
+    s->shrink_later = false;
+    s->job.take_lease = s->job.keep_pages = false;
+    s->job.rows = asked->rows;
+    memset(s->job.groups, 0, sizeof s->job.groups);
+    for (uint32_t i = 0; i < s->group_count; i++)
+        s->job.groups[i].target_pages = s->groups[i].target_pages;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        plan_growth(b, s, i, asked->rows, now);
+    session_start_job(b, s, JOB_SETTLE);
+}
+
+static void settle_or_wait(struct broker *b, struct session *s, uint64_t now) {
+    if (s->sequence >= s->asked.settle.score_sequence) {
+        settle_start(b, s, s->scores_missing, now);
+        return;
+    }
+    s->state = PROTO_SESSION_WAITING;
+    s->deadline = now + b->config.score_wait_ns;
+    DL_APPEND2(b->waiting, s, queue_prev, queue_next);
+}
+
+/* ---------- positions ---------- */
+
+static void answer_positions(struct broker *b, struct session *s) {
+    const struct proto_positions *asked = &s->asked.positions;
+    uint32_t request = s->asked.number;
+    const struct session_group *g = s->groups;
+
+    s->asked.type = 0;
+    while (asked->layer >= g->first_layer + g->layers)
+        g++;
+    uint32_t index = g->first_head + (asked->layer - g->first_layer) * g->kv_heads + asked->kv_head;
+    const struct history *h = &s->heads[index].history;
+    uint32_t first = asked->first_slot < h->settled ? asked->first_slot : h->settled;
+    uint32_t count = h->settled - first;
+    if (count > PROTO_POSITIONS_PER_MESSAGE)
+        count = PROTO_POSITIONS_PER_MESSAGE;
+    struct proto_positions_are body = {.session = s->id, .total = h->settled, .first_slot = first};
+    /* An entry is its position and nothing else. */
+    const uint32_t *entries = count ? h->position + first : NULL;
+    if (action_add_packet(&b->actions, s->peer, PROTO_POSITIONS_ARE, request, &body, entries, (uint16_t)count, 0,
+                          NULL) < 0)
+        peer_hang_up(b, s->peer);
+}
+
+static const char *bad_positions(const struct session *s, const struct proto_positions *asked) {
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        if (asked->layer - g->first_layer < g->layers)
+            return asked->kv_head < g->kv_heads ? NULL : "kv_head is not a KV head of that layer";
+    }
+    return "layer is not a layer of the session";
+}
+
+void request_run(struct broker *b, struct session *s, uint64_t now) {
+    if (s->asked.type == PROTO_SETTLE)
+        settle_or_wait(b, s, now);
+    else
+        answer_positions(b, s);
+}
+
+/* ---------- released ---------- */
+
+/* Marks a quarantined segment; what is not in quarantine is not the client's to release. */
+static void mark_released(struct session *s, uint32_t id) {
+    if (id >= s->fresh_segments && id < s->segment_capacity && s->segments[id].memory &&
+        s->segments[id].state == SEGMENT_QUARANTINED)
+        s->segments[id].state = SEGMENT_RELEASED;
+}
+
+void session_apply_released(struct session *s) {
+    for (uint32_t i = 0; i < s->released_count; i++)
+        mark_released(s, s->released[i]);
+    s->released = scissor_free(s->released);
+    s->released_count = 0;
+}
+
+/* While a job runs the segments are the job's, so the ids are kept until it is done. */
+static void released(struct broker *b, struct session *s, const struct proto_segment_id *ids, uint32_t count,
+                     uint64_t now) {
+    if (s->pool->config.backend->revocable)
+        return;
+    if (count > s->segments_shown - s->released_count)
+        count = (uint32_t)(s->segments_shown - s->released_count);
+    if (count == 0)
+        return;
+    uint32_t *kept = scissor_realloc(s->released, (s->released_count + count) * sizeof *kept);
+    if (!kept) {
+        peer_hang_up(b, s->peer);
+        return;
+    }
+    memcpy(kept + s->released_count, ids, count * sizeof *kept);
+    s->released = kept;
+    s->released_count += count;
+    if (s->job.running)
+        return;
+    session_apply_released(s);
+    if (s->state == PROTO_SESSION_IDLE)
+        session_next(b, s, now);
+}
+
+/* ---------- arrival ---------- */
+
+static void close_ended(struct broker *b, struct broker_peer *peer, const struct proto_header *header, uint64_t id) {
+    struct proto_closed closed = {.session = id, .code = SCISSOR_OK};
+    struct session *s;
+    DL_FOREACH(peer->ended, s) {
+        if (s->id != id)
+            continue;
+        session_forget(s);
+        send_packet(b, peer, PROTO_CLOSED, header->request, &closed);
+        return;
+    }
+    send_failed(b, peer, header->request, id, SCISSOR_ENOSESSION, "there is no session %llu of this connection",
+                (unsigned long long)id);
+}
+
+static void request_close(struct broker *b, struct session *s, uint32_t request, uint64_t now) {
+    s->close_asked = true;
+    s->asked = (struct session_request){.type = PROTO_CLOSE, .number = request};
+    session_end(b, s, BROKER_END_CLIENT, now);
+}
+
+/* A request that has an answer, of a session that can be asked. */
+static void request_begin(struct broker *b, struct session *s, const struct proto_header *header, const void *body,
+                          uint64_t now) {
+    struct session_request asked = {.type = header->type, .number = header->request};
+    if (header->type == PROTO_SETTLE) {
+        memcpy(&asked.settle, body, sizeof asked.settle);
+        if (asked.settle.rows < 1 || asked.settle.rows > s->fresh_rows) {
+            send_failed(b, s->peer, asked.number, s->id, SCISSOR_EINVAL, "rows must be 1 to %u, not %u", s->fresh_rows,
+                        asked.settle.rows);
+            return;
+        }
+        if (s->tokens_seen > UINT32_MAX - PROTO_MAX_FRESH) {
+            send_failed(b, s->peer, asked.number, s->id, SCISSOR_ELIMIT, "positions end at %u", UINT32_MAX);
+            return;
+        }
+    } else {
+        memcpy(&asked.positions, body, sizeof asked.positions);
+        const char *why = bad_positions(s, &asked.positions);
+        if (why) {
+            send_failed(b, s->peer, asked.number, s->id, SCISSOR_EINVAL, "%s (layer %u, KV head %u)", why,
+                        asked.positions.layer, asked.positions.kv_head);
+            return;
+        }
+    }
+    s->asked = asked;
+    if (!s->job.running)
+        request_run(b, s, now);
+}
+
+void request_arrived(struct broker *b, struct broker_peer *peer, const struct proto_header *header, const void *body,
+                     const void *entries, uint64_t now) {
+    uint64_t id;
+    memcpy(&id, body, sizeof id); /* every such body begins with its session */
+    struct session *s = session_find(b, id);
+
+    if (!s || s->peer != peer || s->state == PROTO_SESSION_OPENING) {
+        if (header->type == PROTO_CLOSE)
+            close_ended(b, peer, header, id);
+        else if (header->type != PROTO_RELEASED)
+            send_failed(b, peer, header->request, id, SCISSOR_ENOSESSION,
+                        "there is no session %llu of this connection", (unsigned long long)id);
+        return;
+    }
+    s->last_ns = now;
+    if (header->type == PROTO_RELEASED) {
+        released(b, s, entries, header->count, now);
+    } else if (s->asked.type) {
+        send_failed(b, peer, header->request, id, SCISSOR_ESTATE, "an earlier request of the session has no answer yet");
+    } else if (header->type == PROTO_CLOSE) {
+        request_close(b, s, header->request, now);
+    } else if (s->ending) {
+        send_failed(b, peer, header->request, id, SCISSOR_ECLOSED, "the operator closed the session");
+        s->end_deadline = 0; /* its client is in a call, so in no step */
+        if (!s->job.running)
+            session_retry_close(b, s, now);
+    } else {
+        request_begin(b, s, header, body, now);
+    }
+}

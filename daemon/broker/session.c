@@ -1,0 +1,212 @@
+/* session.c - the memory of a session that is there from open to close, and the page that tells the client about it.
+ *
+ * Runs in the session's jobs. A half-built session is released like a whole one: what is not there is NULL. */
+#include "session.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "alloc.h"
+#include "scissor_error.h"
+
+/* Addresses of fresh buffers and places in the control page, head by head. */
+static void place_heads(struct session *s) {
+    struct layout_fresh walk = {0, 0};
+    uint32_t size = (uint32_t)kernel_dtype_size(s->compute_dtype);
+    uint32_t words = sizeof(struct proto_control) / sizeof(uint32_t);
+
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
+            struct layout_place place = layout_fresh_next(&walk, size, s->fresh_rows, g->head_dim);
+            s->heads[h].fresh = s->segments[place.segment].address + place.offset;
+            s->heads[h].control = words;
+            words += proto_control_head_words(g->max_pages);
+        }
+    }
+}
+
+static int allocate_bookkeeping(struct session *s) {
+    s->clocks = scissor_calloc(s->layer_count, sizeof *s->clocks);
+    s->heads = scissor_calloc(s->head_count, sizeof *s->heads);
+    s->shown = scissor_calloc(s->head_count, sizeof *s->shown);
+    s->shown_next = scissor_calloc(s->head_count, sizeof *s->shown_next);
+    s->segments = scissor_calloc(s->fresh_segments, sizeof *s->segments);
+    if (!s->clocks || !s->heads || !s->shown || !s->shown_next || !s->segments)
+        return SCISSOR_ENOMEM;
+    s->segment_capacity = s->fresh_segments;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        for (uint32_t l = g->first_layer; l < g->first_layer + g->layers; l++)
+            if (history_clock_init(&s->clocks[l], g->blocks, s->fresh_rows) < 0)
+                return SCISSOR_ENOMEM;
+        for (uint32_t h = 0; h < g->heads; h++) {
+            const struct history_clock *clock = &s->clocks[g->first_layer + h / g->kv_heads];
+            if (history_init(&s->heads[g->first_head + h].history, g->planes, s->fresh_rows, clock) < 0)
+                return SCISSOR_ENOMEM;
+        }
+    }
+    return 0;
+}
+
+static int allocate_memory(struct session *s) {
+    struct kernel_backend *device = s->pool->config.backend, *host = s->pool->host;
+
+    for (uint32_t i = 0; i < s->fresh_segments; i++) {
+        struct session_segment *segment = &s->segments[i];
+        if (device->segment_new(device, KERNEL_ACCESS_FRESH, SCISSOR_SEGMENT_BYTES, &segment->memory) < 0)
+            return SCISSOR_ENOMEM;
+        segment->address = device->segment_address(segment->memory);
+    }
+    if (host->segment_new(host, KERNEL_ACCESS_SETTLED, s->control_bytes, &s->control) < 0 ||
+        host->segment_new(host, KERNEL_ACCESS_FRESH, PROTO_LEASE_BYTES, &s->lease) < 0)
+        return SCISSOR_ENOMEM;
+    s->control_page = host->segment_address(s->control);
+    s->lease_page = host->segment_address(s->lease);
+    return 0;
+}
+
+int session_allocate(struct session *s) {
+    if (allocate_bookkeeping(s) < 0 || allocate_memory(s) < 0) {
+        session_release(s, false);
+        return SCISSOR_ENOMEM;
+    }
+    place_heads(s);
+    s->control_page->magic = PROTO_CONTROL_MAGIC;
+    s->control_page->head_count = s->head_count;
+    session_write_control(s, 1);
+    return 0;
+}
+
+void session_release_pages(struct session *s) {
+    struct kernel_backend *host = s->pool->host;
+    s->control = host->segment_free(host, s->control);
+    s->lease = host->segment_free(host, s->lease);
+    s->control_page = NULL;
+    s->lease_page = NULL;
+}
+
+void session_release(struct session *s, bool keep_pages) {
+    struct kernel_backend *device = s->pool->config.backend;
+
+    for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
+        device->segment_free(device, s->segments[i].memory);
+    for (uint32_t i = 0; s->heads && i < s->head_count; i++) {
+        history_deinit(&s->heads[i].history);
+        scissor_free(s->heads[i].page);
+        scissor_free(s->heads[i].address);
+    }
+    for (uint32_t i = 0; s->clocks && i < s->layer_count; i++)
+        history_clock_deinit(&s->clocks[i]);
+    s->segments = scissor_free(s->segments);
+    s->segment_capacity = 0;
+    s->heads = scissor_free(s->heads);
+    s->clocks = scissor_free(s->clocks);
+    s->shown = scissor_free(s->shown);
+    s->shown_next = scissor_free(s->shown_next);
+    for (uint32_t i = 0; i < s->group_count; i++)
+        s->groups[i].pages = s->groups[i].segments = 0;
+    if (!keep_pages)
+        session_release_pages(s);
+}
+
+void session_write_control(struct session *s, uint64_t generation) {
+    uint32_t *words = (uint32_t *)s->control_page;
+    for (uint32_t h = 0; h < s->head_count; h++) {
+        const struct session_head *head = &s->heads[h];
+        uint32_t *entry = words + head->control;
+        entry[0] = head->history.settled;
+        entry[1] = head->pages;
+        if (head->pages)
+            memcpy(entry + 2, head->page, head->pages * sizeof *head->page);
+    }
+    /* A client that reads the new generation must find all of the above. */
+    __atomic_store_n(&s->control_page->generation, generation, __ATOMIC_RELEASE);
+}
+
+/* ---------- what is shown of the heads ---------- */
+
+/* Moves the `count` smallest values to the front (Hoare's selection). */
+static void select_lowest(float *values, uint32_t n, uint32_t count) {
+    uint32_t low = 0, high = n;
+    while (high - low > 1 && count > low && count < high) {
+        float pivot = values[low + (high - low) / 2];
+        uint32_t i = low, j = high - 1;
+        for (;;) {
+            while (values[i] < pivot)
+                i++;
+            while (values[j] > pivot)
+                j--;
+            if (i >= j)
+                break;
+            float swap = values[i];
+            values[i++] = values[j];
+            values[j--] = swap;
+        }
+        /* Everything before i is at most the pivot, everything after j at least. */
+        uint32_t split = i > j ? i : j;
+        if (split == low)
+            split++;
+        if (count <= split)
+            high = split;
+        else
+            low = split;
+    }
+}
+
+/* Mean mass per query row on all slots of the head, and on its `lowest` least important ones. */
+static void measure_mass(const struct history *h, uint32_t lowest, float *values, double *ret_all, double *ret_lowest) {
+    uint32_t n = 0;
+    double all = 0, low = 0;
+    for (uint32_t i = 0; i < h->settled; i++) {
+        uint64_t seen = history_seen(h, i);
+        if (!seen)
+            continue; /* no query row has judged it yet */
+        values[n] = (float)(h->mass[i] / (double)seen);
+        all += values[n++];
+    }
+    uint32_t count = n < lowest ? n : lowest;
+    select_lowest(values, n, count);
+    for (uint32_t i = 0; i < count; i++)
+        low += values[i];
+    *ret_all = all;
+    *ret_lowest = low;
+}
+
+static void measure_head(struct session *s, const struct session_group *g, uint32_t index, float *values,
+                         struct proto_head_stat *stat, double *ret_lowest) {
+    const struct session_head *head = &s->heads[index];
+    const struct history *h = &head->history;
+    uint32_t within = index - g->first_head;
+
+    *stat = (struct proto_head_stat){
+        .layer = g->first_layer + within / g->kv_heads,
+        .kv_head = within % g->kv_heads,
+        .settled = h->settled,
+        .pages = head->pages,
+        .oldest = h->settled ? UINT32_MAX : 0,
+        .evicted = head->evicted,
+    };
+    for (uint32_t i = 0; i < h->settled; i++) {
+        if (h->position[i] < stat->oldest)
+            stat->oldest = h->position[i];
+        if (h->position[i] > stat->newest)
+            stat->newest = h->position[i];
+    }
+    *ret_lowest = 0;
+    if (h->mass && values)
+        measure_mass(h, s->fresh_rows, values, &stat->mass, ret_lowest);
+}
+
+void session_measure(struct session *s, struct broker_job *job, float *values) {
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        double sum = 0, lowest;
+        for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
+            measure_head(s, g, h, values, &s->shown_next[h], &lowest);
+            sum += lowest;
+        }
+        job->groups[i].value = sum / g->heads * s->priority / 100;
+    }
+}

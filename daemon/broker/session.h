@@ -1,0 +1,180 @@
+/* session.h - one client's cache: its shape, its memory, its heads, and where it stands.
+ *
+ *     session
+ *       groups[]    layers of one kind: shape, budget, policy, account
+ *       clocks[]    one a layer
+ *       heads[]     one a (layer, KV head): history, page list, fresh buffer
+ *       segments[]  by id: fresh ones first, then settled ones of 2 MiB, each of one group
+ *       control     page that the client reads: generation, settled counts, page lists
+ *       lease       page that both write; nothing read in it is trusted
+ *
+ * Who may touch what: fields marked "job" belong to the session's job while it runs (job.running) and to the broker's
+ * thread otherwise; everything else belongs to the broker's thread. What the broker shows of the former at any time
+ * (shown_*) are copies taken when a job is done. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "action.h"
+#include "control_page.h"
+#include "history.h"
+#include "job.h"
+#include "policy.h"
+#include "pool.h"
+
+#define SESSION_SEGMENT_IDS (1u << 22)
+#define SESSION_PAGES_PER_SEGMENT_MAX 512u /* head_dim 16, 2 bytes an element */
+
+enum segment_state {
+    SEGMENT_ACTIVE,
+    SEGMENT_QUARANTINED, /* empty, but its client may still have it mapped */
+    SEGMENT_RELEASED,    /* the client has unmapped it: the next job frees it */
+};
+
+struct session_segment {
+    struct kernel_segment *memory; /* NULL: this id is free */
+    char *address;
+    uint32_t group; /* of settled ones */
+    enum segment_state state;
+    uint32_t used; /* pages in use */
+    uint64_t map[SESSION_PAGES_PER_SEGMENT_MAX / 64];
+};
+
+struct session_head {
+    struct history history;
+    uint32_t *page; /* PROTO_PAGE words */
+    void **address; /* of each page */
+    uint32_t pages, page_capacity;
+    void *fresh;
+    uint32_t control; /* this head's entry in the control page, as an index of 32-bit words */
+    uint64_t evicted;
+};
+
+struct session_group {
+    /* fixed at open */
+    uint32_t layers, kv_heads, q_heads, head_dim;
+    uint32_t first_layer, first_head, heads;
+    uint32_t guaranteed_rows, max_rows;       /* as asked: fresh rows included */
+    uint32_t guaranteed_settled, max_settled; /* without them */
+    uint32_t guaranteed_pages, max_pages;     /* per head */
+    uint32_t page_bytes, pages_per_segment;
+    uint64_t segment_cost; /* bytes charged for one settled segment: memory and bookkeeping */
+    struct policy policy;
+    uint32_t planes, threshold, blocks;
+    /* broker */
+    struct pool_account account;
+    uint32_t target_pages; /* the arbiter wants the group shrunk to this; JOB_NO_TARGET */
+    uint32_t shown_pages;
+    double value; /* attention mass per query that the least important rows carry, times priority */
+    /* job */
+    uint32_t pages;    /* per head */
+    uint32_t segments; /* active */
+};
+
+/* What the client asked for and has no answer to yet. */
+struct session_request {
+    uint16_t type; /* enum proto_attach_type; 0: nothing */
+    uint32_t number;
+    union {
+        struct proto_settle settle;
+        struct proto_positions positions;
+    };
+};
+
+struct session {
+    struct session *prev, *next; /* all sessions of the broker, or its peer's ended ones */
+    struct session *hash_next;
+    struct session *queue_prev, *queue_next; /* the pool's queue, or the broker's list of those waiting for scores */
+    uint64_t id;
+    uint8_t token[PROTO_TOKEN_BYTES];
+    char name[PROTO_NAME_BYTES];
+    struct broker_peer *peer; /* NULL: gone */
+    uint32_t pid, uid;
+    struct pool *pool;
+    enum proto_session_state state;
+
+    /* shape */
+    uint32_t compute_dtype, storage_dtype, fresh_rows, priority;
+    uint32_t group_count, layer_count, head_count, fresh_segments;
+    uint32_t control_bytes;
+    uint64_t base_cost, guaranteed_cost; /* bytes: without settled segments; with the guaranteed ones */
+    struct session_group groups[PROTO_MAX_GROUPS];
+
+    /* broker */
+    struct pool_account account; /* of everything but settled segments */
+    struct session_request asked;
+    uint64_t deadline; /* of waiting for memory, or for scores */
+    bool queued;       /* in its pool's queue */
+    bool expired;      /* in the queue past its deadline, because jobs that make room are on their way */
+    uint64_t last_ns;  /* last message */
+    uint64_t sequence; /* of the last score frame */
+    bool scores_missing; /* of this period: not all came, or not all could be used */
+    bool settle_lost;    /* the settle that runs goes on without all of its scores */
+    bool shrink_later;   /* tried in vain, as the client held the lease: its next settle does it */
+    bool ending;     /* is to be closed as soon as no job runs */
+    bool close_asked;
+    enum proto_reason end_reason;
+    uint64_t end_deadline, end_retry; /* of a close that waits for a step to end */
+    uint64_t rows_held;               /* settled rows when the close began */
+    bool ended; /* closed by the operator; only its two pages are left, for a client that may look at them */
+    uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
+    uint64_t segments_shown;       /* segments allocated, of any kind and state */
+    uint32_t *released, released_count; /* segment ids that RELEASED named while a job ran */
+    struct proto_head_stat *shown; /* [head_count] */
+    struct action job_action;
+    struct broker_job job;
+
+    /* job */
+    struct history_clock *clocks;
+    struct session_head *heads;
+    struct proto_head_stat *shown_next; /* [head_count], swapped with `shown` when a job is done */
+    struct session_segment *segments;
+    uint32_t segment_capacity;
+    struct kernel_segment *control, *lease;
+    struct proto_control *control_page;
+    struct proto_lease *lease_page;
+};
+
+/* ---------- shape (shape.c) ---------- */
+
+/* Fills in the shape and what it costs from a request whose fields are valid (admission_check.c). */
+void session_shape(struct session *s, const struct proto_open *open);
+/* Settled segments that hold `pages` pages of every head of the group. */
+uint64_t session_group_segments(const struct session_group *group, uint64_t pages);
+static inline uint64_t session_round(uint64_t bytes) {
+    return (bytes + 4095) / 4096 * 4096;
+}
+/* What is charged for a session that has ended while its client may still look at its pages. */
+uint64_t session_ended_cost(const struct session *s);
+
+/* ---------- memory (session.c), in jobs ---------- */
+
+/* Allocates what is there from the start. 0 or SCISSOR_ENOMEM, then nothing is left. */
+int session_allocate(struct session *s);
+/* Frees whatever there is. */
+void session_release(struct session *s, bool keep_pages);
+void session_release_pages(struct session *s);
+/* Writes counts and page lists, then the new generation. */
+void session_write_control(struct session *s, uint64_t generation);
+/* Fills in shown_next and the groups' values after a job. `values` has room for the slots of one head, or is NULL. */
+void session_measure(struct session *s, struct broker_job *job, float *values);
+
+/* ---------- pages (pages.c), in jobs ---------- */
+
+/* One more settled segment for a group; 0 or SCISSOR_ENOMEM. */
+int session_segment_add(struct session *s, uint32_t group, uint32_t *ret_id);
+/* Gives an empty segment back: frees it at once if the backend revokes, else puts it into quarantine. True if freed. */
+bool session_segment_remove(struct session *s, uint32_t id);
+/* Frees what the client has released; counts per group are added to the job's. */
+void session_free_released(struct session *s, struct broker_job *job);
+/* Brings every head of the group to `pages` pages, as the segments allow; 0, or SCISSOR_ENOMEM and nothing changed. */
+int session_group_grow(struct session *s, uint32_t group, uint32_t pages);
+/* Takes the pages beyond `pages` off every head (their rows are gone), then empties and gives back segments. */
+void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job);
+
+/* Most slots that a head can have with the pages it has now. */
+static inline uint32_t session_group_cap(const struct session_group *group) {
+    uint64_t rows = (uint64_t)group->pages * SCISSOR_PAGE_ROWS;
+    return rows < group->max_settled ? (uint32_t)rows : group->max_settled;
+}

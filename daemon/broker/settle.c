@@ -1,0 +1,116 @@
+/* settle.c - moves the fresh rows of every head into settled slots, evicting what the budget asks for; part of a job.
+ *
+ * Heads are planned one by one and handed to the device in batches (one call moves many heads' rows); a head's history
+ * follows only when its rows have moved. A head whose policy drops more than it needs ends its batch, as the rows from
+ * its end must move after the fresh ones. */
+#include <assert.h>
+
+#include "placement.h"
+#include "scissor_error.h"
+#include "work.h"
+
+/* Rows of the head that go, so that `rows` more fit into `cap` slots: what the policy likes, but no less than that. */
+static uint32_t victims_wanted(const struct policy *policy, uint32_t settled, uint32_t rows, uint32_t cap) {
+    if (settled + rows <= cap)
+        return 0;
+    uint32_t needed = settled + rows - cap;
+    uint32_t count = policy->class->drop ? policy->class->drop(policy, needed, settled) : needed;
+    if (count < needed)
+        count = needed;
+    return count < settled ? count : settled;
+}
+
+static void plan_head(struct session *s, struct broker_job *job, const struct session_group *g, uint32_t index,
+                      struct job_scratch *scratch, struct kernel_move *moves, struct settle_plan *ret_plan) {
+    struct session_head *head = &s->heads[index];
+    const struct history *h = &head->history;
+    uint32_t cap = session_group_cap(g);
+    uint32_t rows = job->rows < cap ? job->rows : cap; /* the newest; older ones go unsettled */
+    uint32_t count = victims_wanted(&g->policy, h->settled, rows, cap);
+    uint32_t evicted = count + (job->rows - rows);
+
+    if (count)
+        policy_victims(&g->policy, h, job->tokens_seen + job->rows, count, scratch->policy, scratch->victims);
+    *ret_plan = (struct settle_plan){.head = index, .moves = moves, .tail = scratch->tail, .move_count = rows};
+    ret_plan->after = placement_plan(h->settled, job->rows - rows, rows, scratch->victims, count, moves, scratch->tail,
+                                     &ret_plan->tail_count);
+    assert(ret_plan->after <= cap);
+    head->evicted += evicted;
+    job->evicted[cap < g->max_settled ? PROTO_REASON_PRESSURE : PROTO_REASON_BUDGET] += evicted;
+}
+
+static void commit_head(struct session *s, const struct broker_job *job, const struct settle_plan *plan) {
+    struct history *h = &s->heads[plan->head].history;
+    for (uint32_t i = 0; i < plan->move_count; i++)
+        history_settle(h, plan->moves[i].from, plan->moves[i].to, (uint32_t)(job->tokens_seen + plan->moves[i].from));
+    for (uint32_t i = 0; i < plan->tail_count; i++)
+        history_move(h, plan->tail[i].from, plan->tail[i].to);
+    history_truncate(h, plan->after);
+}
+
+/* Moves the rows of a batch; only its last head may have moves from its end. */
+static int run_batch(struct session *s, const struct broker_job *job, const struct session_group *g,
+                     const struct job_scratch *scratch, uint32_t count) {
+    struct kernel_backend *device = s->pool->config.backend;
+    if (count == 0)
+        return 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct session_head *head = &s->heads[scratch->plans[i].head];
+        scratch->items[i] = (struct kernel_settle){.fresh = head->fresh,
+                                                   .pages = head->address,
+                                                   .moves = scratch->plans[i].moves,
+                                                   .move_count = scratch->plans[i].move_count,
+                                                   .fresh_rows = s->fresh_rows,
+                                                   .head_dim = g->head_dim,
+                                                   .compute_dtype = (uint8_t)s->compute_dtype,
+                                                   .storage_dtype = (uint8_t)s->storage_dtype};
+    }
+    if (device->settle(device, scratch->items, count) < 0)
+        return SCISSOR_ESYSTEM;
+    const struct settle_plan *last = &scratch->plans[count - 1];
+    struct kernel_shrink tail = {.pages = s->heads[last->head].address,
+                                 .moves = last->tail,
+                                 .move_count = last->tail_count,
+                                 .head_dim = g->head_dim,
+                                 .storage_dtype = (uint8_t)s->storage_dtype};
+    if (last->tail_count && device->shrink(device, &tail, 1) < 0)
+        return SCISSOR_ESYSTEM;
+    for (uint32_t i = 0; i < count; i++)
+        commit_head(s, job, &scratch->plans[i]);
+    return 0;
+}
+
+static int settle_group(struct session *s, struct broker_job *job, const struct session_group *g,
+                        struct job_scratch *scratch) {
+    uint32_t count = 0;
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
+        struct settle_plan *plan = &scratch->plans[count];
+        plan_head(s, job, g, h, scratch, scratch->moves + (size_t)count * s->fresh_rows, plan);
+        count++;
+        if (plan->tail_count == 0 && count < scratch->batch_heads)
+            continue;
+        int code = run_batch(s, job, g, scratch, count);
+        if (code < 0)
+            return code;
+        count = 0;
+    }
+    return run_batch(s, job, g, scratch, count);
+}
+
+/* The period is over for all heads: the next frames count for the next block. */
+static void next_period(struct session *s, const struct session_group *g) {
+    for (uint32_t l = g->first_layer; l < g->first_layer + g->layers; l++)
+        history_clock_next(&s->clocks[l]);
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
+        history_next_block(&s->heads[h].history);
+}
+
+int settle_rows(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        int code = settle_group(s, job, &s->groups[i], scratch);
+        if (code < 0)
+            return code;
+        next_period(s, &s->groups[i]);
+    }
+    return 0;
+}

@@ -1,0 +1,47 @@
+/* shrink.c - makes a group of a session smaller, row by row and then segment by segment; part of a job.
+ *
+ * The policy says which rows go; rows from the end fill their slots, so that the settled slots stay dense. */
+#include <assert.h>
+
+#include "placement.h"
+#include "scissor_error.h"
+#include "work.h"
+
+static int shrink_head(struct session *s, struct broker_job *job, const struct session_group *g,
+                       struct session_head *head, uint32_t rows, struct job_scratch *scratch) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct history *h = &head->history;
+    uint32_t count = h->settled - rows, tail_count;
+
+    policy_victims(&g->policy, h, job->tokens_seen, count, scratch->policy, scratch->victims);
+    uint32_t after = placement_plan(h->settled, 0, 0, scratch->victims, count, NULL, scratch->tail, &tail_count);
+    struct kernel_shrink item = {.pages = head->address,
+                                 .moves = scratch->tail,
+                                 .move_count = tail_count,
+                                 .head_dim = g->head_dim,
+                                 .storage_dtype = (uint8_t)s->storage_dtype};
+    if (tail_count && device->shrink(device, &item, 1) < 0)
+        return SCISSOR_ESYSTEM;
+    for (uint32_t i = 0; i < tail_count; i++)
+        history_move(h, scratch->tail[i].from, scratch->tail[i].to);
+    history_truncate(h, after);
+    assert(after == rows);
+    head->evicted += count;
+    job->evicted[PROTO_REASON_PRESSURE] += count;
+    return 0;
+}
+
+int shrink_group(struct session *s, struct broker_job *job, uint32_t group, uint32_t pages,
+                 struct job_scratch *scratch) {
+    const struct session_group *g = &s->groups[group];
+    uint32_t rows = pages * SCISSOR_PAGE_ROWS;
+
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
+        if (s->heads[h].history.settled > rows) {
+            int code = shrink_head(s, job, g, &s->heads[h], rows, scratch);
+            if (code < 0)
+                return code;
+        }
+    session_group_cut(s, group, pages, job);
+    return 0;
+}

@@ -1,0 +1,31 @@
+/* work.h - what the jobs are made of: shrink.c and settle.c, run by job.c on whatever thread the caller likes. */
+#pragma once
+
+#include "session.h"
+
+/* Memory that a job needs on the way, taken before it changes anything, so that it cannot fail half-way. */
+struct job_scratch {
+    uint32_t *victims;        /* for the slots of the largest head */
+    void *policy;             /* what policy_victims() asks for */
+    struct kernel_move *tail; /* for the slots of the largest head */
+    float *values;            /* the same, after growth */
+    /* settles are handed to the device in batches */
+    struct kernel_move *moves;   /* [batch_heads * F] */
+    struct kernel_settle *items; /* [batch_heads] */
+    struct settle_plan *plans;   /* [batch_heads] */
+    uint32_t batch_heads;
+};
+
+struct settle_plan {
+    uint32_t head;
+    const struct kernel_move *moves, *tail;
+    uint32_t move_count, tail_count;
+    uint32_t after; /* settled rows then */
+};
+
+/* Shrinks a group to `pages` pages per head: rows beyond go by policy, then segments are emptied. 0, or SCISSOR_ESYSTEM
+ * if the device failed. */
+int shrink_group(struct session *s, struct broker_job *job, uint32_t group, uint32_t pages,
+                 struct job_scratch *scratch);
+/* Settles job->rows fresh rows of every head. 0 or SCISSOR_ESYSTEM. */
+int settle_rows(struct session *s, struct broker_job *job, struct job_scratch *scratch);

@@ -1,0 +1,186 @@
+/* fake_backend.c - see fake_backend.h. Heap memory is the C library's, so that a test that fails the daemon's
+ * allocations fails segments only when it says so. */
+#include "fake_backend.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct kernel_segment {
+    size_t bytes;
+    enum kernel_access access;
+    char *memory;
+};
+
+static struct fake_backend *fake_of(struct kernel_backend *b) {
+    return (struct fake_backend *)b;
+}
+
+static int segment_new(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
+    struct fake_backend *f = fake_of(b);
+    if (f->allocate_fails_after == 0)
+        return -ENOMEM;
+    if (f->allocate_fails_after != UINT64_MAX)
+        f->allocate_fails_after--;
+    struct kernel_segment *s = malloc(sizeof *s);
+    char *memory = calloc(1, bytes); /* large ones are mapped zeros: only what is touched costs anything */
+    if (!s || !memory)
+        abort();
+    *s = (struct kernel_segment){bytes, access, memory};
+    f->bytes += bytes;
+    f->segments++;
+    *ret = s;
+    return 0;
+}
+
+static struct kernel_segment *segment_free(struct kernel_backend *b, struct kernel_segment *s) {
+    if (!s)
+        return NULL;
+    fake_of(b)->bytes -= s->bytes;
+    fake_of(b)->segments--;
+    free(s->memory);
+    free(s);
+    return NULL;
+}
+
+static int segment_export(struct kernel_backend *b, struct kernel_segment *s, struct kernel_handle *ret) {
+    struct fake_backend *f = fake_of(b);
+    int fd = -1;
+    if (f->export_fails)
+        return -EMFILE;
+    if (f->descriptors &&
+        ((fd = memfd_create("fake", MFD_CLOEXEC)) < 0 || write(fd, &s->memory, sizeof s->memory) != sizeof s->memory))
+        abort();
+    *ret = (struct kernel_handle){.fd = fd};
+    memcpy(ret->opaque, &s->memory, sizeof s->memory);
+    return 0;
+}
+
+static int segment_import(struct kernel_backend *b, enum kernel_access access, const struct kernel_handle *handle,
+                          size_t bytes, struct kernel_segment **ret) {
+    (void)b, (void)access, (void)handle, (void)bytes, (void)ret;
+    return -ENOTSUP; /* tests read through fake_handle_address() */
+}
+
+static void *segment_address(struct kernel_segment *s) {
+    return s->memory;
+}
+
+/* One element of K and V each. */
+static void move_element(uint32_t to_dtype, void *to, size_t to_index, uint32_t from_dtype, const void *from,
+                         size_t from_index) {
+    kernel_store(to_dtype, to, to_index, kernel_load(from_dtype, from, from_index));
+}
+
+static void move_row(void *to, uint32_t to_rows, uint32_t to_row, uint32_t to_dtype, const void *from,
+                     uint32_t from_rows, uint32_t from_row, uint32_t from_dtype, uint32_t head_dim) {
+    size_t to_v = (size_t)to_rows * head_dim, from_v = (size_t)from_rows * head_dim;
+    for (uint32_t c = 0; c < head_dim; c++) {
+        move_element(to_dtype, to, layout_k_index(to_row, c, head_dim), from_dtype, from,
+                     layout_k_index(from_row, c, head_dim));
+        move_element(to_dtype, to, to_v + layout_v_index(to_row, c, head_dim), from_dtype, from,
+                     from_v + layout_v_index(from_row, c, head_dim));
+    }
+}
+
+static int settle(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count) {
+    if (fake_of(b)->move_fails)
+        return -EIO;
+    for (size_t h = 0; h < head_count; h++)
+        for (uint32_t i = 0; i < heads[h].move_count; i++) {
+            struct kernel_move m = heads[h].moves[i];
+            if (m.from >= heads[h].fresh_rows)
+                return -EINVAL;
+            move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
+                     heads[h].storage_dtype, heads[h].fresh, heads[h].fresh_rows, m.from, heads[h].compute_dtype,
+                     heads[h].head_dim);
+            fake_of(b)->settled_rows++;
+        }
+    return 0;
+}
+
+static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count) {
+    if (fake_of(b)->move_fails)
+        return -EIO;
+    for (size_t h = 0; h < head_count; h++)
+        for (uint32_t i = 0; i < heads[h].move_count; i++) {
+            struct kernel_move m = heads[h].moves[i];
+            move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
+                     heads[h].storage_dtype, heads[h].pages[m.from / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS,
+                     m.from % SCISSOR_PAGE_ROWS, heads[h].storage_dtype, heads[h].head_dim);
+            fake_of(b)->moved_rows++;
+        }
+    return 0;
+}
+
+static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
+    if (fake_of(b)->move_fails)
+        return -EIO;
+    memmove(to, from, bytes);
+    fake_of(b)->copied_bytes += bytes;
+    return 0;
+}
+
+static int synchronise(struct kernel_backend *b) {
+    (void)b;
+    return 0;
+}
+
+void fake_backend_init(struct fake_backend *f, bool revocable) {
+    *f = (struct fake_backend){
+        .base = {.name = "fake",
+                 .path = "scalar",
+                 .revocable = revocable,
+                 .segment_new = segment_new,
+                 .segment_free = segment_free,
+                 .segment_export = segment_export,
+                 .segment_import = segment_import,
+                 .segment_address = segment_address,
+                 .settle = settle,
+                 .shrink = shrink,
+                 .copy = copy,
+                 .synchronise = synchronise},
+        .allocate_fails_after = UINT64_MAX,
+    };
+}
+
+void *fake_handle_address(const uint8_t opaque[64]) {
+    void *address;
+    memcpy(&address, opaque, sizeof address);
+    return address;
+}
+
+void *fake_descriptor_address(int fd) {
+    void *address;
+    if (pread(fd, &address, sizeof address, 0) != sizeof address)
+        abort();
+    return address;
+}
+
+/* Small integers, which f16 and bf16 hold exactly. */
+static float row_value(uint32_t position, uint32_t head, uint32_t channel, uint32_t value) {
+    uint32_t z = position * 2654435761u ^ head * 40503u ^ (channel * 2 + value) * 97u;
+    z = (z ^ z >> 15) * 0x2c1b3c6du;
+    return (float)((z ^ z >> 13) % 251);
+}
+
+void fake_row_write(void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype, uint32_t position,
+                    uint32_t head) {
+    size_t v = (size_t)area_rows * head_dim;
+    for (uint32_t c = 0; c < head_dim; c++) {
+        kernel_store(dtype, area, layout_k_index(row, c, head_dim), row_value(position, head, c, 0));
+        kernel_store(dtype, area, v + layout_v_index(row, c, head_dim), row_value(position, head, c, 1));
+    }
+}
+
+bool fake_row_is(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype,
+                 uint32_t position, uint32_t head) {
+    size_t v = (size_t)area_rows * head_dim;
+    for (uint32_t c = 0; c < head_dim; c++)
+        if (kernel_load(dtype, area, layout_k_index(row, c, head_dim)) != row_value(position, head, c, 0) ||
+            kernel_load(dtype, area, v + layout_v_index(row, c, head_dim)) != row_value(position, head, c, 1))
+            return false;
+    return true;
+}

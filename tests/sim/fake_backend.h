@@ -1,0 +1,31 @@
+/* fake_backend.h - a backend in plain heap memory, for tests that drive the broker in one process.
+ *
+ * It moves rows by scalar code, so that contents can be checked; counts what is allocated; and fails on demand. An
+ * exported handle carries the segment's address in its opaque bytes and, if asked for, in a small file of its own. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backend.h"
+
+struct fake_backend {
+    struct kernel_backend base; /* first */
+    uint64_t bytes, segments;   /* allocated now */
+    uint64_t settled_rows, moved_rows, copied_bytes;
+    uint64_t allocate_fails_after; /* so many more succeed, then all fail; UINT64_MAX: none fails */
+    bool export_fails, move_fails; /* move: settle, shrink and copy */
+    bool descriptors;              /* handles have one each */
+};
+
+void fake_backend_init(struct fake_backend *f, bool revocable);
+
+/* What a handle's opaque bytes say, and what its descriptor says. */
+void *fake_handle_address(const uint8_t opaque[64]);
+void *fake_descriptor_address(int fd);
+
+/* A row that tells what it is: every element of K and V follows from position and head, exact in every dtype. */
+void fake_row_write(void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype, uint32_t position,
+                    uint32_t head);
+bool fake_row_is(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype,
+                 uint32_t position, uint32_t head);

@@ -1,0 +1,467 @@
+/* rig.c - see rig.h. */
+#include "rig.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MUST(condition)                                                          \
+    do {                                                                         \
+        if (!(condition)) {                                                      \
+            fprintf(stderr, "rig: %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            abort();                                                             \
+        }                                                                        \
+    } while (0)
+
+void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable) {
+    memset(r, 0, sizeof *r);
+    fake_backend_init(&r->device, revocable);
+    fake_backend_init(&r->host, true);
+    r->host.descriptors = true;
+    broker_config_init(&r->config);
+    r->config.pools[0] =
+        (struct broker_pool_config){.name = "fake", .backend = &r->device.base, .host = &r->host.base, .limit_bytes = pool_bytes};
+    r->config.pool_count = 1;
+    r->config.seed = 1;
+    memset(r->config.admin_key, 7, sizeof r->config.admin_key);
+    r->now = 1000000000;
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        r->sessions[i].peer = -1;
+    MUST(broker_new(&r->config, &r->broker) == 0);
+}
+
+void rig_deinit(struct rig *r) {
+    for (int i = 0; i < RIG_PEERS; i++)
+        rig_disconnect(r, i);
+    rig_jobs(r);
+    broker_check(r->broker);
+    r->broker = broker_free(r->broker);
+    MUST(r->device.segments == 0 && r->host.segments == 0);
+    MUST(r->device.bytes == 0 && r->host.bytes == 0);
+}
+
+/* ---------- clients ---------- */
+
+static void forget_peer(struct rig *r, int peer) {
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        if (r->sessions[i].peer == peer)
+            r->sessions[i].peer = -1;
+    r->peers[peer] = (struct rig_peer){0};
+}
+
+static struct rig_session *session_by_request(struct rig *r, int peer, uint32_t request) {
+    for (int i = 0; request && i < RIG_SESSIONS; i++)
+        if (r->sessions[i].peer == peer && r->sessions[i].request == request)
+            return &r->sessions[i];
+    return NULL;
+}
+
+static struct rig_session *session_by_id(struct rig *r, int peer, uint64_t id) {
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        if (r->sessions[i].peer == peer && r->sessions[i].opened && r->sessions[i].id == id)
+            return &r->sessions[i];
+    return NULL;
+}
+
+static void on_grow(struct rig_session *s, const struct proto_header *h, const struct proto_segment *entries) {
+    MUST(s);
+    for (uint32_t i = 0; i < h->count; i++) {
+        MUST(entries[i].id < RIG_IDS && !s->segment[entries[i].id]);
+        for (uint32_t k = 0; k < s->release_count; k++)
+            MUST(s->release[k] != entries[i].id);
+        s->segment[entries[i].id] = fake_handle_address(entries[i].handle);
+    }
+}
+
+static void on_shrink(const struct rig *r, struct rig_session *s, const struct proto_header *h,
+                      const struct proto_segment_id *ids) {
+    MUST(s);
+    for (uint32_t i = 0; i < h->count; i++) {
+        MUST(ids[i].id < RIG_IDS && s->segment[ids[i].id]);
+        s->segment[ids[i].id] = NULL;
+        if (!r->device.base.revocable)
+            s->release[s->release_count++] = ids[i].id;
+    }
+}
+
+static void on_opened(struct rig_session *s, const struct proto_opened *o, const struct broker_action *a) {
+    MUST(s && !s->opened && s->segment[o->fresh_segments - 1] && !s->segment[o->fresh_segments]);
+    MUST(a->fd_count == 2);
+    s->opened = true;
+    s->request = 0;
+    s->id = o->session;
+    s->fresh_rows = o->fresh_rows;
+    s->control = fake_descriptor_address(a->fds[0]);
+    s->lease = fake_descriptor_address(a->fds[1]);
+    memcpy(s->token, o->token, sizeof s->token);
+    memcpy(s->scores, o->groups, sizeof s->scores);
+    s->code = SCISSOR_OK;
+}
+
+static void on_settled(struct rig_session *s, const struct proto_settled *settled) {
+    MUST(s && s->asked && settled->generation == s->control->generation);
+    s->settled = *settled;
+    s->tokens += s->asked;
+    s->asked = 0;
+    s->request = 0;
+    s->code = SCISSOR_OK;
+}
+
+static void on_closed(struct rig_session *s, const struct proto_header *h, const struct proto_closed *closed) {
+    MUST(s && closed->code == (h->request ? SCISSOR_OK : SCISSOR_ECLOSED));
+    s->code = closed->code;
+    if (h->request) {
+        s->peer = -1;
+        return;
+    }
+    s->closed = true;
+    MUST(__atomic_load_n(&s->lease->word, __ATOMIC_RELAXED) <= PROTO_LEASE_DAEMON); /* the pages are still there */
+}
+
+static void on_positions(struct rig_session *s, const struct proto_header *h, const struct proto_positions_are *head,
+                         const uint32_t *positions) {
+    MUST(s && head->first_slot + h->count <= head->total);
+    s->positions_head = *head;
+    s->position_count = h->count;
+    memcpy(s->positions, positions, h->count * sizeof *positions);
+    s->request = 0;
+    s->code = SCISSOR_OK;
+}
+
+static void on_failed(struct rig *r, int peer, struct rig_session *s, const struct proto_failed *f) {
+    MUST(memchr(f->text, 0, sizeof f->text) && f->code != 0);
+    r->peers[peer].code = f->code;
+    memcpy(r->peers[peer].text, f->text, sizeof f->text);
+    if (!s)
+        return;
+    s->code = f->code;
+    s->request = s->asked = 0;
+    if (!s->opened)
+        s->peer = -1;
+}
+
+static void deliver(struct rig *r, int peer, const struct broker_action *a) {
+    struct proto_header h;
+    const char *why;
+    MUST(proto_attach_check(a->bytes, a->size, 'D', &why) == 0);
+    memcpy(&h, a->bytes, sizeof h);
+    union {
+        struct proto_failed failed;
+        struct proto_opened opened;
+        struct proto_settled settled;
+        struct proto_closed closed;
+        struct proto_positions_are positions;
+        uint64_t session;
+    } body;
+    memcpy(&body, proto_attach_body(a->bytes), proto_attach_lookup(h.type)->body_bytes);
+    const void *entries = proto_attach_entries(a->bytes);
+    struct rig_session *asked = session_by_request(r, peer, h.request), *named = session_by_id(r, peer, body.session);
+
+    switch (h.type) {
+    case PROTO_WELCOME:
+        r->peers[peer].welcome = true;
+        break;
+    case PROTO_FAILED:
+        on_failed(r, peer, asked, &body.failed);
+        break;
+    case PROTO_OPENED:
+        on_opened(asked, &body.opened, a);
+        break;
+    case PROTO_SETTLED:
+        on_settled(asked, &body.settled);
+        break;
+    case PROTO_GROW:
+        on_grow(asked, &h, entries);
+        break;
+    case PROTO_SHRINK:
+        on_shrink(r, named, &h, entries);
+        break;
+    case PROTO_CLOSED:
+        on_closed(h.request ? asked : named, &h, &body.closed);
+        break;
+    case PROTO_POSITIONS_ARE:
+        on_positions(asked, &h, &body.positions, entries);
+        break;
+    default:
+        MUST(false);
+    }
+}
+
+/* ---------- the loop ---------- */
+
+static int peer_of(const struct rig *r, const struct broker_peer *handle) {
+    int peer = (int)((struct rig_peer *)broker_peer_data(handle) - r->peers);
+    MUST(peer >= 0 && peer < RIG_PEERS && r->peers[peer].handle == handle);
+    return peer;
+}
+
+static void on_event(struct rig *r, const struct broker_action *a) {
+    struct proto_event event;
+    MUST(proto_event_check(a->bytes, a->size) == 0);
+    memcpy(&event, a->bytes, sizeof event);
+    MUST(event.type < 16);
+    r->events[event.type]++;
+    if (event.type == PROTO_EVENT_EVICTED)
+        r->evicted_events += event.rows;
+}
+
+static void on_answer(struct rig *r, const struct broker_action *a) {
+    MUST(a->size >= sizeof r->answer && a->size <= PROTO_ANSWER_MAX);
+    memcpy(&r->answer, a->bytes, sizeof r->answer);
+    memcpy(r->answer_entries, (const char *)a->bytes + sizeof r->answer, a->size - sizeof r->answer);
+    r->answers++;
+}
+
+void rig_act(struct rig *r) {
+    struct broker_action a;
+    while (broker_action_next(r->broker, &a)) {
+        switch (a.type) {
+        case BROKER_ACTION_SEND:
+            deliver(r, peer_of(r, a.peer), &a);
+            break;
+        case BROKER_ACTION_HANGUP: {
+            int peer = peer_of(r, a.peer);
+            r->hangups++;
+            broker_peer_gone(r->broker, a.peer, r->now);
+            forget_peer(r, peer);
+            break;
+        }
+        case BROKER_ACTION_JOB:
+            MUST(r->job_count < RIG_JOBS);
+            r->jobs[r->job_count++] = a.job;
+            break;
+        case BROKER_ACTION_ANSWER:
+            on_answer(r, &a);
+            break;
+        case BROKER_ACTION_EVENT:
+            on_event(r, &a);
+            break;
+        }
+        for (uint32_t i = 0; i < a.fd_count; i++)
+            if (a.fds[i] >= 0) {
+                close(a.fds[i]);
+                r->descriptors++;
+            }
+    }
+}
+
+void rig_job(struct rig *r, uint32_t index) {
+    struct broker_job *job = r->jobs[index];
+    memmove(&r->jobs[index], &r->jobs[index + 1], (--r->job_count - index) * sizeof *r->jobs);
+    broker_job_run(job);
+    broker_job_done(r->broker, job, r->now);
+    rig_act(r);
+}
+
+void rig_jobs(struct rig *r) {
+    rig_act(r);
+    while (r->job_count)
+        rig_job(r, 0);
+}
+
+void rig_pass(struct rig *r, uint64_t ns) {
+    r->now += ns;
+    if (broker_deadline(r->broker) <= r->now)
+        broker_tick(r->broker, r->now);
+    MUST(broker_deadline(r->broker) > r->now);
+    rig_act(r);
+}
+
+/* ---------- what clients do ---------- */
+
+void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const void *body, const void *entries,
+              uint16_t count) {
+    static uint8_t packet[PROTO_ATTACH_MAX];
+    size_t size = proto_attach_write(packet, sizeof packet, type, request, body, entries, count);
+    if (!r->peers[peer].handle)
+        return;
+    broker_peer_message(r->broker, r->peers[peer].handle, packet, size, r->now);
+    rig_act(r);
+}
+
+int rig_connect(struct rig *r) {
+    int peer = 0;
+    while (peer < RIG_PEERS && r->peers[peer].handle)
+        peer++;
+    if (peer == RIG_PEERS || broker_peer_new(r->broker, 100 + peer, 1000, 1000, &r->peers[peer].handle) < 0)
+        return -1;
+    broker_peer_set_data(r->peers[peer].handle, &r->peers[peer]);
+    struct proto_hello hello = {.major = PROTO_VERSION_MAJOR, .capabilities = PROTO_CAP_HOST, .name = "rig"};
+    rig_send(r, peer, PROTO_HELLO, ++r->last_request, &hello, NULL, 0);
+    return r->peers[peer].welcome ? peer : -1;
+}
+
+void rig_disconnect(struct rig *r, int peer) {
+    if (!r->peers[peer].handle)
+        return;
+    broker_peer_gone(r->broker, r->peers[peer].handle, r->now);
+    forget_peer(r, peer);
+    rig_act(r);
+}
+
+struct proto_open rig_spec(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t fresh_rows,
+                           uint32_t guaranteed_rows, uint32_t max_rows, const char *policy) {
+    struct proto_open open = {.fresh_rows = fresh_rows, .pool = PROTO_ANY_POOL, .group_count = 1, .name = "rig"};
+    open.groups[0] = (struct proto_group){.layers = layers,
+                                          .kv_heads = kv_heads,
+                                          .q_heads = kv_heads,
+                                          .head_dim = head_dim,
+                                          .guaranteed_rows = guaranteed_rows,
+                                          .max_rows = max_rows};
+    if (policy)
+        strcpy(open.groups[0].policy, policy);
+    return open;
+}
+
+int rig_open(struct rig *r, int peer, const struct proto_open *spec) {
+    int place = 0;
+    while (place < RIG_SESSIONS && r->sessions[place].peer >= 0)
+        place++;
+    if (place == RIG_SESSIONS)
+        return -1;
+    struct rig_session *s = &r->sessions[place];
+    *s = (struct rig_session){.peer = peer, .spec = *spec, .request = ++r->last_request};
+    rig_send(r, peer, PROTO_OPEN, s->request, spec, NULL, 0);
+    return place;
+}
+
+int rig_open_now(struct rig *r, int peer, const struct proto_open *spec) {
+    int place = rig_open(r, peer, spec);
+    rig_jobs(r);
+    return place >= 0 && r->sessions[place].peer == peer && r->sessions[place].opened ? place : -1;
+}
+
+void rig_settle(struct rig *r, int session, uint32_t rows, uint64_t sequence) {
+    struct rig_session *s = &r->sessions[session];
+    struct proto_settle body = {.session = s->id, .score_sequence = sequence, .rows = rows};
+    s->request = ++r->last_request;
+    s->asked = rows;
+    rig_send(r, s->peer, PROTO_SETTLE, s->request, &body, NULL, 0);
+}
+
+void rig_close(struct rig *r, int session) {
+    struct rig_session *s = &r->sessions[session];
+    struct proto_close body = {.session = s->id};
+    s->request = ++r->last_request;
+    rig_send(r, s->peer, PROTO_CLOSE, s->request, &body, NULL, 0);
+}
+
+void rig_released(struct rig *r, int session) {
+    struct rig_session *s = &r->sessions[session];
+    struct proto_shrink body = {.session = s->id};
+    uint32_t count = s->release_count;
+    s->release_count = 0;
+    rig_send(r, s->peer, PROTO_RELEASED, 0, &body, s->release, (uint16_t)count);
+}
+
+void rig_positions(struct rig *r, int session, uint32_t layer, uint32_t kv_head) {
+    struct rig_session *s = &r->sessions[session];
+    struct proto_positions body = {.session = s->id, .layer = layer, .kv_head = kv_head};
+    s->request = ++r->last_request;
+    rig_send(r, s->peer, PROTO_POSITIONS, s->request, &body, NULL, 0);
+}
+
+void rig_control(struct rig *r, uint32_t op, uint64_t session, uint64_t id, const uint8_t *token) {
+    struct proto_request request = {.magic = PROTO_REQUEST_MAGIC,
+                                    .major = PROTO_VERSION_MAJOR,
+                                    .minor = PROTO_VERSION_MINOR,
+                                    .op = op,
+                                    .id = id,
+                                    .session = session};
+    if (token)
+        memcpy(request.token, token, sizeof request.token);
+    r->answer = (struct proto_answer){0};
+    broker_control(r->broker, &request, sizeof request, 1, r->now);
+    rig_act(r);
+}
+
+/* ---------- what clients see ---------- */
+
+uint32_t rig_layers(const struct rig_session *s) {
+    uint32_t layers = 0;
+    for (uint32_t i = 0; i < s->spec.group_count; i++)
+        layers += s->spec.groups[i].layers;
+    return layers;
+}
+
+uint32_t rig_group(const struct rig_session *s, uint32_t layer, uint32_t *ret_first) {
+    uint32_t head = 0, group = 0;
+    while (layer >= s->spec.groups[group].layers) {
+        layer -= s->spec.groups[group].layers;
+        head += s->spec.groups[group].layers * s->spec.groups[group].kv_heads;
+        group++;
+    }
+    *ret_first = head + layer * s->spec.groups[group].kv_heads;
+    return group;
+}
+
+/* Group of a head, counting through. */
+static const struct proto_group *group_of_head(const struct rig_session *s, uint32_t head) {
+    const struct proto_group *g = s->spec.groups;
+    while (head >= g->layers * g->kv_heads) {
+        head -= g->layers * g->kv_heads;
+        g++;
+    }
+    return g;
+}
+
+const uint32_t *rig_head(const struct rig_session *s, uint32_t head) {
+    const uint32_t *words = (const uint32_t *)(s->control + 1);
+    for (uint32_t h = 0; h < head; h++) {
+        const struct proto_group *g = group_of_head(s, h);
+        uint32_t rows = (g->max_rows ? g->max_rows : g->guaranteed_rows) - s->fresh_rows;
+        words += proto_control_head_words(layout_pages_of_rows(rows));
+    }
+    return words;
+}
+
+void *rig_fresh(const struct rig_session *s, uint32_t head) {
+    struct layout_fresh walk = {0, 0};
+    struct layout_place place = {0, 0};
+    for (uint32_t h = 0; h <= head; h++)
+        place = layout_fresh_next(&walk, (uint32_t)kernel_dtype_size(s->spec.compute_dtype), s->fresh_rows,
+                                  group_of_head(s, h)->head_dim);
+    return (char *)s->segment[place.segment] + place.offset;
+}
+
+void *rig_page(const struct rig_session *s, uint32_t head, uint32_t page) {
+    uint32_t word = rig_head(s, head)[2 + page];
+    char *segment = s->segment[PROTO_PAGE_SEGMENT(word)];
+    MUST(segment); /* the client was told of it */
+    return segment + PROTO_PAGE_INDEX(word) * layout_page_bytes((uint32_t)kernel_dtype_size(s->spec.storage_dtype),
+                                                                group_of_head(s, head)->head_dim);
+}
+
+size_t rig_frame(struct rig_session *s, uint32_t first_layer, uint32_t layers, uint32_t rows, uint32_t fresh,
+                 rig_value value, void *context, uint8_t *frame) {
+    uint32_t first, group = rig_group(s, first_layer, &first), kv_heads = s->spec.groups[group].kv_heads;
+    uint32_t planes = s->scores[group].planes;
+    struct proto_score f = {.magic = PROTO_SCORE_MAGIC,
+                            .version = PROTO_SCORE_VERSION,
+                            .planes = (uint8_t)planes,
+                            .session = s->id,
+                            .sequence = ++s->sequence,
+                            .generation = s->control->generation,
+                            .first_layer = first_layer,
+                            .layer_count = layers,
+                            .rows = rows,
+                            .fresh = fresh};
+    uint8_t *at = frame + sizeof f;
+    static float values[65536];
+    for (uint32_t i = 0; i < layers * kv_heads; i++) {
+        uint32_t slots = rig_head(s, first + i)[0] + fresh;
+        for (uint32_t p = 0; p < PROTO_PLANE_COUNT; p++) {
+            if (!(planes >> p & 1))
+                continue;
+            f.format[p] = PROTO_FORMAT_F32;
+            for (uint32_t j = 0; j < slots; j++)
+                values[j] = value(context, first_layer + i / kv_heads, i % kv_heads, p, j);
+            at += proto_score_encode(PROTO_FORMAT_F32, values, slots, at);
+        }
+    }
+    memcpy(f.token, s->token, sizeof f.token);
+    f.payload_bytes = (uint32_t)(at - frame - sizeof f);
+    memcpy(frame, &f, sizeof f);
+    return (size_t)(at - frame);
+}

@@ -1,0 +1,113 @@
+/* rig.h - a broker with fake memory and clients that are a few variables each, in one process and one thread.
+ *
+ * The rig does what the daemon's loop does: it takes the actions, delivers packets to its clients, which keep exactly
+ * what a real one would know, closes descriptors, and holds jobs until the test runs them. Time is a variable. It
+ * aborts on what a correct broker never does (a malformed packet, a segment told twice). */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker.h"
+#include "control_page.h"
+#include "fake_backend.h"
+#include "scissor_error.h"
+
+#define RIG_PEERS 8
+#define RIG_SESSIONS 24
+#define RIG_JOBS 64
+#define RIG_IDS 512 /* segment ids of a session */
+
+struct rig_session {
+    int peer; /* -1: this place is free */
+    struct proto_open spec;
+    bool opened;
+    uint64_t id;
+    uint8_t token[PROTO_TOKEN_BYTES];
+    struct proto_group_scores scores[PROTO_MAX_GROUPS];
+    uint32_t fresh_rows;
+    void *segment[RIG_IDS];
+    uint32_t release[RIG_IDS], release_count; /* shrunk, but the daemon has not been told that they are unmapped */
+    const struct proto_control *control;
+    struct proto_lease *lease;
+    uint64_t sequence; /* of the last frame sent */
+    uint64_t tokens;   /* settled or lost: position of fresh row 0 */
+    uint32_t asked;    /* rows of the settle in flight */
+    uint32_t request;  /* in flight; 0: none */
+    int code;          /* of the last answer */
+    bool closed;       /* by the daemon */
+    struct proto_settled settled;
+    struct proto_positions_are positions_head;
+    uint32_t positions[PROTO_POSITIONS_PER_MESSAGE], position_count;
+};
+
+struct rig_peer {
+    struct broker_peer *handle; /* NULL: not connected */
+    bool welcome;
+    int code; /* of the last FAILED that was about no session of the rig */
+    char text[PROTO_TEXT_BYTES];
+};
+
+struct rig {
+    struct broker_config config;
+    struct broker *broker;
+    struct fake_backend device, host;
+    uint64_t now;
+    uint32_t last_request;
+    struct rig_peer peers[RIG_PEERS];
+    struct rig_session sessions[RIG_SESSIONS];
+    struct broker_job *jobs[RIG_JOBS]; /* queued, oldest first */
+    uint32_t job_count;
+    uint64_t events[16], evicted_events, hangups, descriptors;
+    uint64_t answers;
+    struct proto_answer answer;
+    uint8_t answer_entries[PROTO_ANSWER_MAX];
+};
+
+/* A broker with one pool. */
+void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable);
+/* Everybody goes, all jobs run; broker_free() asserts that all came back; so did the segments. */
+void rig_deinit(struct rig *r);
+
+/* Carries out what the broker wants: packets, hang-ups, events; jobs are kept. */
+void rig_act(struct rig *r);
+/* Runs job `index` of those kept and takes its result over. */
+void rig_job(struct rig *r, uint32_t index);
+/* Runs jobs until there are none. */
+void rig_jobs(struct rig *r);
+/* Time passes; ticks if it is due. */
+void rig_pass(struct rig *r, uint64_t ns);
+
+/* A connected and greeted peer; -1 if the broker had no memory for it or no place is left. */
+int rig_connect(struct rig *r);
+void rig_disconnect(struct rig *r, int peer);
+void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const void *body, const void *entries,
+              uint16_t count);
+
+/* One group; policy may be NULL. */
+struct proto_open rig_spec(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t fresh_rows,
+                           uint32_t guaranteed_rows, uint32_t max_rows, const char *policy);
+/* Sends OPEN; the session's place, or -1. */
+int rig_open(struct rig *r, int peer, const struct proto_open *spec);
+/* OPEN and all jobs; the place of an open session, or -1 (peers[peer].code says why). */
+int rig_open_now(struct rig *r, int peer, const struct proto_open *spec);
+void rig_settle(struct rig *r, int session, uint32_t rows, uint64_t sequence);
+void rig_close(struct rig *r, int session);
+/* Tells the daemon that all shrunk segments are unmapped. */
+void rig_released(struct rig *r, int session);
+void rig_positions(struct rig *r, int session, uint32_t layer, uint32_t kv_head);
+void rig_control(struct rig *r, uint32_t op, uint64_t session, uint64_t id, const uint8_t *token);
+
+uint32_t rig_layers(const struct rig_session *s);
+/* Group of a layer and, in *ret_first, the head number of its KV head 0. */
+uint32_t rig_group(const struct rig_session *s, uint32_t layer, uint32_t *ret_first);
+/* The control page's entry of a head: {settled, pages, page...}. */
+const uint32_t *rig_head(const struct rig_session *s, uint32_t head);
+void *rig_fresh(const struct rig_session *s, uint32_t head);
+void *rig_page(const struct rig_session *s, uint32_t head, uint32_t page);
+
+/* Builds a frame of `layers` layers with every plane that the session must send, as f32. `value` gives each value.
+ * Returns its size. */
+typedef float (*rig_value)(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot);
+size_t rig_frame(struct rig_session *s, uint32_t first_layer, uint32_t layers, uint32_t rows, uint32_t fresh,
+                 rig_value value, void *context, uint8_t *frame);

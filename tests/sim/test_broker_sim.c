@@ -1,0 +1,410 @@
+/* test_broker_sim.c - random operations on the broker from a seed, with everything going wrong that can, and
+ * broker_check() after each.
+ *
+ * SIM_STEPS and SIM_SEED in the environment change the run; the seed is printed. Steps come in epochs, each with a
+ * broker of its own: some with a backend that cannot revoke, some in which nothing fails, so that it can be told that
+ * no guarantee is broken. At an epoch's end everybody goes and all must be back. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "alloc.h"
+#include "sim/rig.h"
+
+#define MIB (1024ull * 1024)
+#define EPOCH_STEPS 4000
+#define KEPT_FRAMES 16
+
+#define MUST(condition)                                                                                       \
+    do {                                                                                                      \
+        if (!(condition)) {                                                                                   \
+            fprintf(stderr, "sim: step %llu: line %d: %s\n", (unsigned long long)step, __LINE__, #condition); \
+            abort();                                                                                          \
+        }                                                                                                     \
+    } while (0)
+
+static struct rig rig;
+static uint64_t rng_state, step;
+static uint32_t eagerness; /* one in so many opens that are drawn is done: in some epochs memory is lent for long */
+static bool clean;         /* in this epoch nothing fails but clients */
+
+/* Frames that were sent or held back, to be sent (again) later. */
+static struct kept {
+    uint8_t bytes[1 << 17];
+    size_t size;
+} kept[KEPT_FRAMES];
+
+/* What the sim remembers of the place of a session. */
+static struct place {
+    bool step_open;
+    uint64_t generation; /* when the step began */
+} places[RIG_SESSIONS];
+
+/* What happened, to be printed: a sim that does nothing passes, too. */
+static struct {
+    uint64_t opened, refused, closed, settles, reclaims, folded, died, failures;
+} tally;
+
+static uint32_t below(uint32_t limit) {
+    uint64_t z = (rng_state += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return (uint32_t)((z ^ z >> 31) >> 32) % limit;
+}
+
+/* The first peer, or place of an open session, from a random one on; -1: there is none. */
+static int any_peer(void) {
+    uint32_t first = below(RIG_PEERS);
+    for (uint32_t i = 0; i < RIG_PEERS; i++) {
+        const struct rig_peer *peer = &rig.peers[(first + i) % RIG_PEERS];
+        if (peer->handle && peer->welcome)
+            return (int)(peer - rig.peers);
+    }
+    return -1;
+}
+
+static int session_where(bool free) {
+    uint32_t first = below(RIG_SESSIONS);
+    for (uint32_t i = 0; i < RIG_SESSIONS; i++) {
+        uint32_t place = (first + i) % RIG_SESSIONS;
+        const struct rig_session *s = &rig.sessions[place];
+        if (s->peer >= 0 && s->opened && (!free || (!s->request && !places[place].step_open)))
+            return (int)place;
+    }
+    return -1;
+}
+
+static int any_session(void) {
+    return session_where(false);
+}
+
+/* Its client may send a request. */
+static int free_session(void) {
+    return session_where(true);
+}
+
+/* ---------- operations ---------- */
+
+static void do_open(void) {
+    static const char *const policies[] = {"streaming", "window", "scissorhands", ""};
+    int peer = any_peer();
+    if (peer < 0 || below(eagerness))
+        return;
+    uint32_t fresh = 16u << below(3);
+    uint32_t guaranteed = fresh + 16 + below(80);
+    struct proto_open spec = rig_spec(1 + below(2), 1 + below(2), below(4) ? 256 : 16u << below(3), fresh, guaranteed,
+                                      below(4) ? guaranteed + below(600) : 0, policies[below(4)]);
+    spec.compute_dtype = below(3);
+    spec.storage_dtype = below(3);
+    spec.priority = below(3) * 100;
+    spec.wait_ms = below(2) * below(100);
+    if (below(4) == 0) {
+        spec.groups[1] = spec.groups[0];
+        spec.groups[1].max_rows = 0;
+        spec.group_count = 2;
+    }
+    if (!clean && below(20) == 0)
+        ((uint32_t *)&spec)[below(sizeof spec / 4)] = below(2) ? 0xffffffffu : below(4096);
+    int place = rig_open(&rig, peer, &spec);
+    if (place >= 0)
+        places[place] = (struct place){0};
+}
+
+static float score_value(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
+    (void)context, (void)layer, (void)kv_head, (void)plane, (void)slot;
+    return (float)below(1000) / 1000;
+}
+
+static void deliver_frame(const struct kept *frame) {
+    broker_score(rig.broker, frame->bytes, frame->size, rig.now);
+    rig_act(&rig);
+}
+
+static void do_frame(void) {
+    int i = any_session();
+    if (i < 0)
+        return;
+    struct rig_session *s = &rig.sessions[i];
+    struct kept *frame = &kept[below(KEPT_FRAMES)];
+    uint32_t fresh = 1 + below(s->fresh_rows), layer = below(rig_layers(s)), first;
+    uint32_t group = rig_group(s, layer, &first), left = 0;
+    if (s->scores[group].planes == 0 || s->closed)
+        return;
+    for (uint32_t g = 0; g <= group; g++)
+        left += s->spec.groups[g].layers;
+    frame->size = rig_frame(s, layer, 1 + below(left - layer), 1 + below(fresh), fresh, score_value, NULL, frame->bytes);
+    switch (below(12)) {
+    case 0: /* lost, or late */
+        return;
+    case 1: /* forged */
+        frame->bytes[offsetof(struct proto_score, token) + below(16)] ^= (uint8_t)(1 + below(255));
+        break;
+    case 2: /* damaged */
+        frame->bytes[below((uint32_t)(below(2) ? sizeof(struct proto_score) : frame->size))] ^= (uint8_t)(1 + below(255));
+        break;
+    case 3: /* cut */
+        frame->size = below((uint32_t)frame->size);
+        break;
+    default:
+        break;
+    }
+    deliver_frame(frame);
+}
+
+static void do_old_frame(void) {
+    const struct kept *frame = &kept[below(KEPT_FRAMES)];
+    if (frame->size)
+        deliver_frame(frame);
+}
+
+static void do_settle(void) {
+    int i = free_session();
+    if (i < 0 || rig.sessions[i].closed)
+        return;
+    uint32_t rows = below(3) ? rig.sessions[i].fresh_rows : below(rig.sessions[i].fresh_rows + 2);
+    rig_settle(&rig, i, rows, rig.sessions[i].sequence + (below(20) == 0));
+}
+
+static void do_positions(void) {
+    int i = free_session();
+    if (i >= 0)
+        rig_positions(&rig, i, below(3), below(3));
+}
+
+static void do_close(void) {
+    int i = free_session();
+    if (i < 0 || below(4))
+        return;
+    rig_close(&rig, i);
+}
+
+/* A client begins or ends a step: within it, its memory stands still. */
+static void do_step(void) {
+    int i = any_session();
+    if (i < 0 || rig.sessions[i].request)
+        return;
+    struct rig_session *s = &rig.sessions[i];
+    if (places[i].step_open) {
+        MUST(s->closed || s->control->generation == places[i].generation);
+        if (s->lease->word == PROTO_LEASE_CLIENT)
+            s->lease->word = PROTO_LEASE_FREE;
+        places[i].step_open = false;
+    } else if (!s->closed && s->lease->word == PROTO_LEASE_FREE) {
+        s->lease->word = PROTO_LEASE_CLIENT;
+        s->lease->fresh_count = below(2) ? below(5000) : 1;
+        places[i] = (struct place){true, s->control->generation};
+    }
+}
+
+static void do_garbage(void) {
+    int peer = any_peer();
+    uint8_t packet[256];
+    uint32_t size = below(sizeof packet);
+    if (peer < 0)
+        return;
+    for (uint32_t i = 0; i < size; i++)
+        packet[i] = (uint8_t)below(256);
+    struct proto_header header = {PROTO_ATTACH_MAGIC, (uint16_t)below(20), (uint16_t)below(3), size, below(3)};
+    memcpy(packet, &header, size < sizeof header ? size : sizeof header);
+    broker_peer_message(rig.broker, rig.peers[peer].handle, packet, size, rig.now);
+    rig_act(&rig);
+}
+
+static void do_control(void) {
+    uint8_t key[PROTO_TOKEN_BYTES];
+    int i = any_session();
+    uint64_t session = i >= 0 ? rig.sessions[i].id : below(50);
+    memset(key, below(2) ? 7 : 6, sizeof key);
+    if (i >= 0 && below(2))
+        memcpy(key, rig.sessions[i].token, sizeof key);
+    uint32_t op = 1 + below(4);
+    if (op == PROTO_OP_CLOSE_SESSION && below(10))
+        op = PROTO_OP_SESSIONS;
+    rig_control(&rig, op, session, below(1000), key);
+}
+
+static void do_job(void) {
+    if (rig.job_count)
+        rig_job(&rig, below(rig.job_count));
+}
+
+static void do_pass(void) {
+    rig_pass(&rig, 1000 + (uint64_t)below(8000000) * (below(10) ? 1 : 40));
+}
+
+static void do_disconnect(void) {
+    int peer = any_peer();
+    if (peer < 0)
+        return;
+    tally.died++;
+    rig_disconnect(&rig, peer);
+}
+
+static void do_failures(void) {
+    if (clean)
+        return;
+    switch (below(4)) {
+    case 0:
+        alloc_fail_after(below(30), below(2) ? 1 : 1 + below(10));
+        break;
+    case 1:
+        rig.device.allocate_fails_after = below(4);
+        break;
+    case 2:
+        rig.host.allocate_fails_after = below(3);
+        break;
+    default:
+        rig.device.export_fails = below(4) == 0;
+        rig.host.export_fails = below(8) == 0;
+        rig.device.move_fails = below(16) == 0;
+    }
+    tally.failures++;
+}
+
+static void do_recovery(void) {
+    alloc_fail_never();
+    rig.device.allocate_fails_after = rig.host.allocate_fails_after = UINT64_MAX;
+    rig.device.export_fails = rig.host.export_fails = rig.device.move_fails = false;
+}
+
+static void do_release(void) {
+    int i = any_session();
+    if (i >= 0 && rig.sessions[i].release_count)
+        rig_released(&rig, i);
+}
+
+static void do_connect(void) {
+    (void)rig_connect(&rig);
+}
+
+/* ---------- what must hold ---------- */
+
+/* As many rows as were promised, and every page in memory that the client was told of. */
+static void check_client(const struct rig_session *s) {
+    uint32_t head = 0;
+    if (s->closed || s->request)
+        return;
+    for (uint32_t g = 0; g < s->spec.group_count; g++)
+        for (uint32_t h = 0; h < s->spec.groups[g].layers * s->spec.groups[g].kv_heads; h++, head++) {
+            const uint32_t *entry = rig_head(s, head);
+            uint64_t promised = s->spec.groups[g].guaranteed_rows - s->fresh_rows;
+            if (clean)
+                MUST(entry[0] >= (s->tokens < promised ? s->tokens : promised));
+            for (uint32_t p = 0; p < entry[1]; p++)
+                MUST(rig_page(s, head, p));
+        }
+}
+
+static void check_all(void) {
+    struct proto_pool_stat stat;
+    broker_check(rig.broker);
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    MUST(rig.device.bytes + rig.host.bytes <= stat.charged_bytes);
+    MUST(stat.peak_bytes <= stat.limit_bytes);
+    int i = any_session();
+    if (i >= 0 && rig.job_count == 0)
+        check_client(&rig.sessions[i]);
+}
+
+/* ---------- the run ---------- */
+
+static const struct {
+    void (*run)(void);
+    uint32_t weight;
+} operations[] = {
+    {do_open, 6},    {do_frame, 30}, {do_old_frame, 5}, {do_settle, 30},  {do_positions, 2}, {do_close, 1},
+    {do_step, 20},   {do_job, 40},   {do_pass, 8},      {do_connect, 3},  {do_control, 3},   {do_failures, 2},
+    {do_release, 4}, {do_recovery, 6},
+};
+
+static void one_step(void) {
+    uint32_t all = 0, draw;
+    if (below(2000) == 0)
+        do_disconnect();
+    if (below(2000) == 0)
+        do_garbage();
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
+        all += operations[i].weight;
+    draw = below(all);
+    for (size_t i = 0; i < sizeof operations / sizeof *operations; i++) {
+        if (draw < operations[i].weight) {
+            operations[i].run();
+            break;
+        }
+        draw -= operations[i].weight;
+    }
+    check_all();
+}
+
+/* Everything that was asked gets its answer. */
+static void settle_down(void) {
+    do_recovery();
+    for (int i = 0; i < 400; i++) {
+        rig_jobs(&rig);
+        rig_pass(&rig, 10000000);
+    }
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        MUST(rig.sessions[i].peer < 0 || rig.sessions[i].request == 0);
+    check_all();
+}
+
+static void epoch(uint64_t steps) {
+    size_t live = alloc_live();
+    struct proto_pool_stat stat;
+    clean = below(3) == 0;
+    eagerness = 1u << below(6);
+    rig_init(&rig, (10 + below(40)) * MIB, below(4) != 0);
+    memset(places, 0, sizeof places);
+    for (size_t i = 0; i < KEPT_FRAMES; i++)
+        kept[i].size = 0;
+    for (uint64_t i = 0; i < steps; i++, step++)
+        one_step();
+    settle_down();
+    if (below(2)) {
+        broker_drain(rig.broker, rig.now);
+        broker_close_all(rig.broker, rig.now);
+        rig_act(&rig);
+        settle_down();
+        MUST(broker_session_count(rig.broker) == 0);
+    }
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    tally.opened += stat.opened;
+    tally.refused += stat.refused;
+    tally.closed += stat.closed;
+    tally.settles += stat.settles;
+    tally.reclaims += stat.reclaims;
+    tally.folded += stat.frames[PROTO_FRAME_FOLDED];
+    rig_deinit(&rig);
+    MUST(alloc_live() == live);
+}
+
+static uint64_t number(const char *name, uint64_t value) {
+    const char *text = getenv(name);
+    return text && *text ? strtoull(text, NULL, 0) : value;
+}
+
+static void test_sim(void **state) {
+    uint64_t steps = number("SIM_STEPS", 200000), seed = number("SIM_SEED", 20240607);
+    (void)state;
+    rng_state = seed;
+    printf("SIM_SEED=%llu SIM_STEPS=%llu\n", (unsigned long long)seed, (unsigned long long)steps);
+    while (step < steps)
+        epoch(steps - step < EPOCH_STEPS ? steps - step : EPOCH_STEPS);
+    printf("opened %llu, refused %llu, closed %llu, settles %llu, segments reclaimed %llu, frames folded %llu, "
+           "peers died %llu, failures %llu\n",
+           (unsigned long long)tally.opened, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
+           (unsigned long long)tally.settles, (unsigned long long)tally.reclaims, (unsigned long long)tally.folded,
+           (unsigned long long)tally.died, (unsigned long long)tally.failures);
+    assert_true(steps < 10000 || (tally.settles && tally.reclaims && tally.folded && tally.refused));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sim)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
