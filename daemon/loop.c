@@ -1,0 +1,258 @@
+/* loop.c - the loop: actions out, jobs to the thread pool and back, time, signals and the orderly end. */
+#include "daemon/loop.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "alloc.h"
+#include "daemon/log.h"
+#include "scissor_error.h"
+
+/* Bounds of the phases of an end, in ms: what is in flight gets its answer, then the last packets go out. */
+#define SERVER_SETTLE_MS 2000
+#define SERVER_CLOSE_MS 2000
+
+static void server_advance(struct server *s);
+
+static uint64_t server_clock(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t server_now(void) {
+    return server_clock(CLOCK_MONOTONIC);
+}
+
+/* ---------- actions ---------- */
+
+struct server_job {
+    uv_work_t work;
+    struct server *server;
+    struct broker_job *job;
+};
+
+static void server_job_run(uv_work_t *work) {
+    broker_job_run(((struct server_job *)work->data)->job);
+}
+
+static void server_job_done(uv_work_t *work, int status) {
+    struct server_job *j = work->data;
+    struct server *s = j->server;
+    (void)status; /* nothing cancels a job */
+    s->jobs--;
+    broker_job_done(s->broker, j->job, server_now());
+    scissor_free(j);
+    server_pump(s);
+}
+
+static void server_start_job(struct server *s, struct broker_job *job) {
+    struct server_job *j = scissor_calloc(1, sizeof *j);
+    if (j) {
+        *j = (struct server_job){.server = s, .job = job};
+        j->work.data = j;
+        if (uv_queue_work(&s->loop, &j->work, server_job_run, server_job_done) == 0) {
+            s->jobs++;
+            return;
+        }
+        scissor_free(j);
+    }
+    /* A job must be done, whatever happens: here, then. */
+    broker_job_run(job);
+    broker_job_done(s->broker, job, server_now());
+}
+
+static void server_log_event(const struct proto_event *e) {
+    char size[32];
+    const char *bytes = daemon_size_text(e->bytes, " ", size, sizeof size), *what = proto_event_name(e->type);
+    switch (e->type) {
+    case PROTO_EVENT_OPENED:
+        daemon_log(LOG_INFO, "%s: %" PRIu64 " (%s), %s", what, e->session, e->name, bytes);
+        break;
+    case PROTO_EVENT_CLOSED:
+        daemon_log(LOG_INFO, "%s: %" PRIu64 " (%s), %s given back, %s", what, e->session, e->name, bytes,
+                   e->code == SCISSOR_OK ? "by its client" : proto_reason_name(e->reason));
+        break;
+    case PROTO_EVENT_PRESSURE:
+        daemon_log(LOG_INFO, "%s: session %" PRIu64 " (%s) gave back %s", what, e->session, e->name, bytes);
+        break;
+    case PROTO_EVENT_EVICTED:
+        daemon_log(LOG_DEBUG, "%s: session %" PRIu64 ", %" PRIu64 " rows, %s", what, e->session, e->rows,
+                   proto_reason_name(e->reason));
+        break;
+    case PROTO_EVENT_REFUSED:
+        daemon_log(LOG_INFO, "%s: %s (%s)", what, e->name, scissor_strerror(e->code));
+        break;
+    case PROTO_EVENT_DRAINING:
+        daemon_log(LOG_NOTICE, "draining: no new sessions");
+        break;
+    default:
+        daemon_log(LOG_DEBUG, "%s: session %" PRIu64, what, e->session);
+    }
+}
+
+static void server_event(struct server *s, const void *bytes) {
+    struct proto_event e;
+    memcpy(&e, bytes, sizeof e);
+    e.time_ns = server_clock(CLOCK_REALTIME);
+    server_log_event(&e);
+    front_link_event(&s->front, &e, sizeof e);
+}
+
+static void server_act(struct server *s, const struct broker_action *action) {
+    switch (action->type) {
+    case BROKER_ACTION_SEND:
+        attach_send(&s->attach, broker_peer_data(action->peer), action);
+        break;
+    case BROKER_ACTION_HANGUP:
+        attach_hangup(&s->attach, broker_peer_data(action->peer));
+        break;
+    case BROKER_ACTION_JOB:
+        server_start_job(s, action->job);
+        break;
+    case BROKER_ACTION_ANSWER:
+        front_link_answer(&s->front, action->cookie, action->bytes, action->size);
+        break;
+    case BROKER_ACTION_EVENT:
+        server_event(s, action->bytes);
+        break;
+    }
+}
+
+static void server_on_deadline(uv_timer_t *timer) {
+    struct server *s = timer->data;
+    s->deadline_ns = UINT64_MAX;
+    broker_tick(s->broker, server_now());
+    server_pump(s);
+}
+
+/* libuv counts whole ms from the begin of the loop's turn: rounded up, and an early call only sets it again. */
+static void server_set_deadline(struct server *s) {
+    uint64_t due = broker_deadline(s->broker), now;
+    if (due == s->deadline_ns || uv_is_closing((uv_handle_t *)&s->deadline))
+        return;
+    s->deadline_ns = due;
+    if (due == UINT64_MAX) {
+        uv_timer_stop(&s->deadline);
+        return;
+    }
+    now = server_now();
+    uv_update_time(&s->loop);
+    uv_timer_start(&s->deadline, server_on_deadline, due > now ? (due - now + 999999) / 1000000 : 0, 0);
+}
+
+void server_pump(struct server *s) {
+    struct broker_action action;
+    while (broker_action_next(s->broker, &action))
+        server_act(s, &action);
+    server_set_deadline(s);
+    if (s->phase >= SERVER_SETTLING)
+        server_advance(s);
+}
+
+/* ---------- begin and end ---------- */
+
+void server_front_ready(struct server *s) {
+    if (s->phase != SERVER_STARTING)
+        return;
+    s->phase = SERVER_RUNNING;
+    daemon_log_bare(LOG_NOTICE, "%s", s->ready_text);
+}
+
+static void server_finish(struct server *s) {
+    s->phase = SERVER_ENDED;
+    uv_close((uv_handle_t *)&s->deadline, NULL);
+    uv_close((uv_handle_t *)&s->stop_timer, NULL);
+    for (size_t i = 0; i < 2; i++)
+        uv_close((uv_handle_t *)&s->signals[i], NULL);
+    attach_deinit(&s->attach);
+    front_link_deinit(&s->front);
+    server_pump(s); /* sessions that were still there went with their peers; their jobs keep the loop going */
+}
+
+static void server_on_stop_timer(uv_timer_t *timer) {
+    struct server *s = timer->data;
+    if (s->phase == SERVER_SETTLING) {
+        s->phase = SERVER_CLOSING;
+        uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_CLOSE_MS, 0);
+        broker_close_all(s->broker, server_now());
+        server_pump(s);
+    } else if (s->phase == SERVER_CLOSING) {
+        server_finish(s);
+    }
+}
+
+/* Goes on with the end when what a phase waits for is done; the stop timer does the rest, so that nothing here runs
+ * inside of a call that is still busy with what would be closed. */
+static void server_advance(struct server *s) {
+    bool idle = s->jobs == 0 && broker_deadline(s->broker) == UINT64_MAX;
+    if ((s->phase == SERVER_SETTLING && idle) || (s->phase == SERVER_CLOSING && idle && attach_is_flushed(&s->attach)))
+        uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
+}
+
+void server_front_broken(struct server *s) {
+    if (s->phase == SERVER_STARTING) {
+        s->status = 1;
+        s->phase = SERVER_CLOSING;
+        uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
+    }
+}
+
+/* The first signal ends the daemon in order, the second at once. */
+static void server_on_signal(uv_signal_t *handle, int signal) {
+    struct server *s = handle->data;
+    if (s->phase >= SERVER_SETTLING) {
+        daemon_log(LOG_WARNING, "second signal (%s): exit at once", strsignal(signal));
+        front_link_kill(&s->front);
+        rundir_deinit(s->rundir);
+        _exit(1);
+    }
+    daemon_log(LOG_NOTICE, "%s: ending; %" PRIu32 " sessions are open", strsignal(signal),
+               broker_session_count(s->broker));
+    s->phase = SERVER_SETTLING;
+    attach_stop_reading(&s->attach);
+    uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_SETTLE_MS, 0);
+    broker_drain(s->broker, server_now());
+    server_pump(s);
+}
+
+static int server_init(struct server *s) {
+    static const int signals[] = {SIGTERM, SIGINT};
+    int r = uv_loop_init(&s->loop);
+    if (r < 0)
+        return r;
+    uv_timer_init(&s->loop, &s->deadline);
+    uv_timer_init(&s->loop, &s->stop_timer);
+    s->deadline.data = s->stop_timer.data = s;
+    for (size_t i = 0; i < 2; i++) {
+        uv_signal_init(&s->loop, &s->signals[i]);
+        s->signals[i].data = s;
+        r = uv_signal_start(&s->signals[i], server_on_signal, signals[i]);
+        if (r < 0)
+            return r;
+    }
+    r = attach_init(&s->attach, s, s->rundir->attach_fd);
+    return r < 0 ? r : front_link_init(&s->front, s, s->rundir->path);
+}
+
+int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text) {
+    static struct server server;
+    struct server *s = &server;
+    *s = (struct server){.broker = broker, .rundir = rundir, .ready_text = ready_text, .deadline_ns = UINT64_MAX};
+    int r = server_init(s);
+    if (r < 0) {
+        /* Nothing has been let in yet; the process ends and takes what is half there with it. */
+        daemon_log(LOG_ERR, "cannot start: %s", uv_strerror(r));
+        return 1;
+    }
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&s->loop);
+    front_link_free(&s->front);
+    broker_free(broker);
+    return s->status;
+}

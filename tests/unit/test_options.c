@@ -1,0 +1,146 @@
+/* test_options.c - sizes, the option table, and the words of its refusals. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "daemon/options.h"
+#include "scissor_error.h"
+
+static void test_sizes(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } good[] = {
+        {"256MiB", 256ull << 20},
+        {"8GiB", 8ull << 30},
+        {"1.5GiB", 3ull << 29},
+        {"100MB", 100000000},
+        {"4096", 4096},
+        {"1KiB", 1024},
+        {"1PiB", 1ull << 50},
+        {"0.5mib", 512ull << 10},
+        {"2TB", 2000000000000ull},
+        {"7B", 7},
+    };
+    static const char *const bad[] = {"",
+                                      "12Q",
+                                      "MiB",
+                                      "-1MiB",
+                                      "+1",
+                                      "1e9",
+                                      "0x10",
+                                      "inf",
+                                      "nan",
+                                      "1 GiB",
+                                      "1..5",
+                                      ".",
+                                      "1GiBx",
+                                      "1.5.2G",
+                                      " 1MiB",
+                                      "9999999999PiB",
+                                      "99999999999999999999999999999999999999"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        uint64_t bytes = 0;
+        assert_int_equal(daemon_size_parse(good[i].text, &bytes), 0);
+        assert_true(bytes == good[i].bytes);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        uint64_t bytes = 1234;
+        assert_int_equal(daemon_size_parse(bad[i], &bytes), SCISSOR_EINVAL);
+        assert_true(bytes == 1234);
+    }
+}
+
+static void test_size_texts(void **state) {
+    (void)state;
+    char text[32];
+    assert_string_equal(daemon_size_text(256ull << 20, " ", text, sizeof text), "256 MiB");
+    assert_string_equal(daemon_size_text(3ull << 29, "", text, sizeof text), "1.5GiB");
+    assert_string_equal(daemon_size_text(0, " ", text, sizeof text), "0 bytes");
+    assert_string_equal(daemon_size_text(1ull << 50, "", text, sizeof text), "1PiB");
+}
+
+#define PARSE(options, why, ...)                                                              \
+    daemon_options_parse((int)(sizeof((char *[]){"scissord", __VA_ARGS__}) / sizeof(char *)), \
+                         (char *[]){"scissord", __VA_ARGS__, NULL}, options, why, sizeof why)
+
+static void test_values(void **state) {
+    (void)state;
+    struct daemon_options o;
+    char why[256] = "";
+    assert_int_equal(PARSE(&o, why, "--pool", "64MiB", "--dir=/x/y", "--score-wait", "7", "--sessions-max=3",
+                           "--policy", "window", "--verbose"),
+                     0);
+    assert_true(o.pool_bytes == 64u << 20);
+    assert_string_equal(o.dir, "/x/y");
+    assert_int_equal(o.score_wait_ms, 7);
+    assert_int_equal(o.sessions_max, 3);
+    assert_string_equal(o.policy, "window");
+    assert_true(o.verbose && !o.help && !o.version);
+}
+
+static void test_defaults(void **state) {
+    (void)state;
+    struct daemon_options o;
+    char why[256] = "", *argv[] = {"scissord", NULL};
+    assert_int_equal(daemon_options_parse(1, argv, &o, why, sizeof why), 0);
+    assert_true(o.pool_bytes == 0 && o.dir == NULL && !o.verbose);
+    assert_int_equal(o.score_wait_ms, 50);
+    assert_int_equal(o.sessions_max, 1024);
+    assert_string_equal(o.policy, "scissorhands");
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    struct daemon_options o = {.score_wait_ms = 4242};
+    char why[256];
+    assert_int_equal(PARSE(&o, why, "--pool", "12Q"), SCISSOR_EINVAL);
+    assert_string_equal(why, "--pool: '12Q' is not a size; expected e.g. 256MiB (1MiB .. 1PiB)");
+    assert_int_equal(PARSE(&o, why, "--pool", "1023KiB"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--pool", "2PiB"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--score-wait", "10001"), SCISSOR_EINVAL);
+    assert_string_equal(why, "--score-wait: '10001' is not a number in range; expected e.g. 50 (0 .. 10000)");
+    assert_int_equal(PARSE(&o, why, "--score-wait", "-1"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--score-wait", "99999999999999999999999"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--sessions-max", "0"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--policy", "a-name-that-is-too-long"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--dir", ""), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "--no-such"), SCISSOR_EINVAL);
+    assert_non_null(strstr(why, "--no-such"));
+    assert_int_equal(PARSE(&o, why, "--pool"), SCISSOR_EINVAL);
+    assert_non_null(strstr(why, "--pool needs a value"));
+    assert_int_equal(PARSE(&o, why, "--verbose=1"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "-x"), SCISSOR_EINVAL);
+    assert_int_equal(PARSE(&o, why, "word"), SCISSOR_EINVAL);
+    assert_non_null(strstr(why, "'word'"));
+    assert_int_equal(o.score_wait_ms, 4242); /* untouched */
+}
+
+/* Every row of the table is in the help. */
+static void test_help(void **state) {
+    (void)state;
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    daemon_options_help(f);
+    fclose(f);
+#define HAS(field, name, type, min, max, standard, unit, words) \
+    assert_non_null(strstr(text, "--" name));                   \
+    assert_non_null(strstr(text, words));
+    DAEMON_OPTION_MAP(HAS)
+#undef HAS
+    free(text);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes),    cmocka_unit_test(test_size_texts), cmocka_unit_test(test_values),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_help),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
