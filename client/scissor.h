@@ -91,7 +91,8 @@ SCISSOR_API void scissor_disconnect(struct scissor_client *client);
 /* How long a blocking call waits for the daemon, in ms (default 10,000). */
 SCISSOR_API void scissor_set_timeout(struct scissor_client *client, uint32_t timeout_ms);
 
-/* The daemon's last words about a refusal on this client, for people; never NULL; valid until the next call. */
+/* The last words about a refusal on this client, for people; never NULL; valid until the next call. NULL for `client`:
+ * about this thread's last scissor_connect() that failed. */
 SCISSOR_API const char *scissor_last_text(const struct scissor_client *client);
 
 /* ---------- sessions ---------- */
@@ -111,7 +112,7 @@ SCISSOR_API uint64_t scissor_session_id(const struct scissor_session *session);
 
 /* Takes the lease for a step of `rows` new tokens (1 <= rows <= F) and refreshes the mapping if the daemon has changed
  * it. Waits only while the daemon is moving this session's rows (some ms). SETTLE_NEEDED if fresh rows + rows > F;
- * EGONE, ECLOSED, ESTATE (a step is open already). */
+ * EGONE, ECLOSED, ESTATE (a step is open already, or a settle is not answered yet), ENOMEM (try again). */
 SCISSOR_API int scissor_step_begin(struct scissor_session *session, uint32_t rows);
 
 /* Ends the step: its rows now count as fresh, the lease is free. Never waits. ESTATE: no step is open. */
@@ -139,7 +140,8 @@ SCISSOR_API int scissor_attend(const struct scissor_attend_item *items, size_t i
 /* Sends the scores gathered since the last settle and has the daemon move all fresh rows into settled slots, evicting
  * what the budget asks for. Blocks for one round trip (about a millisecond; up to some tens if scores were lost on the
  * way). With no fresh rows: returns at once. SCORES_LOST: settled, but victims were picked without the newest scores.
- * EGONE, ECLOSED, ESTATE (in a step), ETIMEDOUT. */
+ * EGONE, ECLOSED, ESTATE (in a step), ENOMEM (nothing was sent; try again). ETIMEDOUT: the daemon has not answered yet;
+ * the next call goes on waiting for the same answer, and until then no step can begin. */
 SCISSOR_API int scissor_settle(struct scissor_session *session);
 
 /* ---------- what a session holds; none of these waits ---------- */

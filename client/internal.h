@@ -1,0 +1,217 @@
+/* internal.h - what the files of libscissor share; no user includes it.
+ *
+ * One mutex per client guards the attach socket, the calls that wait, the list of sessions and every session's segment
+ * table, because whichever thread reads the socket applies what it finds to whichever session it concerns. What a
+ * step works with (addresses, settled counts, planes) is touched only by the thread that uses the session.
+ *
+ * Everything that the daemon sends or writes into shared memory is checked before it is used; what cannot be right
+ * ends the connection with EPROTO (scissor__client_fail). */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "alloc.h"
+#include "attach.h"
+#include "backend.h"
+#include "control_page.h"
+#include "scissor.h"
+#include "score.h"
+
+#define CLIENT_TIMEOUT_MS 10000u
+#define CLIENT_LEASE_POLL_NS 50000u
+/* How long one settle tries to hand its frames to nanomsg before it goes on without them. */
+#define CLIENT_PUSH_NS 20000000u
+#define CLIENT_SEGMENT_IDS (1u << 22)
+
+/* A segment of a session. `memory` is NULL until it is mapped, which is tried again if there was no memory for it. */
+struct client_segment {
+    struct kernel_segment *memory;
+    struct kernel_handle handle; /* while not mapped */
+    uint8_t kind;                /* PROTO_SEGMENT_* */
+    bool used;
+    bool condemned; /* no longer ours, to be unmapped when no step is open */
+};
+
+/* One (layer, KV head). */
+struct client_head {
+    uint32_t settled;
+    uint32_t next_settled; /* while the control page is being read */
+    const void **pages;    /* [pages_max of the group] */
+    void *fresh;
+    float
+        *plane[PROTO_PLANE_COUNT]; /* [capacity]: settled, then fresh; NULL for planes that the policy does not need */
+};
+
+struct client_layer {
+    uint32_t group;
+    uint32_t first_head; /* index into heads */
+    uint64_t appended;   /* number of the step that last wrote this layer's rows */
+    uint64_t gathered;   /* number of the step that last added to the planes */
+    uint32_t score_rows; /* query rows in the planes */
+    uint32_t score_fresh;
+};
+
+struct client_group {
+    uint32_t layers, kv_heads, q_heads, head_dim;
+    uint32_t first_layer, first_head;
+    uint32_t settled_max; /* max_rows - F */
+    uint32_t pages_max;
+    uint32_t pages_per_segment;
+    size_t page_bytes;
+    uint32_t planes, threshold;
+    uint32_t capacity; /* slots that each plane of each head has room for */
+    float *plane_block;
+};
+
+struct scissor_session {
+    struct scissor_client *client;
+    struct scissor_session *next;
+    uint64_t id;
+    uint8_t token[PROTO_TOKEN_BYTES];
+    uint32_t compute_dtype, storage_dtype, fresh_rows;
+    uint32_t group_count, layer_count, head_count;
+    struct client_group groups[PROTO_MAX_GROUPS];
+    struct client_layer *layers;
+    struct client_head *heads;
+    const void **page_block;
+
+    struct client_segment *segments; /* [segment_capacity], by id */
+    uint32_t segment_capacity, fresh_segments, segment_count;
+    bool segments_pending;   /* some are not mapped yet */
+    bool segments_condemned; /* some wait for the end of the step, or for their RELEASED to be sent */
+    struct kernel_segment *control_memory, *lease_memory;
+    const struct proto_control *control;
+    size_t control_bytes;
+    struct proto_lease *lease;
+    uint64_t generation; /* of the mapping; UINT64_MAX: none yet */
+
+    int failure;             /* what every later call gives; 0: none */
+    bool closing;            /* unmapped; what still comes for it is ignored */
+    uint32_t settle_request; /* settle that is not answered yet; 0: none */
+    int settle_code;         /* of the last answer */
+    bool scores_unsent;        /* some frames of this period could not be sent */
+    struct proto_settled settled;
+    uint32_t settle_rows; /* settle whose answer has not been taken into account yet; 0: none */
+
+    bool in_step;
+    uint32_t step_rows, fresh_count;
+    uint64_t step; /* steps begun so far */
+    uint64_t tokens_settled;
+    uint64_t evicted_rows, settles, scores_lost;
+    uint64_t sequence; /* of the last score frame that nanomsg took */
+
+    struct kernel_attend *items; /* scratch of attend */
+    size_t item_capacity;
+    void *workspace;
+    size_t workspace_bytes;
+    char *frame; /* scratch of settle: one score frame */
+};
+
+/* A request that a thread waits for; lives on that thread's stack. */
+struct client_call {
+    struct client_call *next;
+    uint32_t request;
+    uint16_t answer; /* type of message that ends it well */
+    struct scissor_session *session;
+    bool done;
+    int code;
+    int fds[2]; /* OPENED: control page, lease page; the caller's to close */
+    union {
+        struct proto_welcome welcome;
+        struct proto_opened opened;
+        struct proto_positions_are positions_are;
+    } body;
+    uint32_t *positions; /* POSITIONS_ARE: [capacity], and how many were written */
+    uint32_t capacity, count;
+};
+
+struct scissor_client {
+    int fd;
+    int push;
+    struct kernel_backend *backend;
+    uint32_t timeout_ms;
+    uint32_t frame_max;
+    pthread_mutex_t lock;
+    pthread_cond_t news;
+    bool reading; /* a thread sleeps on the socket and will apply what comes */
+    int failure;
+    uint32_t last_request;
+    struct client_call *calls;
+    struct scissor_session *sessions;
+    char text[PROTO_TEXT_BYTES];
+    char *packet; /* [PROTO_ATTACH_MAX] receive buffer */
+};
+
+/* ---------- wire.c: the attach socket. All are called with the lock held ---------- */
+
+uint64_t scissor__now(void);
+/* Ends the connection: every call from now on gives `code` (the first one stays). */
+void scissor__client_fail(struct scissor_client *client, int code);
+/* Reads and applies what has come, without waiting; nothing if another thread is doing it. */
+void scissor__client_drain(struct scissor_client *client);
+/* Sends one message without waiting for its answer; false if the socket takes no more just now. */
+bool scissor__client_post(struct scissor_client *client, uint16_t type, const void *body, const void *entries,
+                          uint16_t count);
+/* Sends a request and waits for its answer; gives the answer's code or ETIMEDOUT. Gives the lock up while it waits. */
+int scissor__client_call(struct scissor_client *client, struct client_call *call, uint16_t type, const void *body,
+                         uint64_t extra_ms);
+/* Waits until the session's settle is answered. */
+int scissor__client_wait_settled(struct scissor_session *session);
+
+/* ---------- dispatch.c ---------- */
+
+/* Applies one packet. Takes descriptors over by setting them to -1. `cut`: descriptors were lost on the way. */
+void scissor__dispatch(struct scissor_client *client, const char *packet, size_t size, int *fds, uint32_t fd_count,
+                       bool cut);
+
+/* ---------- spec.c ---------- */
+
+/* Checks what a session is to look like, fills in the defaults and writes the message. EINVAL, then with a text. */
+int scissor__spec_check(const struct scissor_session_spec *spec, struct proto_open *ret_open, char *why,
+                        size_t why_bytes);
+
+/* ---------- mapping.c: segments and the control page; called with the lock held ---------- */
+
+/* A session object for a checked request, with all tables that its largest budget can need, or NULL. */
+struct scissor_session *scissor__session_new(struct scissor_client *client, const struct proto_open *open);
+/* Unmaps and frees; NULL is allowed. It must not be in the client's list any more. */
+void scissor__session_free(struct scissor_session *session);
+void scissor__session_unmap(struct scissor_session *session);
+/* Takes the descriptors of a GROW and maps them; what cannot be mapped for want of memory stays pending. False: the
+ * message cannot be right. */
+bool scissor__session_grow(struct scissor_session *session, const struct proto_segment *entry, int *fd);
+/* False: the message cannot be right. */
+bool scissor__session_shrink(struct scissor_session *session, uint32_t id);
+/* Unmaps what is condemned and says so to the daemon; nothing while a step is open. */
+void scissor__session_release(struct scissor_session *session);
+/* Maps control and lease page and checks that all fresh segments came. 0, EPROTO, ENOMEM. */
+int scissor__session_opened(struct scissor_session *session, struct client_call *call);
+/* Brings addresses, counts and planes up to date with the control page; the lease must be held. 0, EPROTO, ENOMEM. */
+int scissor__session_refresh(struct scissor_session *session);
+
+/* ---------- step.c ---------- */
+
+bool scissor__lease_try(struct scissor_session *session);
+/* Takes the lease and refreshes the mapping; the lock is held, and given up while the daemon has the lease. */
+int scissor__lease_take(struct scissor_session *session);
+void scissor__lease_give(struct scissor_session *session);
+
+/* ---------- scores.c ---------- */
+
+/* Makes room for the heads' next_settled + F slots; 0 or ENOMEM, then nothing has changed. */
+int scissor__planes_reserve(struct scissor_session *session);
+/* Moves the sums of fresh rows behind next_settled slots and forgets those of settled slots. */
+void scissor__planes_move(struct scissor_session *session);
+void scissor__planes_clear(struct scissor_session *session);
+/* Hands all sums to nanomsg as frames and clears them; false if some could not be handed over. */
+bool scissor__scores_send(struct scissor_session *session);
+
+/* ---------- push.c: the only file with nanomsg ---------- */
+
+int scissor__push_open(const char *directory, int *ret_socket);
+void scissor__push_close(int socket);
+/* False if nanomsg did not take the frame until `deadline`. */
+bool scissor__push_send(int socket, const void *frame, size_t size, uint64_t deadline);

@@ -1,0 +1,89 @@
+/* fake_daemon.h - a daemon in a thread of the test program that does just what a test of the client needs.
+ *
+ * It speaks the attach protocol, owns real segments and settles without a policy: token t goes to slot t modulo the
+ * largest number of slots. A hook sees every packet before it is sent and may change, drop or keep it, so that a test
+ * can be any broken daemon. It never uses proto/alloc.h: a test fails the client's allocations only. */
+#pragma once
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attach.h"
+#include "backend.h"
+#include "control_page.h"
+#include "score.h"
+
+#define FAKE_SESSIONS 8
+#define FAKE_SEGMENTS 64
+
+struct fake_packet {
+    char bytes[PROTO_ATTACH_MAX];
+    size_t size;
+    int fds[PROTO_SEGMENTS_PER_MESSAGE];
+    uint32_t fd_count;
+};
+
+struct fake_session {
+    uint64_t id; /* 0: free */
+    uint8_t token[PROTO_TOKEN_BYTES];
+    struct proto_open shape;
+    uint32_t fresh_segments, heads;
+    struct kernel_segment *segments[FAKE_SEGMENTS];
+    struct kernel_segment *control_segment, *lease_segment;
+    struct proto_control *control;
+    struct proto_lease *lease;
+    uint32_t *own; /* what the control page's heads should be */
+    size_t own_bytes;
+    uint32_t next_page[PROTO_MAX_GROUPS];    /* in the group's newest segment */
+    uint32_t last_segment[PROTO_MAX_GROUPS]; /* 0: none */
+    uint32_t settled[PROTO_MAX_GROUPS];
+    uint64_t tokens, settles;
+    uint64_t score_sequence; /* of the last SETTLE */
+};
+
+enum fake_verdict { FAKE_SEND, FAKE_DROP, FAKE_HOLD };
+
+struct fake {
+    char dir[64];
+    struct kernel_backend *backend;
+    int listener, connection, pull, wake[2];
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards all below, and the sessions while the thread works on them */
+    struct fake_session sessions[FAKE_SESSIONS];
+    struct fake_session buried[FAKE_SESSIONS]; /* of a connection that the fake hung up, until the next one comes */
+    uint32_t buried_count;
+    uint64_t next_id;
+    uint32_t score_frame_max;
+    struct proto_group_scores scores[PROTO_MAX_GROUPS]; /* what OPENED asks for */
+    uint32_t received[16];                              /* messages, by type */
+    uint32_t connections;
+    int64_t hang_up_after;    /* messages until it hangs up without an answer; negative: never */
+    bool lose_scores;         /* SETTLED says so */
+    bool drain;               /* it takes score frames and throws them away; else fake_frame() must take them */
+    int refuse_open;          /* a code for FAILED instead of OPENED */
+    struct fake_packet *held; /* kept by the hook */
+    enum fake_verdict (*hook)(struct fake *f, uint16_t type, struct fake_packet *p);
+    void *hook_data;
+};
+
+/* Starts in a directory of its own; 0 or -1. */
+int fake_start(struct fake *f);
+void fake_stop(struct fake *f);
+void fake_set_hook(struct fake *f, enum fake_verdict (*hook)(struct fake *, uint16_t, struct fake_packet *));
+uint32_t fake_open_sessions(struct fake *f);
+/* By order of opening; NULL if there is none. */
+struct fake_session *fake_session_at(struct fake *f, uint32_t index);
+/* Sends whatever, to the client that is connected. */
+void fake_send(struct fake *f, uint16_t type, uint32_t request, const void *body, const void *entries, uint16_t count);
+void fake_send_raw(struct fake *f, const void *bytes, size_t size);
+void fake_send_held(struct fake *f);
+/* Ends the connection as if the daemon had died. */
+void fake_hang_up(struct fake *f);
+/* One score frame; its size, or -1 after the time-out. */
+int fake_frame(struct fake *f, void *frame, size_t capacity, int timeout_ms);
+/* A head's entry in the control page. */
+uint32_t *fake_head_words(struct fake_session *s, uint32_t head);
+/* Cuts every head to `rows` (tail rows go) and bumps the generation; the caller takes care of the lease. */
+void fake_cut(struct fake *f, struct fake_session *s, uint32_t rows);
