@@ -1,0 +1,209 @@
+/* attention_scissor.c - see attention_scissor.h. Owns the client, its one session and, if it started one, the daemon.
+ */
+#include "attention_scissor.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "alloc.h"
+#include "layout.h"
+#include "private_daemon.h"
+
+#define CONNECT_TRIES 250 /* of 20 ms: 5 s for a private daemon to answer */
+
+struct attention_scissor {
+    struct attention base; /* first, so that the two pointers are the same */
+    struct private_daemon *daemon;
+    struct scissor_client *client;
+    struct scissor_session *session;
+    uint32_t first_settle; /* tokens before the first settle if fewer than a full buffer; 0: none such */
+    float scale;
+};
+
+/* What the user can do about a code; "" where the code's own text says it. */
+static const char *attention_scissor_advice(int code) {
+    switch (code) {
+    case SCISSOR_BUSY:
+    case SCISSOR_FULL:
+        return "; wait for it with --wait MS, or ask for less with --guarantee ROWS";
+    case SCISSOR_DRAINING:
+        return "; start again once the daemon has been restarted";
+    case SCISSOR_EGONE:
+        return "; its rows are lost: start again once scissord runs";
+    case SCISSOR_ECLOSED:
+        return "; start again if that was not meant for you";
+    default:
+        return "";
+    }
+}
+
+static int attention_scissor_fail(const struct attention_scissor *scissor, int code, struct failure *failure) {
+    const char *said = scissor->client ? scissor_last_text(scissor->client) : "";
+    return failure_set(failure, code, "%s%s%.120s%s%s", scissor_strerror(code), *said ? " (scissord: " : "", said,
+                       *said ? ")" : "", attention_scissor_advice(code));
+}
+
+/* ---------- steps ---------- */
+
+/* Settles come every F tokens, the first one early: so that settled and fresh rows together reach exactly the budget
+ * before anything is evicted. A text as long as the budget then keeps all of its rows. */
+static int attention_scissor_room(struct attention *base, uint32_t *ret_rows, struct failure *failure) {
+    struct attention_scissor *scissor = (struct attention_scissor *)base;
+    uint64_t seen = scissor_tokens_seen(scissor->session);
+    bool early = seen > 0 && seen == scissor->first_settle;
+    if ((early && scissor_fresh_count(scissor->session) > 0) || scissor_fresh_room(scissor->session) == 0) {
+        int r = scissor_settle(scissor->session);
+        if (r != 0 && r != SCISSOR_SCORES_LOST)
+            return attention_scissor_fail(scissor, r, failure);
+    }
+    uint32_t room = scissor_fresh_room(scissor->session);
+    *ret_rows = seen < scissor->first_settle ? scissor->first_settle - (uint32_t)seen : room;
+    return 0;
+}
+
+static int attention_scissor_begin(struct attention *base, uint32_t rows, struct failure *failure) {
+    struct attention_scissor *scissor = (struct attention_scissor *)base;
+    int r = scissor_step_begin(scissor->session, rows);
+    return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
+}
+
+static int attention_scissor_attend(struct attention *base, uint32_t layer, const float *q, const float *k,
+                                    const float *v, float *out, struct failure *failure) {
+    struct attention_scissor *scissor = (struct attention_scissor *)base;
+    const struct scissor_attend_item item = {
+        .session = scissor->session, .layer = layer, .scale = scissor->scale, .q = q, .out = out};
+    int r = scissor_append(scissor->session, layer, k, v, SCISSOR_F32);
+    if (r == 0)
+        r = scissor_attend(&item, 1);
+    return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
+}
+
+static int attention_scissor_end(struct attention *base, struct failure *failure) {
+    struct attention_scissor *scissor = (struct attention_scissor *)base;
+    int r = scissor_step_end(scissor->session);
+    return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
+}
+
+static void attention_scissor_stat(const struct attention *base, struct attention_stat *ret) {
+    const struct attention_scissor *scissor = (const struct attention_scissor *)base;
+    struct scissor_session_info info;
+    scissor_session_info(scissor->session, &info);
+    *ret = (struct attention_stat){info.tokens_seen, (uint64_t)info.max_settled + info.fresh_count, info.segments_bytes,
+                                   info.evicted_rows};
+}
+
+static void attention_scissor_free(struct attention *base) {
+    struct attention_scissor *scissor = (struct attention_scissor *)base;
+    if (!scissor)
+        return;
+    scissor_close(scissor->session); /* whatever it returns, the session is freed */
+    scissor_disconnect(scissor->client);
+    private_daemon_stop(scissor->daemon);
+    scissor_free(scissor);
+}
+
+/* ---------- opening ---------- */
+
+static uint32_t attention_scissor_dtype_bytes(uint32_t dtype) {
+    return dtype == SCISSOR_F32 ? 4 : 2;
+}
+
+/* A pool that surely holds this one session: its settled pages and fresh buffers in whole segments, one more page per
+ * head for rows on the move, an eighth and 32 MiB for what else the daemon charges. */
+static uint32_t attention_scissor_pool_mib(const struct model_shape *shape,
+                                           const struct attention_scissor_options *options) {
+    uint32_t storage = attention_scissor_dtype_bytes(options->storage_dtype);
+    uint32_t per_segment = layout_pages_per_segment(storage, shape->head_dim);
+    uint64_t heads = (uint64_t)shape->layers * shape->kv_heads;
+    uint64_t pages = heads * (layout_pages_of_rows(options->budget) + 1);
+    uint64_t segments = pages / (per_segment ? per_segment : 1) + 1;
+    struct layout_fresh walk = {0};
+    for (uint64_t i = 0; i < heads; i++)
+        layout_fresh_next(&walk, attention_scissor_dtype_bytes(options->compute_dtype), options->fresh,
+                          shape->head_dim);
+    uint64_t bytes = (segments + walk.segments) * SCISSOR_SEGMENT_BYTES;
+    uint64_t mib = (bytes + bytes / 8) / (1 << 20) + 32;
+    return mib > UINT32_MAX ? UINT32_MAX : (uint32_t)mib;
+}
+
+static int attention_scissor_connect_private(struct attention_scissor *scissor, const struct model_shape *shape,
+                                             const struct attention_scissor_options *options, struct failure *failure) {
+    const struct timespec pause = {0, 20 * 1000 * 1000};
+    uint32_t mib = options->pool_mib ? options->pool_mib : attention_scissor_pool_mib(shape, options);
+    int r = private_daemon_start(mib, &scissor->daemon, failure);
+    if (r != 0)
+        return r;
+    for (int try = 0; try < CONNECT_TRIES; try++) {
+        r = scissor_connect(private_daemon_directory(scissor->daemon), &scissor->client);
+        if (r != SCISSOR_ENODAEMON)
+            return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
+        r = private_daemon_check(scissor->daemon, failure);
+        if (r != 0)
+            return r;
+        nanosleep(&pause, NULL);
+    }
+    return failure_set(failure, SCISSOR_ETIMEDOUT, "the private daemon does not answer");
+}
+
+static int attention_scissor_connect(struct attention_scissor *scissor, const struct model_shape *shape,
+                                     const struct attention_scissor_options *options, struct failure *failure) {
+    if (!options->directory)
+        return attention_scissor_connect_private(scissor, shape, options, failure);
+    int r = scissor_connect(options->directory, &scissor->client);
+    if (r != 0)
+        return failure_set(failure, r, "%.160s: %s", options->directory, scissor_strerror(r));
+    return 0;
+}
+
+static int attention_scissor_open(struct attention_scissor *scissor, const struct model_shape *shape,
+                                  const struct attention_scissor_options *options, struct failure *failure) {
+    struct scissor_session_spec spec = {
+        .compute_dtype = options->compute_dtype,
+        .storage_dtype = options->storage_dtype,
+        .fresh_rows = options->fresh,
+        .priority = options->priority,
+        .wait_ms = options->wait_ms,
+        .group_count = 1,
+        .groups = {{.layers = shape->layers,
+                    .kv_heads = shape->kv_heads,
+                    .q_heads = shape->q_heads,
+                    .head_dim = shape->head_dim,
+                    .guaranteed_rows = options->guarantee,
+                    .max_rows = options->budget}},
+    };
+    snprintf(spec.name, sizeof(spec.name), "%s", options->name ? options->name : "scissor-run");
+    if (options->policy && strlen(options->policy) >= sizeof(spec.groups[0].policy))
+        return failure_set(failure, SCISSOR_EINVAL, "there is no policy %.40s", options->policy);
+    snprintf(spec.groups[0].policy, sizeof(spec.groups[0].policy), "%s", options->policy ? options->policy : "");
+    for (uint32_t i = 0; i < options->param_count && i < SCISSOR_MAX_PARAMS; i++)
+        spec.groups[0].params[i] = options->params[i];
+    int r = scissor_open(scissor->client, &spec, &scissor->session);
+    return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
+}
+
+int attention_scissor_new(const struct model_shape *shape, const struct attention_scissor_options *options,
+                          struct attention **ret_attention, struct failure *failure) {
+    struct attention_scissor *scissor = scissor_calloc(1, sizeof(*scissor));
+    if (!scissor)
+        return failure_set_memory(failure);
+    scissor->base = (struct attention){.room = attention_scissor_room,
+                                       .begin = attention_scissor_begin,
+                                       .attend = attention_scissor_attend,
+                                       .end = attention_scissor_end,
+                                       .stat = attention_scissor_stat,
+                                       .free = attention_scissor_free};
+    scissor->scale = 1.0f / sqrtf((float)shape->head_dim);
+    scissor->first_settle = options->budget % options->fresh;
+    int r = attention_scissor_connect(scissor, shape, options, failure);
+    if (r == 0)
+        r = attention_scissor_open(scissor, shape, options, failure);
+    if (r != 0) {
+        attention_scissor_free(&scissor->base);
+        return r;
+    }
+    *ret_attention = &scissor->base;
+    return 0;
+}

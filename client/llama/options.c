@@ -1,0 +1,262 @@
+/* options.c - see options.h. Arguments are "--name VALUE", "--name=VALUE", "-n VALUE", flags "--name"; one word without
+ * a dash is the model. */
+#include "options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum option_kind {
+    OPTION_HEADING,
+    OPTION_FLAG,   /* bool */
+    OPTION_TEXT,   /* const char * */
+    OPTION_NUMBER, /* uint32_t within low..high */
+    OPTION_LONG,   /* uint64_t */
+    OPTION_REAL,   /* double within low..high */
+    OPTION_DTYPE,  /* uint32_t, enum scissor_dtype */
+    OPTION_PARAM,  /* appended to params */
+};
+
+struct option_entry {
+    enum option_kind kind;
+    const char *name, *argument, *text;
+    size_t offset;
+    double low, high;
+};
+
+#define AT(field) offsetof(struct options, field)
+
+static const struct option_entry option_table[] = {
+    {.kind = OPTION_HEADING, .text = "What it reads"},
+    {OPTION_TEXT, "model", "FILE", "the model, a GGUF file; may also be given without --model", AT(model), 0, 0},
+    {OPTION_TEXT, "prompt", "TEXT", "text to go on with; follows --file if both are given", AT(prompt), 0, 0},
+    {OPTION_TEXT, "file", "FILE", "text to read from a file; - is standard input", AT(file), 0, 0},
+    {OPTION_NUMBER, "max-tokens", "N", "read no more than the first N tokens of --file", AT(max_tokens), 1, 1u << 30},
+    {OPTION_FLAG, "chat", NULL, "put the text into the model's chat template", AT(chat), 0, 0},
+    {OPTION_TEXT, "system", "TEXT", "the chat's system message", AT(system), 0, 0},
+    {.kind = OPTION_HEADING, .text = "What it writes"},
+    {OPTION_NUMBER, "n", "N", "write up to N new tokens (128)", AT(new_tokens), 0, 1u << 20},
+    {OPTION_REAL, "temp", "T", "sample at this temperature (0: always the likeliest token)", AT(temperature), 0, 100},
+    {OPTION_REAL, "top-p", "P", "sample among the likeliest tokens that have this much together (1)", AT(top_p), 0, 1},
+    {OPTION_LONG, "seed", "N", "the same seed gives the same text (1)", AT(seed), 0, 0},
+    {OPTION_FLAG, "json", NULL, "print one line of JSON at the end instead of the text", AT(json), 0, 0},
+    {OPTION_TEXT, "stats-json", "FILE", "write that line to a file", AT(stats_json), 0, 0},
+    {OPTION_TEXT, "logits-out", "FILE", "write the last position's logits, raw f32; with --nll all scored ones",
+     AT(logits_out), 0, 0},
+    {OPTION_FLAG, "progress", NULL, "show progress even if standard error is no terminal", AT(progress), 0, 0},
+    {.kind = OPTION_HEADING, .text = "Likelihood of a text instead of new text"},
+    {OPTION_TEXT, "nll", "FILE", "print the mean negative log likelihood of a text", AT(nll), 0, 0},
+    {OPTION_NUMBER, "tokens", "N", "of its first N tokens (4096)", AT(tokens), 2, 1u << 30},
+    {OPTION_NUMBER, "score-from", "N", "predicted from token N on, so that N + 1 is scored first (2048)",
+     AT(score_from), 0, 1u << 30},
+    {.kind = OPTION_HEADING, .text = "The cache"},
+    {OPTION_TEXT, "socket", "DIR", "directory of the daemon's sockets; without it a private daemon is started",
+     AT(socket), 0, 0},
+    {OPTION_NUMBER, "budget", "ROWS", "keep at most this many rows per KV head, fresh ones included (all)", AT(budget),
+     32, 1u << 30},
+    {OPTION_NUMBER, "guarantee", "ROWS", "rows that no other session can take (the budget)", AT(guarantee), 32,
+     1u << 30},
+    {OPTION_TEXT, "policy", "NAME", "which rows go: scissorhands, streaming or window (the daemon's default)",
+     AT(policy), 0, 0},
+    {OPTION_PARAM, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
+    {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(fresh), 16, 1024},
+    {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16 or bf16 (f16)", AT(cache_dtype), 0, 0},
+    {OPTION_DTYPE, "compute", "TYPE", "how fresh rows are kept (as --cache)", AT(compute_dtype), 0, 0},
+    {OPTION_TEXT, "name", "NAME", "the session's name, for people", AT(name), 0, 0},
+    {OPTION_NUMBER, "priority", "N", "weight when memory is short (100)", AT(priority), 1, 1000},
+    {OPTION_NUMBER, "wait", "MS", "wait this long for memory if there is none (0)", AT(wait_ms), 0, 86400000},
+    {OPTION_NUMBER, "pool", "MIB", "pool of the private daemon (what this session needs)", AT(pool_mib), 1, 1u << 24},
+    {OPTION_FLAG, "full", NULL, "keep every row in this process: no daemon, the options above have no effect", AT(full),
+     0, 0},
+    {.kind = OPTION_HEADING, .text = "Other"},
+    {OPTION_NUMBER, "threads", "N", "threads for matrix products (one per core)", AT(threads), 1, 256},
+    {OPTION_FLAG, "help", NULL, "print this", AT(help), 0, 0},
+    {OPTION_FLAG, "version", NULL, "print the version", AT(version), 0, 0},
+};
+
+#define OPTION_COUNT (sizeof(option_table) / sizeof(option_table[0]))
+
+void options_print_help(FILE *stream) {
+    fprintf(stream, "usage: scissor-run MODEL.gguf --prompt TEXT [options]\n"
+                    "       scissor-run MODEL.gguf --nll FILE [options]\n"
+                    "Runs a Llama model whose KV cache scissord keeps within a budget.\n");
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const struct option_entry *entry = &option_table[i];
+        char left[40];
+        if (entry->kind == OPTION_HEADING) {
+            fprintf(stream, "\n%s:\n", entry->text);
+            continue;
+        }
+        snprintf(left, sizeof(left), "%s%s %s", entry->name[1] ? "--" : "-", entry->name,
+                 entry->argument ? entry->argument : "");
+        fprintf(stream, "  %-22s %s\n", left, entry->text);
+    }
+}
+
+/* ---------- values ---------- */
+
+static int option_read_real(const char *text, double low, double high, double *ret) {
+    char *end;
+    errno = 0;
+    double value = strtod(text, &end);
+    if (end == text || *end || errno || !(value >= low && value <= high))
+        return SCISSOR_EINVAL;
+    *ret = value;
+    return 0;
+}
+
+static int option_read_integer(const char *text, uint64_t low, uint64_t high, uint64_t *ret) {
+    char *end;
+    errno = 0;
+    if (*text < '0' || *text > '9')
+        return SCISSOR_EINVAL;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (*end || errno || value < low || value > high)
+        return SCISSOR_EINVAL;
+    *ret = value;
+    return 0;
+}
+
+static int option_read_dtype(const char *text, uint32_t *ret) {
+    static const char *const names[] = {[SCISSOR_F32] = "f32", [SCISSOR_F16] = "f16", [SCISSOR_BF16] = "bf16"};
+    for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (strcmp(text, names[i]) == 0) {
+            *ret = i;
+            return 0;
+        }
+    return SCISSOR_EINVAL;
+}
+
+static int option_read_param(const char *text, struct options *options) {
+    const char *equals = strchr(text, '=');
+    struct scissor_param param = {0};
+    if (!equals || equals == text || (size_t)(equals - text) >= sizeof(param.name) ||
+        options->param_count == SCISSOR_MAX_PARAMS || option_read_real(equals + 1, -HUGE_VAL, HUGE_VAL, &param.value))
+        return SCISSOR_EINVAL;
+    memcpy(param.name, text, (size_t)(equals - text));
+    options->params[options->param_count++] = param;
+    return 0;
+}
+
+static int option_read(const struct option_entry *entry, const char *text, struct options *options) {
+    void *to = (char *)options + entry->offset;
+    uint64_t integer;
+    int r = SCISSOR_EINVAL;
+    switch (entry->kind) {
+    case OPTION_TEXT:
+        *(const char **)to = text;
+        return 0;
+    case OPTION_NUMBER:
+        r = option_read_integer(text, (uint64_t)entry->low, (uint64_t)entry->high, &integer);
+        if (r == 0)
+            *(uint32_t *)to = (uint32_t)integer;
+        return r;
+    case OPTION_LONG:
+        return option_read_integer(text, 0, UINT64_MAX, to);
+    case OPTION_REAL:
+        return option_read_real(text, entry->low, entry->high, to);
+    case OPTION_DTYPE:
+        options->compute_given |= entry->offset == AT(compute_dtype);
+        return option_read_dtype(text, to);
+    case OPTION_PARAM:
+        return option_read_param(text, options);
+    case OPTION_FLAG:
+    case OPTION_HEADING:
+        break;
+    }
+    return r;
+}
+
+/* ---------- the command line ---------- */
+
+/* The entry that `argument` names; *ret_value is what follows its "=", or NULL. */
+static const struct option_entry *option_find(const char *argument, const char **ret_value) {
+    bool is_long = argument[1] == '-';
+    const char *name = argument + (is_long ? 2 : 1);
+    size_t size = strcspn(name, "=");
+    for (size_t i = 0; i < OPTION_COUNT; i++) {
+        const char *known = option_table[i].name;
+        if (known && strlen(known) == size && strncmp(known, name, size) == 0 && is_long == (size > 1)) {
+            *ret_value = name[size] ? name + size + 1 : NULL;
+            return &option_table[i];
+        }
+    }
+    return NULL;
+}
+
+static int options_take(int argc, char **argv, int *index, struct options *options, struct failure *failure) {
+    const char *argument = argv[*index], *value;
+    if (argument[0] != '-' || argument[1] == '\0') {
+        if (options->model)
+            return failure_set(failure, SCISSOR_EINVAL, "\"%.80s\" is one word too many", argument);
+        options->model = argument;
+        return 0;
+    }
+    const struct option_entry *entry = option_find(argument, &value);
+    if (!entry)
+        return failure_set(failure, SCISSOR_EINVAL, "there is no option %.80s", argument);
+    if (entry->kind == OPTION_FLAG) {
+        if (value)
+            return failure_set(failure, SCISSOR_EINVAL, "%.80s takes no value", argument);
+        *(bool *)((char *)options + entry->offset) = true;
+        return 0;
+    }
+    if (!value && *index + 1 == argc)
+        return failure_set(failure, SCISSOR_EINVAL, "%.80s needs a value: %s", argument, entry->argument);
+    if (!value)
+        value = argv[++*index];
+    if (option_read(entry, value, options) != 0)
+        return failure_set(failure, SCISSOR_EINVAL, "%.40s cannot be \"%.80s\": %s", argument, value, entry->text);
+    return 0;
+}
+
+static int options_check(struct options *options, struct failure *failure) {
+    if (options->help || options->version)
+        return 0;
+    if (!options->compute_given)
+        options->compute_dtype = options->cache_dtype;
+    if (!options->guarantee)
+        options->guarantee = options->budget;
+    if (!options->model)
+        return failure_set(failure, SCISSOR_EINVAL, "which model? give a GGUF file");
+    if (!options->nll && !options->prompt && !options->file)
+        return failure_set(failure, SCISSOR_EINVAL, "nothing to read: give --prompt, --file or --nll");
+    if (options->nll && (options->prompt || options->file || options->chat))
+        return failure_set(failure, SCISSOR_EINVAL, "--nll stands alone, without --prompt, --file and --chat");
+    if (options->score_from + 1 >= options->tokens && options->nll)
+        return failure_set(failure, SCISSOR_EINVAL, "--score-from leaves no token to score; raise --tokens");
+    if (options->system && !options->chat)
+        return failure_set(failure, SCISSOR_EINVAL, "--system needs --chat");
+    if (options->fresh % 16 != 0)
+        return failure_set(failure, SCISSOR_EINVAL, "--fresh must be a multiple of 16");
+    if (options->budget && options->budget < options->fresh + 16)
+        return failure_set(failure, SCISSOR_EINVAL, "--budget counts the fresh rows: give at least %u",
+                           options->fresh + 16);
+    if (options->guarantee &&
+        (options->guarantee < options->fresh + 16 || (options->budget && options->guarantee > options->budget)))
+        return failure_set(failure, SCISSOR_EINVAL, "--guarantee must be between %u and the budget",
+                           options->fresh + 16);
+    return 0;
+}
+
+int options_parse(int argc, char **argv, struct options *ret_options, struct failure *failure) {
+    struct options options = {
+        .new_tokens = 128,
+        .top_p = 1.0,
+        .seed = 1,
+        .tokens = 4096,
+        .score_from = 2048,
+        .fresh = 64,
+        .cache_dtype = SCISSOR_F16,
+    };
+    int r = 0;
+    for (int i = 1; i < argc && r == 0; i++)
+        r = options_take(argc, argv, &i, &options, failure);
+    if (r == 0)
+        r = options_check(&options, failure);
+    if (r == 0)
+        *ret_options = options;
+    return r;
+}

@@ -1,0 +1,22 @@
+/* private_daemon.h - a scissord of our own for when the user named none: started in a fresh directory, ended and
+ * cleaned up with us. If this process dies without doing so, the kernel ends the daemon (PR_SET_PDEATHSIG), and only
+ * the directory with its log is left. Start and stop from the same thread. */
+#pragma once
+
+#include <stdint.h>
+
+#include "failure.h"
+
+struct private_daemon;
+
+/* Starts scissord, the one beside this executable or else the one in PATH, with a pool of `pool_mib`. It may not answer
+ * yet. ENODAEMON: cannot be started. */
+int private_daemon_start(uint32_t pool_mib, struct private_daemon **ret_daemon, struct failure *failure);
+
+const char *private_daemon_directory(const struct private_daemon *daemon);
+
+/* 0 while it runs; ENODAEMON once it has ended, with the end of what it printed as the text. */
+int private_daemon_check(struct private_daemon *daemon, struct failure *failure);
+
+/* Ends it (SIGTERM, after five seconds SIGKILL), waits for it and removes the directory. NULL is allowed. */
+void private_daemon_stop(struct private_daemon *daemon);
