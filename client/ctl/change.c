@@ -1,0 +1,56 @@
+/* change.c - the commands that change something: close, drain. They need the admin key. */
+#include <stdio.h>
+
+#include "json.h"
+#include "place.h"
+#include "read.h"
+
+/* Opens the link, after the check that the daemon is there, and reads the key. */
+static int open_with_key(struct ctl *ctl, struct ctl_link *link, uint8_t key[PROTO_TOKEN_BYTES]) {
+    int status = ctl_link_open(link, ctl->directory);
+    if (status)
+        return status;
+    status = ctl_place_admin_key(ctl->directory, key);
+    if (status)
+        ctl_link_close(link);
+    return status;
+}
+
+int ctl_close(struct ctl *ctl) {
+    struct ctl_link link;
+    uint8_t key[PROTO_TOKEN_BYTES];
+    struct proto_session_stat session;
+    struct ctl_answer answer;
+    int status = open_with_key(ctl, &link, key);
+    if (status)
+        return status;
+    status = ctl_session_ask(&link, ctl->argument, &session);
+    if (status == CTL_DONE)
+        status = ctl_link_change(&link, PROTO_OP_CLOSE_SESSION, session.session, key, &answer);
+    ctl_link_close(&link);
+    if (status)
+        return status;
+    ctl_answer_deinit(&answer);
+    if (ctl->json)
+        return ctl_json_print(json_pack("{s:I}", "closed_session", (json_int_t)session.session), false);
+    printf("session %llu is closed\n", (unsigned long long)session.session);
+    return CTL_DONE;
+}
+
+int ctl_drain(struct ctl *ctl) {
+    struct ctl_link link;
+    uint8_t key[PROTO_TOKEN_BYTES];
+    struct ctl_answer answer;
+    int status = open_with_key(ctl, &link, key);
+    if (status)
+        return status;
+    status = ctl_link_change(&link, PROTO_OP_DRAIN, 0, key, &answer);
+    ctl_link_close(&link);
+    if (status)
+        return status;
+    ctl_answer_deinit(&answer);
+    if (ctl->json)
+        return ctl_json_print(json_pack("{s:b}", "draining", 1), false);
+    printf("scissord takes no new sessions from now on\n");
+    return CTL_DONE;
+}

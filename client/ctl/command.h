@@ -1,0 +1,87 @@
+/* command.h - the commands of scissorctl: one table that the parser, the help and the tests read.
+ *
+ * A command gets a struct ctl with the options already parsed and returns the exit status of the program. One thread;
+ * nothing outlives main(). */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum ctl_exit {
+    CTL_DONE = 0,
+    CTL_REFUSED = 1,     /* the daemon said no, or something failed on the way */
+    CTL_USAGE = 2,       /* the command line is wrong */
+    CTL_NOT_RUNNING = 3, /* nobody listens on the control socket */
+};
+
+/* X(name, long option, argument or NULL, text). The order gives each option its bit, CTL_OPTION_*. */
+#define CTL_OPTION_MAP(X)                                                                            \
+    X(DIR, "dir", "DIR", "where the daemon has its sockets (default: see `scissorctl help`)")        \
+    X(JSON, "json", NULL, "print JSON; keys carry their units")                                      \
+    X(HELP, "help", NULL, "explain a command")                                                       \
+    X(VERSION, "version", NULL, "the same as the command `version`")                                 \
+    X(ONCE, "once", NULL, "print one frame and end (so does a standard output that is no terminal)") \
+    X(HEADS, "heads", NULL, "a line for each KV head instead of one for each layer")                 \
+    X(COUNT, "count", "N", "end after N events")
+
+enum ctl_option {
+#define CTL_OPTION_ENUM(name, option, argument, text) CTL_OPTION_##name,
+    CTL_OPTION_MAP(CTL_OPTION_ENUM)
+#undef CTL_OPTION_ENUM
+        CTL_OPTIONS,
+};
+#define CTL_BIT(name) (1u << CTL_OPTION_##name)
+#define CTL_COMMON (CTL_BIT(DIR) | CTL_BIT(JSON) | CTL_BIT(HELP) | CTL_BIT(VERSION))
+
+struct ctl {
+    char directory[256];
+    bool json;
+    bool colour; /* standard output is a terminal and NO_COLOR is not set */
+    bool once;
+    bool heads;
+    uint64_t count; /* 0: no end */
+    const char *argument;
+};
+
+/* X(name, argument or NULL, options beside the common ones, function, one line, more lines) */
+#define CTL_COMMAND_MAP(X)                                                                                   \
+    X("stat", NULL, 0, ctl_stat, "the pool: charged, lent, sessions, evictions by reason, score frames", "") \
+    X("sessions", NULL, 0, ctl_sessions, "one line for each session", "")                                    \
+    X("session", "ID", CTL_BIT(HEADS), ctl_session, "one session and what its layers hold",                  \
+      "ID is a session's number or its name, if no other session has the same name.\n"                       \
+      "Mass is the attention that a query pays to all settled rows of a head, of 1 in all.\n")               \
+    X("top", NULL, CTL_BIT(ONCE), ctl_top, "pool and sessions, refreshed once a second",                     \
+      "Ends with Ctrl-C. With --json, one line of JSON a second.\n")                                         \
+    X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                      \
+      "Events may be dropped on their way to a slow reader; a line says how many.\n"                         \
+      "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                   \
+    X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",  \
+      "ID as for `session`. Needs to read DIR/admin.key, as root or the daemon's user can.\n")               \
+    X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                    \
+      "Needs to read DIR/admin.key, as root or the daemon's user can.\n")                                    \
+    X("version", NULL, 0, ctl_version, "versions of this tool and of the daemon, if one is running", "")     \
+    X("help", "[COMMAND]", 0, ctl_help, "this list, or a command explained", "")
+
+struct ctl_command {
+    const char *name;
+    const char *argument; /* NULL: none; in brackets: may be left out */
+    uint32_t options;     /* CTL_BIT()s */
+    int (*run)(struct ctl *ctl);
+    const char *line, *more;
+};
+
+#define CTL_COMMAND_DECLARE(name, argument, options, function, line, more) int function(struct ctl *ctl);
+CTL_COMMAND_MAP(CTL_COMMAND_DECLARE)
+#undef CTL_COMMAND_DECLARE
+
+/* The table; ends with a NULL name. NULL if there is no such command. */
+extern const struct ctl_command ctl_commands[];
+const struct ctl_command *ctl_command_find(const char *name);
+
+/* Fills in *ctl and *ret_command from a command line; a --help becomes the command `help`. 0 or CTL_USAGE, having said
+ * why on standard error. */
+int ctl_parse(int argc, char **argv, struct ctl *ctl, const struct ctl_command **ret_command);
+
+/* Writes "scissorctl: ..." to standard error and returns `status`. */
+int ctl_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

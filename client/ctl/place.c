@@ -1,0 +1,95 @@
+/* place.c - finds the daemon's directory and looks into it.
+ *
+ * nanomsg connects in the background and for ever, so a socket that nobody listens on would show as a time-out only.
+ * A plain connect(2) before it tells at once what is the matter. */
+#include "place.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "control.h"
+
+void ctl_place_default(char *ret_directory, size_t size) {
+    const char *named = getenv("SCISSORD_DIR"), *runtime = getenv("XDG_RUNTIME_DIR");
+    if (named && *named) {
+        snprintf(ret_directory, size, "%s", named);
+        return;
+    }
+    struct stat st;
+    if (runtime && *runtime) {
+        snprintf(ret_directory, size, "%s/scissord", runtime);
+        if (stat(ret_directory, &st) == 0 && S_ISDIR(st.st_mode))
+            return;
+    }
+    snprintf(ret_directory, size, "/run/scissord");
+}
+
+static const char *owner_of(const char *path) {
+    struct stat st;
+    struct passwd *owner = stat(path, &st) == 0 ? getpwuid(st.st_uid) : NULL;
+    return owner ? owner->pw_name : "the daemon's user";
+}
+
+static int tell(const char *directory, const char *socket, const struct sockaddr_un *at, int error) {
+    if (error == EACCES || error == EPERM)
+        return ctl_fail(CTL_REFUSED, "you may not talk to the scissord in %s; run this as root or as %s", directory,
+                        owner_of(directory));
+    if (error == ENOENT || error == ENOTDIR)
+        return ctl_fail(CTL_NOT_RUNNING,
+                        "scissord is not running (no socket at %s); start it with `scissord --pool 1GiB` or name its "
+                        "directory with --dir",
+                        at->sun_path);
+    if (error == ECONNREFUSED)
+        return ctl_fail(CTL_NOT_RUNNING,
+                        "scissord is not running (nobody listens at %s, a daemon that died may have left it); start "
+                        "it with `scissord --pool 1GiB` or name its directory with --dir",
+                        at->sun_path);
+    return ctl_fail(CTL_REFUSED, "cannot reach %s/%s: %s", directory, socket, strerror(error));
+}
+
+int ctl_place_check(const char *directory, const char *socket_name, int loud) {
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int error = 0;
+    if ((size_t)snprintf(at.sun_path, sizeof at.sun_path, "%s/%s", directory, socket_name) >= sizeof at.sun_path) {
+        error = ENAMETOOLONG;
+    } else {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        /* EAGAIN: somebody listens, but has a full queue. */
+        if (fd < 0 || (connect(fd, (struct sockaddr *)&at, sizeof at) < 0 && errno != EAGAIN))
+            error = errno;
+        if (fd >= 0)
+            close(fd);
+    }
+    if (!error)
+        return CTL_DONE;
+    if (loud)
+        return tell(directory, socket_name, &at, error);
+    return error == EACCES || error == EPERM ? CTL_REFUSED : CTL_NOT_RUNNING;
+}
+
+int ctl_place_admin_key(const char *directory, uint8_t ret_key[PROTO_TOKEN_BYTES]) {
+    char path[512];
+    uint8_t key[PROTO_TOKEN_BYTES + 1];
+    snprintf(path, sizeof path, "%s/%s", directory, PROTO_ADMIN_KEY);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0 && (errno == EACCES || errno == EPERM))
+        return ctl_fail(CTL_REFUSED, "only root and %s may change something here: %s cannot be read by you",
+                        owner_of(path), path);
+    if (fd < 0)
+        return ctl_fail(CTL_REFUSED, "cannot read the admin key %s: %s", path, strerror(errno));
+    ssize_t got = read(fd, key, sizeof key);
+    close(fd);
+    if (got != PROTO_TOKEN_BYTES)
+        return ctl_fail(CTL_REFUSED, "%s is not an admin key: it must hold %u bytes", path, PROTO_TOKEN_BYTES);
+    memcpy(ret_key, key, PROTO_TOKEN_BYTES);
+    return CTL_DONE;
+}

@@ -1,0 +1,201 @@
+/* view.c - aligned text of the daemon's structs. Byte figures are in binary units, every figure has its unit. */
+#include "view.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "dtype.h"
+#include "scissor_error.h"
+
+/* Each makes a figure that lives until the end of the enclosing block. */
+#define BYTES(n) figure_bytes(&(struct figure){""}, n)
+#define COUNT(n) figure_count(&(struct figure){""}, n)
+#define TIME(ns) figure_time(&(struct figure){""}, ns)
+#define PERCENT(part, whole) figure_percent(&(struct figure){""}, (double)(part), (double)(whole))
+#define NAME(text) figure_name(&(struct figure){""}, text)
+
+static const char *plural(uint64_t n) {
+    return n == 1 ? "" : "s";
+}
+
+/* "3 budget, 1 death", or "none". */
+static void view_counters(struct out *o, const uint64_t *counters, size_t count, const char *(*name)(uint32_t)) {
+    const char *between = "";
+    for (uint32_t i = 0; i < count; i++) {
+        if (!counters[i])
+            continue;
+        out_printf(o, "%s%s %s", between, COUNT(counters[i]), name(i));
+        between = ", ";
+    }
+    out_printf(o, "%s", *between ? "" : "none");
+}
+
+void ctl_view_pool(struct out *o, const struct proto_pool_stat *p) {
+    out_bold(o, "pool %s", NAME(p->name));
+    out_printf(o, "  scissord %s, up %s%s\n", NAME(p->version), TIME(p->uptime_ns),
+               p->draining ? ", draining: no new sessions" : "");
+    out_printf(o, "  limit       %s\n", BYTES(p->limit_bytes));
+    out_printf(o, "  charged     %s (%s of the limit) in %s segment%s\n", BYTES(p->charged_bytes),
+               PERCENT(p->charged_bytes, p->limit_bytes), COUNT(p->segments), plural(p->segments));
+    out_printf(o, "  peak        %s (%s)\n", BYTES(p->peak_bytes), PERCENT(p->peak_bytes, p->limit_bytes));
+    out_printf(o, "  guaranteed  %s (%s)\n", BYTES(p->guaranteed_bytes), PERCENT(p->guaranteed_bytes, p->limit_bytes));
+    out_printf(o, "  lent        %s\n", BYTES(p->lent_bytes));
+    out_printf(o, "  reclaimed   %s segment%s\n", COUNT(p->reclaims), plural(p->reclaims));
+    out_printf(o, "  sessions    %s open, %s waiting for memory; %s opened, %s closed, %s refused\n",
+               COUNT(p->sessions), COUNT(p->waiting), COUNT(p->opened), COUNT(p->closed), COUNT(p->refused));
+    out_printf(o, "  evicted     rows: ");
+    view_counters(o, p->evicted, PROTO_REASON_COUNT, proto_reason_name);
+    out_printf(o, "\n  settles     %s, %s of them without all scores\n", COUNT(p->settles), COUNT(p->scores_lost));
+    out_printf(o, "  frames      ");
+    view_counters(o, p->frames, PROTO_FRAME_COUNT, proto_frame_name);
+    out_printf(o, "\n  bad scores  %s value%s\n", COUNT(p->bad_scores), plural(p->bad_scores));
+    out_printf(o, "  front       %s restart%s\n", COUNT(p->front_restarts), plural(p->front_restarts));
+}
+
+void ctl_view_pool_brief(struct out *o, const struct proto_pool_stat *p) {
+    out_bold(o, "pool %s", NAME(p->name));
+    out_printf(o, "  %s of %s charged (%s), peak %s, guaranteed %s, lent %s\n", BYTES(p->charged_bytes),
+               BYTES(p->limit_bytes), PERCENT(p->charged_bytes, p->limit_bytes), BYTES(p->peak_bytes),
+               BYTES(p->guaranteed_bytes), BYTES(p->lent_bytes));
+    out_printf(o, "sessions %s, waiting %s, reclaimed %s segment%s, evicted rows: ", COUNT(p->sessions),
+               COUNT(p->waiting), COUNT(p->reclaims), plural(p->reclaims));
+    view_counters(o, p->evicted, PROTO_REASON_COUNT, proto_reason_name);
+    out_printf(o, "%s\n", p->draining ? "; draining" : "");
+}
+
+static uint64_t evicted_rows(const struct proto_session_stat *s) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < PROTO_REASON_COUNT; i++)
+        sum += s->evicted[i];
+    return sum;
+}
+
+static void cell_range(struct table *t, uint32_t low, uint32_t high) {
+    if (low == high)
+        table_cell(t, "%s", COUNT(low));
+    else
+        table_cell(t, "%s-%s", COUNT(low), COUNT(high));
+}
+
+void ctl_view_sessions(struct out *o, const struct proto_session_stat *sessions, const double *rate, size_t count) {
+    static const char *const titles[] = {">SESSION",      "NAME",       ">PID",      "STATE",
+                                         ">TOKENS SEEN",  ">ROWS/HEAD", ">MAX ROWS", ">CHARGED",
+                                         ">EVICTED ROWS", ">IDLE",      ">TOKENS/S"};
+    if (!count) {
+        out_printf(o, "no session is open\n");
+        return;
+    }
+    struct table t;
+    table_init(&t, titles, rate ? 11 : 10);
+    for (size_t i = 0; i < count; i++) {
+        const struct proto_session_stat *s = &sessions[i];
+        table_cell(&t, "%llu", (unsigned long long)s->session);
+        table_cell(&t, "%s", NAME(s->name));
+        table_cell(&t, "%u", s->pid);
+        table_cell(&t, "%s", proto_session_state_name(s->state));
+        table_cell(&t, "%s", COUNT(s->tokens_seen));
+        cell_range(&t, s->settled_min, s->settled_max);
+        table_cell(&t, "%s", COUNT(s->max_rows));
+        table_cell(&t, "%s", BYTES(s->charged_bytes));
+        table_cell(&t, "%s", COUNT(evicted_rows(s)));
+        table_cell(&t, "%s", TIME(s->idle_ns));
+        if (rate)
+            table_cell(&t, "%.1f", rate[i]);
+    }
+    table_print(&t, o, "");
+    table_deinit(&t);
+}
+
+void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
+    out_bold(o, "session %llu", (unsigned long long)s->session);
+    out_printf(o, "  %s%s%s, process %u of user %u\n", NAME(s->name), s->name[0] ? ", " : "",
+               proto_session_state_name(s->state), s->pid, s->uid);
+    out_printf(o, "  shape       %u group%s, %u layers, %u KV heads in all, computes in %s, stores %s\n", s->groups,
+               plural(s->groups), s->layers, s->heads, kernel_dtype_name(s->compute_dtype),
+               kernel_dtype_name(s->storage_dtype));
+    out_printf(o, "  policy      %s, priority %u\n", NAME(s->policy), s->priority);
+    out_printf(o, "  budget      %s rows per KV head guaranteed, %s at most, %s of them fresh\n",
+               COUNT(s->guaranteed_rows), COUNT(s->max_rows), COUNT(s->fresh_rows));
+    out_printf(o, "  held        %s to %s settled rows per KV head, %s fresh\n", COUNT(s->settled_min),
+               COUNT(s->settled_max), COUNT(s->fresh_count));
+    out_printf(o, "  tokens      %s seen, last message %s ago\n", COUNT(s->tokens_seen), TIME(s->idle_ns));
+    out_printf(o, "  charged     %s, of which %s are guaranteed\n", BYTES(s->charged_bytes),
+               BYTES(s->guaranteed_bytes < s->charged_bytes ? s->guaranteed_bytes : s->charged_bytes));
+    out_printf(o, "  settles     %s, %s of them without all scores\n", COUNT(s->settles), COUNT(s->scores_lost));
+    out_printf(o, "  evicted     rows: ");
+    view_counters(o, s->evicted, PROTO_REASON_COUNT, proto_reason_name);
+    out_printf(o, "\n  least mass  %.4f of a query's attention goes to its least important rows\n", s->lowest_mass);
+}
+
+void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t count) {
+    static const char *const titles[] = {">LAYER",  ">KV HEAD", ">SETTLED ROWS", ">PAGES",
+                                         ">OLDEST", ">NEWEST",  ">EVICTED ROWS", ">MASS"};
+    struct table t;
+    table_init(&t, titles, sizeof titles / sizeof titles[0]);
+    for (size_t i = 0; i < count; i++) {
+        table_cell(&t, "%u", heads[i].layer);
+        table_cell(&t, "%u", heads[i].kv_head);
+        table_cell(&t, "%s", COUNT(heads[i].settled));
+        table_cell(&t, "%u", heads[i].pages);
+        table_cell(&t, "%u", heads[i].oldest);
+        table_cell(&t, "%u", heads[i].newest);
+        table_cell(&t, "%s", COUNT(heads[i].evicted));
+        table_cell(&t, "%.3f", heads[i].mass);
+    }
+    table_print(&t, o, "");
+    table_deinit(&t);
+}
+
+void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t count) {
+    static const char *const titles[] = {">LAYER",  ">KV HEADS", ">SETTLED ROWS/HEAD", ">PAGES",
+                                         ">OLDEST", ">NEWEST",   ">EVICTED ROWS",      ">MASS/HEAD"};
+    struct table t;
+    table_init(&t, titles, sizeof titles / sizeof titles[0]);
+    for (size_t first = 0, next; first < count; first = next) {
+        struct proto_head_stat sum = heads[first];
+        uint32_t low = sum.settled;
+        for (next = first + 1; next < count && heads[next].layer == sum.layer; next++) {
+            const struct proto_head_stat *h = &heads[next];
+            low = h->settled < low ? h->settled : low;
+            sum.settled = h->settled > sum.settled ? h->settled : sum.settled;
+            sum.oldest = h->oldest < sum.oldest ? h->oldest : sum.oldest;
+            sum.newest = h->newest > sum.newest ? h->newest : sum.newest;
+            sum.pages += h->pages;
+            sum.evicted += h->evicted;
+            sum.mass += h->mass;
+        }
+        table_cell(&t, "%u", sum.layer);
+        table_cell(&t, "%zu", next - first);
+        cell_range(&t, low, sum.settled);
+        table_cell(&t, "%u", sum.pages);
+        table_cell(&t, "%u", sum.oldest);
+        table_cell(&t, "%u", sum.newest);
+        table_cell(&t, "%s", COUNT(sum.evicted));
+        table_cell(&t, "%.3f", sum.mass / (double)(next - first));
+    }
+    table_print(&t, o, "");
+    table_deinit(&t);
+}
+
+void ctl_view_event(struct out *o, const struct proto_event *e) {
+    char when[32];
+    time_t second = (time_t)(e->time_ns / 1000000000u);
+    struct tm local;
+    localtime_r(&second, &local);
+    strftime(when, sizeof when, "%H:%M:%S", &local);
+    out_printf(o, "%s.%03u  ", when, (unsigned)(e->time_ns / 1000000u % 1000u));
+    out_bold(o, "%-17s", proto_event_name(e->type));
+    if (e->session)
+        out_printf(o, "  session %llu", (unsigned long long)e->session);
+    if (e->name[0])
+        out_printf(o, " (%s)", NAME(e->name));
+    if (e->rows)
+        out_printf(o, "  %s rows", COUNT(e->rows));
+    if (e->bytes)
+        out_printf(o, "  %s", BYTES(e->bytes));
+    if (e->type == PROTO_EVENT_EVICTED)
+        out_printf(o, "  by %s", proto_reason_name(e->reason));
+    if (e->code)
+        out_printf(o, "  %s", scissor_strerror(e->code));
+    out_printf(o, "\n");
+}

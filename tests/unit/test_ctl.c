@@ -1,0 +1,646 @@
+/* test_ctl.c - scissorctl without a daemon: the command line, what is printed, JSON, and the link to an answering
+ * socket of our own in a thread. */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <nanomsg/nn.h>
+#include <nanomsg/pubsub.h>
+#include <nanomsg/reqrep.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "alloc.h"
+#include "client/ctl/command.h"
+#include "client/ctl/json.h"
+#include "client/ctl/link.h"
+#include "client/ctl/out.h"
+#include "client/ctl/place.h"
+#include "client/ctl/read.h"
+#include "client/ctl/view.h"
+#include "scissor_error.h"
+
+static char directory[64];
+
+static int setup_directory(void **state) {
+    (void)state;
+    const char *base = getenv("TMPDIR");
+    snprintf(directory, sizeof directory, "%s/ctl.XXXXXX", base && strlen(base) < 40 ? base : "/tmp");
+    return mkdtemp(directory) ? 0 : -1;
+}
+
+static int teardown_directory(void **state) {
+    (void)state;
+    char path[128];
+    static const char *const names[] = {PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET, PROTO_ADMIN_KEY, "scissord", "out"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        snprintf(path, sizeof path, "%s/%s", directory, names[i]);
+        remove(path);
+    }
+    return rmdir(directory);
+}
+
+/* ---------- command line ---------- */
+
+struct line {
+    const char *words[6];
+    int status;
+    const char *command, *argument;
+};
+
+static void test_parse(void **state) {
+    (void)state;
+    static const struct line lines[] = {
+        {{"stat"}, 0, "stat", NULL},
+        {{"--json", "stat"}, 0, "stat", NULL},
+        {{"stat", "--json", "--dir", "/x"}, 0, "stat", NULL},
+        {{"session", "--heads", "12"}, 0, "session", "12"},
+        {{"watch", "--count", "3"}, 0, "watch", NULL},
+        {{"top", "--once"}, 0, "top", NULL},
+        {{"close", "some name"}, 0, "close", "some name"},
+        {{"help"}, 0, "help", NULL},
+        {{"help", "top"}, 0, "help", "top"},
+        {{"--help"}, 0, "help", NULL},
+        {{"-h", "top"}, 0, "help", "top"},
+        {{"close", "--help"}, 0, "help", "close"},
+        {{"--version"}, 0, "version", NULL},
+        {{NULL}, CTL_USAGE, NULL, NULL},
+        {{"start"}, CTL_USAGE, NULL, NULL},
+        {{"stat", "x"}, CTL_USAGE, NULL, NULL},
+        {{"session"}, CTL_USAGE, NULL, NULL},
+        {{"session", "1", "2"}, CTL_USAGE, NULL, NULL},
+        {{"stat", "--once"}, CTL_USAGE, NULL, NULL},
+        {{"stat", "--nothing"}, CTL_USAGE, NULL, NULL},
+        {{"stat", "-x"}, CTL_USAGE, NULL, NULL},
+        {{"stat", "--dir"}, CTL_USAGE, NULL, NULL},
+        {{"stat", "--dir", ""}, CTL_USAGE, NULL, NULL},
+        {{"watch", "--count", "0"}, CTL_USAGE, NULL, NULL},
+        {{"watch", "--count", "-1"}, CTL_USAGE, NULL, NULL},
+        {{"watch", "--count", "99999999999999999999"}, CTL_USAGE, NULL, NULL},
+        {{"watch", "--count", "3x"}, CTL_USAGE, NULL, NULL},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char *argv[8] = {"scissorctl"};
+        int argc = 1;
+        for (; lines[i].words[argc - 1]; argc++)
+            argv[argc] = (char *)(uintptr_t)lines[i].words[argc - 1];
+        struct ctl ctl;
+        const struct ctl_command *command = NULL;
+        assert_int_equal(ctl_parse(argc, argv, &ctl, &command), lines[i].status);
+        if (lines[i].status) {
+            assert_null(command);
+            continue;
+        }
+        assert_string_equal(command->name, lines[i].command);
+        if (lines[i].argument)
+            assert_string_equal(ctl.argument, lines[i].argument);
+        else
+            assert_null(ctl.argument);
+    }
+}
+
+static void test_parse_values(void **state) {
+    (void)state;
+    char *argv[] = {"scissorctl", "watch", "--count", "3", "--json", "--dir", "/x/y", NULL};
+    struct ctl ctl;
+    const struct ctl_command *command;
+    assert_int_equal(ctl_parse(7, argv, &ctl, &command), 0);
+    assert_int_equal(ctl.count, 3);
+    assert_true(ctl.json);
+    assert_false(ctl.once);
+    assert_string_equal(ctl.directory, "/x/y");
+}
+
+/* Each command of the table explains itself, and has one line in the list. */
+static void test_commands_complete(void **state) {
+    (void)state;
+    for (const struct ctl_command *c = ctl_commands; c->name; c++) {
+        assert_ptr_equal(ctl_command_find(c->name), c);
+        assert_true(strlen(c->line) > 10 && strlen(c->line) < 90);
+        assert_non_null(c->run);
+    }
+    assert_null(ctl_command_find("nothing"));
+}
+
+/* ---------- place ---------- */
+
+static void test_place_default(void **state) {
+    (void)state;
+    char path[256], expected[128];
+    setenv("SCISSORD_DIR", "/some/where", 1);
+    ctl_place_default(path, sizeof path);
+    assert_string_equal(path, "/some/where");
+    unsetenv("SCISSORD_DIR");
+    setenv("XDG_RUNTIME_DIR", directory, 1);
+    ctl_place_default(path, sizeof path);
+    assert_string_equal(path, "/run/scissord"); /* not there yet */
+    snprintf(expected, sizeof expected, "%s/scissord", directory);
+    assert_int_equal(mkdir(expected, 0700), 0);
+    ctl_place_default(path, sizeof path);
+    assert_string_equal(path, expected);
+    unsetenv("XDG_RUNTIME_DIR");
+}
+
+static void test_place_check(void **state) {
+    (void)state;
+    assert_int_equal(ctl_place_check(directory, PROTO_CONTROL_SOCKET, true), CTL_NOT_RUNNING);
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    snprintf(at.sun_path, sizeof at.sun_path, "%s/%s", directory, PROTO_CONTROL_SOCKET);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(ctl_place_check(directory, PROTO_CONTROL_SOCKET, true), CTL_NOT_RUNNING);
+    assert_int_equal(listen(fd, 1), 0);
+    for (int i = 0; i < 4; i++) /* its queue is full in the end */
+        assert_int_equal(ctl_place_check(directory, PROTO_CONTROL_SOCKET, true), 0);
+    close(fd);
+    assert_int_equal(ctl_place_check(directory, PROTO_CONTROL_SOCKET, true), CTL_NOT_RUNNING); /* left by the dead */
+    char deep[200];
+    memset(deep, 'x', sizeof deep - 1);
+    deep[sizeof deep - 1] = 0;
+    assert_int_equal(ctl_place_check(deep, PROTO_CONTROL_SOCKET, true), CTL_REFUSED);
+}
+
+static void test_admin_key(void **state) {
+    (void)state;
+    uint8_t key[PROTO_TOKEN_BYTES] = {0};
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", directory, PROTO_ADMIN_KEY);
+    assert_int_equal(ctl_place_admin_key(directory, key), CTL_REFUSED);
+    for (size_t size = 15; size <= 17; size++) {
+        FILE *file = fopen(path, "w");
+        assert_non_null(file);
+        for (size_t i = 0; i < size; i++)
+            fputc('a' + (int)i, file);
+        fclose(file);
+        assert_int_equal(ctl_place_admin_key(directory, key), size == 16 ? CTL_DONE : CTL_REFUSED);
+    }
+    assert_memory_equal(key, "abcdefghijklmnop", 16);
+}
+
+/* ---------- figures, tables, screens ---------- */
+
+static void test_figures(void **state) {
+    (void)state;
+    struct figure f;
+    static const struct {
+        uint64_t value;
+        const char *bytes, *count, *time;
+    } rows[] = {
+        {0, "0 B", "0", "0 ms"},
+        {999, "999 B", "999", "0 ms"},
+        {1023, "1023 B", "1,023", "0 ms"},
+        {1024, "1.0 KiB", "1,024", "0 ms"},
+        {1048575, "1.0 MiB", "1,048,575", "1 ms"},
+        {1048576, "1.0 MiB", "1,048,576", "1 ms"},
+        {268435456, "256.0 MiB", "268,435,456", "268 ms"},
+        {59999999999u, "55.9 GiB", "59,999,999,999", "59.9 s"},
+        {60000000000u, "55.9 GiB", "60,000,000,000", "1 min 0 s"},
+        {3600000000000u, "3.3 TiB", "3,600,000,000,000", "1 h 0 min"},
+        {360000000000000u, "327.4 TiB", "360,000,000,000,000", "4 d 4 h"},
+        {UINT64_MAX, "16.0 EiB", "18,446,744,073,709,551,615", "213503 d 23 h"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_string_equal(figure_bytes(&f, rows[i].value), rows[i].bytes);
+        assert_string_equal(figure_count(&f, rows[i].value), rows[i].count);
+        assert_string_equal(figure_time(&f, rows[i].value), rows[i].time);
+    }
+    assert_string_equal(figure_percent(&f, 1, 3), "33.3 %");
+    assert_string_equal(figure_percent(&f, 1, 0), "0.0 %");
+    assert_string_equal(figure_name(&f, "a\033[2Jb\x80"), "a?[2Jb?");
+}
+
+static void test_table(void **state) {
+    (void)state;
+    static const char *const titles[] = {">NUMBER", "NAME", "LAST"};
+    struct table t;
+    struct out o;
+    out_init(&o, false);
+    table_init(&t, titles, 3);
+    for (int i = 0; i < 40; i++) { /* more than one step of memory */
+        table_cell(&t, "%d", i * 1000000);
+        table_cell(&t, "%s", i % 2 ? "x" : "longer");
+        table_cell(&t, "end");
+    }
+    table_print(&t, &o, "");
+    assert_false(o.failed);
+    assert_memory_equal(o.text, "  NUMBER  NAME    LAST\n       0  longer  end\n 1000000  x       end\n", 65);
+    table_deinit(&t);
+    out_deinit(&o);
+}
+
+static void test_screen(void **state) {
+    (void)state;
+    struct out o;
+    char drawn[256] = "";
+    out_init(&o, true);
+    out_bold(&o, "abcdefgh");
+    out_printf(&o, "ijk\nshort\nthird\n");
+    FILE *file = fmemopen(drawn, sizeof drawn, "w");
+    assert_true(out_flush_screen(&o, file, 2, 10));
+    fclose(file);
+    assert_string_equal(drawn, "\033[H\033[1mabcdefgh\033[0mij\033[0m\033[K\r\nshort\033[0m\033[K\033[J");
+    out_deinit(&o);
+}
+
+/* ---------- views and JSON ---------- */
+
+static struct proto_session_stat some_session(uint64_t id, const char *name) {
+    struct proto_session_stat s = {
+        .session = id,
+        .policy = "streaming",
+        .pid = 42,
+        .state = PROTO_SESSION_IDLE,
+        .groups = 1,
+        .layers = 2,
+        .heads = 4,
+        .fresh_rows = 64,
+        .guaranteed_rows = 128,
+        .max_rows = 256,
+        .settled_min = 100,
+        .settled_max = 128,
+        .charged_bytes = 3 << 20,
+        .guaranteed_bytes = 4 << 20,
+        .tokens_seen = 12345,
+        .evicted = {7, 8, 0, 1},
+        .lowest_mass = NAN,
+    };
+    proto_text_set(s.name, sizeof s.name, name);
+    return s;
+}
+
+static const struct proto_pool_stat some_pool = {
+    .name = "host",
+    .limit_bytes = 256 << 20,
+    .charged_bytes = 64 << 20,
+    .peak_bytes = 128 << 20,
+    .evicted = {5},
+    .frames = {9, 1},
+    .sessions = 2,
+    .uptime_ns = 5000000000u,
+    .version_major_minor = 1 << 16,
+    .version = "0.1.0",
+};
+
+static void assert_shows(struct out *o, const char *text) {
+    assert_false(o->failed);
+    if (!strstr(o->text, text))
+        fail_msg("'%s' is not in:\n%s", text, o->text);
+}
+
+static void test_views(void **state) {
+    (void)state;
+    struct out o;
+    struct proto_session_stat s = some_session(3, "reader");
+    struct proto_head_stat heads[] = {
+        {.layer = 0, .kv_head = 0, .settled = 100, .pages = 2, .oldest = 5, .newest = 900, .evicted = 10, .mass = 0.5},
+        {.layer = 0, .kv_head = 1, .settled = 128, .pages = 2, .oldest = 0, .newest = 910, .evicted = 1, .mass = 0.7},
+        {.layer = 1, .kv_head = 0, .settled = 64, .pages = 1, .oldest = 1, .newest = 64, .evicted = 2, .mass = 0.25},
+    };
+    struct proto_event event = {
+        .type = PROTO_EVENT_EVICTED, .session = 3, .rows = 1234, .reason = PROTO_REASON_PRESSURE, .name = "reader"};
+    out_init(&o, false);
+    ctl_view_pool(&o, &some_pool);
+    ctl_view_pool_brief(&o, &some_pool);
+    ctl_view_sessions(&o, NULL, NULL, 0);
+    ctl_view_sessions(&o, &s, &(double){12.34}, 1);
+    ctl_view_session(&o, &s);
+    ctl_view_layers(&o, heads, 3);
+    ctl_view_heads(&o, heads, 3);
+    ctl_view_event(&o, &event);
+    assert_shows(&o, "charged     64.0 MiB (25.0 % of the limit)");
+    assert_shows(&o, "evicted     rows: 5 budget\n");
+    assert_shows(&o, "frames      9 folded, 1 malformed\n");
+    assert_shows(&o, "no session is open\n");
+    assert_shows(&o, "12.3\n"); /* the rate */
+    assert_shows(&o, "3  reader   42  ready       12,345    100-128       256  3.0 MiB");
+    assert_shows(&o, "evicted     rows: 7 budget, 8 pressure, 1 death\n");
+    assert_shows(&o, "    0         2            100-128      4       0     910            11      0.600\n");
+    assert_shows(&o, "rows evicted       session 3 (reader)  1,234 rows  by pressure\n");
+    out_deinit(&o);
+}
+
+static json_int_t integer(const json_t *object, const char *key) {
+    json_t *value = json_object_get(object, key);
+    if (!json_is_integer(value))
+        fail_msg("no integer '%s'", key);
+    return json_integer_value(value);
+}
+
+static void test_json(void **state) {
+    (void)state;
+    json_t *pool = ctl_json_pool(&some_pool);
+    assert_non_null(pool);
+    assert_int_equal(integer(pool, "limit_bytes"), 256 << 20);
+    assert_int_equal(integer(pool, "charged_bytes"), 64 << 20);
+    assert_int_equal(integer(pool, "peak_bytes"), 128 << 20);
+    assert_int_equal(integer(json_object_get(pool, "evicted_rows"), "budget"), 5);
+    assert_int_equal(integer(json_object_get(pool, "score_frames"), "malformed"), 1);
+    assert_string_equal(json_string_value(json_object_get(pool, "protocol")), "1.0");
+    json_decref(pool);
+
+    struct proto_session_stat s = some_session(UINT32_MAX + 1ull, "not \xff UTF-8");
+    json_t *session = ctl_json_session(&s);
+    assert_non_null(session);
+    assert_int_equal(integer(session, "session"), UINT32_MAX + 1ll);
+    assert_int_equal(integer(session, "tokens_seen"), 12345);
+    assert_string_equal(json_string_value(json_object_get(session, "name")), "not ? UTF-8");
+    assert_true(json_real_value(json_object_get(session, "lowest_mass")) == 0);
+    json_decref(session);
+
+    struct proto_event event = {.type = PROTO_EVENT_REFUSED, .sequence = 9, .code = SCISSOR_FULL};
+    json_t *e = ctl_json_event(&event, 2);
+    assert_string_equal(json_string_value(json_object_get(e, "event")), "refused");
+    assert_string_equal(json_string_value(json_object_get(e, "code")), "FULL");
+    assert_int_equal(integer(e, "dropped_events"), 2);
+    json_decref(e);
+}
+
+static void test_find(void **state) {
+    (void)state;
+    struct proto_session_stat entries[] = {some_session(11, "a"), some_session(12, "b"), some_session(13, "b"),
+                                           some_session(14, "11"), some_session(15, "99")};
+    struct ctl_answer answer = {.entries = entries, .count = 5};
+    struct proto_session_stat found = {.session = 0};
+    assert_int_equal(ctl_session_find(&answer, "12", &found), 0);
+    assert_int_equal(found.session, 12);
+    assert_int_equal(ctl_session_find(&answer, "a", &found), 0);
+    assert_int_equal(found.session, 11);
+    assert_int_equal(ctl_session_find(&answer, "11", &found), 0); /* the number goes first */
+    assert_int_equal(found.session, 11);
+    assert_int_equal(ctl_session_find(&answer, "99", &found), 0);
+    assert_int_equal(found.session, 15);
+    assert_int_equal(ctl_session_find(&answer, "b", &found), CTL_REFUSED);
+    assert_int_equal(ctl_session_find(&answer, "c", &found), CTL_REFUSED);
+    assert_int_equal(ctl_session_find(&answer, "12x", &found), CTL_REFUSED);
+    assert_int_equal(ctl_session_find(&answer, "", &found), CTL_REFUSED);
+}
+
+/* ---------- memory runs out ---------- */
+
+static void print_all(void) {
+    struct proto_session_stat s = some_session(3, "reader");
+    struct ctl_answer answer = {.entries = &s, .count = 1};
+    struct proto_event event = {.type = PROTO_EVENT_REFUSED, .sequence = 9, .code = SCISSOR_FULL, .rows = 1};
+    json_decref(ctl_json_sessions(&answer));
+    json_decref(ctl_json_pool(&some_pool));
+    json_decref(ctl_json_event(&event, 0));
+    struct out o;
+    char drawn[4096];
+    FILE *file = fmemopen(drawn, sizeof drawn, "w");
+    assert_non_null(file);
+    out_init(&o, false);
+    ctl_view_pool(&o, &some_pool);
+    ctl_view_sessions(&o, &s, NULL, 1);
+    out_flush(&o, file);
+    out_flush_screen(&o, file, 10, 10);
+    out_deinit(&o);
+    fclose(file);
+}
+
+static void test_memory(void **state) {
+    (void)state;
+    size_t before = alloc_live();
+    int quiet = open("/dev/null", O_WRONLY | O_CLOEXEC), loud = dup(STDERR_FILENO);
+    assert_true(quiet >= 0 && loud >= 0);
+    print_all();
+    assert_int_equal(alloc_live(), before);
+    dup2(quiet, STDERR_FILENO); /* it is said hundreds of times */
+    for (size_t k = 0; k < 400; k++) {
+        for (int ever = 0; ever < 2; ever++) {
+            alloc_fail_after(k, ever ? SIZE_MAX : 1);
+            print_all();
+            alloc_fail_never();
+            assert_int_equal(alloc_live(), before);
+        }
+    }
+    dup2(loud, STDERR_FILENO);
+    close(quiet);
+    close(loud);
+}
+
+/* ---------- the link ---------- */
+
+/* Answers `requests` requests: SESSIONS with `total` sessions in pages of two; the rest as told. */
+struct fake {
+    pthread_t thread;
+    int socket, requests;
+    uint32_t total;
+    int32_t code;
+    size_t cut; /* bytes missing at the end */
+    struct proto_request last;
+};
+
+static void fake_answer(struct fake *f) {
+    struct proto_answer head = {.magic = PROTO_ANSWER_MAGIC, .op = f->last.op, .code = f->code, .epoch = 1};
+    char packet[sizeof head + 2 * sizeof(struct proto_session_stat)];
+    size_t size = sizeof head;
+    if (f->code)
+        proto_text_set(head.text, sizeof head.text, "not today");
+    if (f->last.op == PROTO_OP_SESSIONS && !f->code) {
+        head.total = f->total;
+        head.first = f->last.first;
+        for (; head.count < 2 && head.first + head.count < head.total; head.count++) {
+            struct proto_session_stat s = some_session(100 + head.first + head.count, "s");
+            memcpy(packet + size, &s, sizeof s);
+            size += sizeof s;
+        }
+    }
+    memcpy(packet, &head, sizeof head);
+    nn_send(f->socket, packet, size - f->cut, 0);
+}
+
+static void *fake_run(void *data) {
+    struct fake *f = data;
+    while (f->requests-- > 0) {
+        if (nn_recv(f->socket, &f->last, sizeof f->last, 0) != sizeof f->last)
+            break;
+        fake_answer(f);
+    }
+    return NULL;
+}
+
+static void fake_start(struct fake *f) {
+    char url[128];
+    int patience = 10000;
+    snprintf(url, sizeof url, "ipc://%s/%s", directory, PROTO_CONTROL_SOCKET);
+    f->socket = nn_socket(AF_SP, NN_REP);
+    assert_true(f->socket >= 0);
+    assert_int_equal(nn_setsockopt(f->socket, NN_SOL_SOCKET, NN_RCVTIMEO, &patience, sizeof patience), 0);
+    assert_true(nn_bind(f->socket, url) >= 0);
+    assert_int_equal(pthread_create(&f->thread, NULL, fake_run, f), 0);
+}
+
+static void fake_stop(struct fake *f) {
+    pthread_join(f->thread, NULL);
+    nn_close(f->socket);
+}
+
+static int ask_sessions(struct ctl_answer *answer) {
+    struct ctl ctl = {.json = false};
+    snprintf(ctl.directory, sizeof ctl.directory, "%s", directory);
+    return ctl_ask(&ctl, PROTO_OP_SESSIONS, 0, answer);
+}
+
+static void test_link_pages(void **state) {
+    (void)state;
+    struct fake f = {.requests = 3, .total = 5};
+    struct ctl_answer answer;
+    size_t before = alloc_live();
+    fake_start(&f);
+    assert_int_equal(ask_sessions(&answer), 0);
+    fake_stop(&f);
+    assert_int_equal(answer.count, 5);
+    const struct proto_session_stat *sessions = answer.entries;
+    for (size_t i = 0; i < 5; i++)
+        assert_int_equal(sessions[i].session, 100 + i);
+    ctl_answer_deinit(&answer);
+    assert_int_equal(alloc_live(), before);
+}
+
+static void test_link_refused(void **state) {
+    (void)state;
+    struct fake f = {.requests = 2, .code = SCISSOR_EPERM};
+    struct ctl_answer answer;
+    struct ctl_link link;
+    uint8_t key[PROTO_TOKEN_BYTES] = "0123456789abcde";
+    fake_start(&f);
+    assert_int_equal(ask_sessions(&answer), CTL_REFUSED);
+    assert_int_equal(ctl_link_open(&link, directory), 0);
+    assert_int_equal(ctl_link_change(&link, PROTO_OP_CLOSE_SESSION, 7, key, &answer), CTL_REFUSED);
+    ctl_link_close(&link);
+    ctl_link_close(&link);
+    fake_stop(&f);
+    assert_int_equal(f.last.op, PROTO_OP_CLOSE_SESSION);
+    assert_int_equal(f.last.session, 7);
+    assert_memory_equal(f.last.token, key, sizeof key);
+    assert_true(f.last.id != 0);
+}
+
+static void test_link_garbage(void **state) {
+    (void)state;
+    struct fake f = {.requests = 1, .total = 2, .cut = 1};
+    struct ctl_answer answer;
+    fake_start(&f);
+    assert_int_equal(ask_sessions(&answer), CTL_REFUSED);
+    fake_stop(&f);
+}
+
+static void test_link_silent(void **state) {
+    (void)state;
+    struct fake f = {.requests = 0};
+    struct ctl_answer answer;
+    fake_start(&f);
+    assert_int_equal(ask_sessions(&answer), CTL_REFUSED); /* after CTL_TIMEOUT_MS */
+    fake_stop(&f);
+}
+
+static void test_link_memory(void **state) {
+    (void)state;
+    size_t before = alloc_live();
+    for (size_t k = 0; k < 2; k++) {
+        struct fake f = {.requests = k > 0, .total = 1};
+        struct ctl_answer answer;
+        fake_start(&f);
+        alloc_fail_after(k, SIZE_MAX);
+        assert_int_equal(ask_sessions(&answer), CTL_REFUSED);
+        alloc_fail_never();
+        fake_stop(&f);
+        assert_int_equal(alloc_live(), before);
+    }
+}
+
+/* ---------- watch ---------- */
+
+/* Publishes events until told to stop: every third one is left out, as if it had been lost. */
+struct fake_events {
+    pthread_t thread;
+    int socket;
+    atomic_bool over;
+};
+
+static void *fake_publish(void *data) {
+    struct fake_events *f = data;
+    for (uint64_t i = 1; !f->over; i++) {
+        struct proto_event event = {
+            .magic = PROTO_EVENT_MAGIC, .type = PROTO_EVENT_PRESSURE, .sequence = i, .bytes = i};
+        if (i % 3)
+            nn_send(f->socket, &event, i % 8 == 7 ? sizeof event - 1 : sizeof event, 0); /* some are not whole */
+        usleep(2000);
+    }
+    return NULL;
+}
+
+/* Runs `watch` with what it prints going to a file, and reads that. */
+static void watch_into(bool json, char *text, size_t size) {
+    struct ctl ctl = {.json = json, .count = 8};
+    char path[128];
+    snprintf(ctl.directory, sizeof ctl.directory, "%s", directory);
+    snprintf(path, sizeof path, "%s/out", directory);
+    fflush(stdout);
+    int file = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), before = dup(STDOUT_FILENO);
+    assert_true(file >= 0 && before >= 0);
+    dup2(file, STDOUT_FILENO);
+    int status = ctl_watch(&ctl);
+    fflush(stdout);
+    dup2(before, STDOUT_FILENO);
+    close(before);
+    ssize_t got = pread(file, text, size - 1, 0);
+    close(file);
+    assert_int_equal(status, 0);
+    assert_true(got > 0);
+    text[got] = 0;
+}
+
+static void test_watch_dropped(void **state) {
+    (void)state;
+    struct fake_events f = {.socket = nn_socket(AF_SP, NN_PUB)};
+    char url[128], text[8192];
+    snprintf(url, sizeof url, "ipc://%s/%s", directory, PROTO_EVENT_SOCKET);
+    assert_true(f.socket >= 0 && nn_bind(f.socket, url) >= 0);
+    assert_int_equal(pthread_create(&f.thread, NULL, fake_publish, &f), 0);
+    watch_into(false, text, sizeof text);
+    assert_non_null(strstr(text, "-- 1 event dropped on the way\n"));
+    assert_non_null(strstr(text, "memory taken back"));
+    watch_into(true, text, sizeof text);
+    assert_non_null(strstr(text, "\"dropped_events\":1,"));
+    assert_non_null(strstr(text, "\"event\":\"pressure\""));
+    f.over = true;
+    pthread_join(f.thread, NULL);
+    nn_close(f.socket);
+}
+
+int main(void) {
+    ctl_json_init();
+#define WITH_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, setup_directory, teardown_directory)
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_parse),
+        cmocka_unit_test(test_parse_values),
+        cmocka_unit_test(test_commands_complete),
+        WITH_DIRECTORY(test_place_default),
+        WITH_DIRECTORY(test_place_check),
+        WITH_DIRECTORY(test_admin_key),
+        cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_screen),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_memory),
+        WITH_DIRECTORY(test_link_pages),
+        WITH_DIRECTORY(test_link_refused),
+        WITH_DIRECTORY(test_link_garbage),
+        WITH_DIRECTORY(test_link_silent),
+        WITH_DIRECTORY(test_link_memory),
+        WITH_DIRECTORY(test_watch_dropped),
+    };
+    return cmocka_run_group_tests_name("ctl", tests, NULL, NULL);
+}
