@@ -40,9 +40,9 @@
 #define FRONT_HEADER_MAX 128    /* bytes of a request's nanomsg header */
 #define FRONT_ROOM_WAIT_MS 1000 /* after that a frame is dropped */
 
-/* What a frame costs, divided among the processors of the machine (two: 10,000 frames a second), and how much may be
+/* What a frame costs, divided among the processors of the machine (two: 20,000 frames a second), and how much may be
  * taken at once. Large frames are slow enough by themselves. */
-#define FRONT_FRAME_NS 200000u
+#define FRONT_FRAME_NS 100000u
 #define FRONT_BURST_NS 20000000u
 
 /* A request that was handed to the daemon: where its answer must go. */
@@ -244,7 +244,10 @@ static int front_bind(const char *dir, const char *name, int domain, int protoco
     int n = snprintf(address, sizeof address, "ipc://%s/%s", dir, name);
     if (n < 0 || (size_t)n >= sizeof address)
         return front_broken("%s/%s is too long for a socket's name", dir, name);
-    unlink(address + strlen("ipc://")); /* of a front that died */
+    /* Of a front that died. nanomsg would try it as well, but abort if it cannot. */
+    const char *path = address + strlen("ipc://");
+    if (unlink(path) < 0 && errno != ENOENT)
+        return front_broken("%s is in the way: %s", path, strerror(errno));
     int socket = nn_socket(domain, protocol);
     if (socket < 0)
         return front_broken("nn_socket: %s", nn_strerror(nn_errno()));
@@ -282,26 +285,17 @@ static int front_init(struct front *f, const char *dir) {
     return f->scores_fd < 0 || f->control_fd < 0 ? front_broken("nanomsg gives no descriptor to poll") : 0;
 }
 
-static void front_deinit(struct front *f) {
-    if (f->pending)
-        nn_freemsg(f->pending);
-    int sockets[] = {f->scores, f->control, f->events};
-    for (size_t i = 0; i < 3; i++)
-        if (sockets[i] >= 0)
-            nn_close(sockets[i]);
-    nn_term();
-    ring_deinit(&f->ring);
-}
-
 /* Sleeps until there is something to do, and does it; false when the daemon is gone. A full ring stops the reading of
  * scores, not that of the others. */
 static bool front_turn(struct front *f) {
     bool full = false;
     while (!full && !front_retry_pending(f))
         full = ring_wait_for_room(&f->ring);
-    struct pollfd fds[] = {
-        {FRONT_FD_LINK, POLLIN, 0}, {f->control_fd, POLLIN, 0}, {full ? FRONT_FD_ROOM : f->scores_fd, POLLIN, 0}};
-    int n = poll(fds, 3, full ? FRONT_ROOM_WAIT_MS / 4 : -1);
+    uint64_t unpaid = front_unpaid(f, front_now()), sleep = full ? FRONT_ROOM_WAIT_MS * 250000ull : unpaid;
+    struct timespec timeout = {0, (long)sleep}; /* below a second */
+    int frames_fd = full ? FRONT_FD_ROOM : unpaid ? -1 : f->scores_fd;
+    struct pollfd fds[] = {{FRONT_FD_LINK, POLLIN, 0}, {f->control_fd, POLLIN, 0}, {frames_fd, POLLIN, 0}};
+    int n = ppoll(fds, 3, sleep ? &timeout : NULL, NULL);
     if (n <= 0)
         return n == 0 || errno == EINTR;
     if (fds[0].revents && !front_take_order(f))
@@ -325,6 +319,7 @@ static void front_confine(void) {
     prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    close_range(FRONT_FD_ROOM + 1, ~0u, 0); /* whatever the daemon had inherited without wanting it */
     /* It ends when the daemon wants it to: on the end of the link. */
     signal(SIGINT, SIG_IGN);
     signal(SIGTERM, SIG_IGN);
@@ -344,6 +339,6 @@ int front_main(const char *dir) {
         while (front_turn(&front))
             ;
     }
-    front_deinit(&front);
+    /* Without nn_close(): it would remove the sockets' files, which may by now be those of the next daemon. */
     return r < 0;
 }

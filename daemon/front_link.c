@@ -41,6 +41,7 @@ struct front_run {
     uv_process_t process;
     uv_poll_t frames_poll, socket_poll;
     int closing; /* handles that libuv still has to close */
+    bool exited; /* the process has ended and its number means nothing any more */
     bool dead;   /* being taken down */
     int socket, frames_fd, room_fd;
     struct ring ring;
@@ -50,6 +51,11 @@ struct front_run {
 
 static void front_start(struct front_link *l);
 static void front_on_socket(uv_poll_t *handle, int status, int events);
+
+static void front_kill(struct front_run *run) {
+    if (!run->exited)
+        uv_process_kill(&run->process, SIGKILL);
+}
 
 /* ---------- frames ---------- */
 
@@ -104,7 +110,7 @@ static void front_on_frames(uv_poll_t *handle, int status, int events) {
     } else if (r < 0 && !run->dead) {
         daemon_log(LOG_ERR, "the front wrote nonsense into the ring; it is ended");
         uv_poll_stop(&run->frames_poll);
-        uv_process_kill(&run->process, SIGKILL);
+        front_kill(run);
     }
 }
 
@@ -162,8 +168,7 @@ static void front_take_message(struct front_run *run, const struct front_message
         server_front_ready(s);
     } else if (m->type == FRONT_BROKEN) {
         daemon_log(LOG_ERR, "the front cannot start: %.*s", (int)size, bytes);
-        if (!l->ready_once)
-            server_front_broken(s);
+        l->broken = true; /* its end follows */
     } else if (m->type == FRONT_REQUEST) {
         broker_control(s->broker, bytes, size, m->cookie, server_now());
         server_pump(s);
@@ -183,7 +188,7 @@ static bool front_read(struct front_run *run) {
     if (n < (ssize_t)sizeof packet.m || packet.m.size != (size_t)n - sizeof packet.m) {
         /* The end of the link is the end of the front, or will be: its exit is what counts. */
         uv_poll_stop(&run->socket_poll);
-        uv_process_kill(&run->process, SIGKILL);
+        front_kill(run);
         return false;
     }
     front_take_message(run, &packet.m, (const char *)packet.bytes, packet.m.size);
@@ -258,13 +263,18 @@ static void front_on_exit(uv_process_t *process, int64_t status, int signal) {
     struct front_run *run = process->data;
     struct front_link *l = run->link;
     uint64_t lived = server_now() - run->started;
+    run->exited = true;
+    /* What it had said before it ended. */
     front_take_frames(run, 0);
+    while (front_read(run))
+        ;
     l->run = NULL;
     front_run_close(run);
     if (l->ending)
         return;
     if (!l->ready_once) {
-        daemon_log(LOG_ERR, "the front ended before it was ready (status %" PRId64 ", signal %d)", status, signal);
+        if (!l->broken)
+            daemon_log(LOG_ERR, "the front ended before it was ready (status %" PRId64 ", signal %d)", status, signal);
         server_front_broken(l->server);
         return;
     }
@@ -386,5 +396,5 @@ void front_link_free(struct front_link *l) {
 
 void front_link_kill(struct front_link *l) {
     if (l->run)
-        uv_process_kill(&l->run->process, SIGKILL);
+        front_kill(l->run);
 }

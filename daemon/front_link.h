@@ -19,6 +19,7 @@ struct front_link {
     uint64_t delay_ms; /* before the next restart; 0: at once */
     uint64_t restarts;
     bool ready_once; /* a front has been ready: from then on a broken one is tried again */
+    bool broken;     /* a front has said why it cannot start */
     bool ending;
     void *frame; /* room for one frame, out of the front's reach */
 };

@@ -88,6 +88,20 @@ static void test_bad_directories(void **state) {
     assert_int_equal(run_daemon(text, sizeof text, path, NULL, NULL), strlen(path) - 6 > 90 ? 2 : 1);
 }
 
+/* What the front cannot do at the first start ends the daemon, with the reason. */
+static void test_front_cannot_start(void **state) {
+    (void)state;
+    char text[2048], base[64], path[128];
+    assert_int_equal(harness_directory(base, sizeof base), 0);
+    snprintf(path, sizeof path, "%s/%s", base, PROTO_SCORE_SOCKET);
+    assert_int_equal(mkdir(path, 0700), 0); /* nobody can bind a socket there */
+    assert_int_equal(run_daemon(text, sizeof text, "--dir", base, NULL), 1);
+    assert_non_null(strstr(text, "scores.sock is in the way: "));
+    assert_non_null(strstr(text, "the front cannot start: "));
+    assert_null(strstr(text, "ready"));
+    assert_int_equal(files_in(base), 1);
+}
+
 static void test_files(void **state) {
     (void)state;
     struct harness_daemon d;
@@ -156,7 +170,7 @@ static void test_stale_files(void **state) {
     assert_int_equal(harness_start(&d, NULL), 0);
     pid_t front = harness_front_pid(&d);
     harness_crash(&d);
-    assert_true(files_in(d.dir) >= 5);
+    assert_int_equal(files_in(d.dir), 6); /* four sockets, key, lock */
     for (int i = 0; i < 2000 && kill(front, 0) == 0; i++)
         harness_sleep_ms(1);
     assert_int_equal(kill(front, 0), -1); /* the front does not outlive the daemon */
@@ -296,12 +310,19 @@ static void test_drain(void **state) {
 int main(void) {
     harness_init(180);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_help_and_version),   cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_bad_directories),    cmocka_unit_test(test_files),
-        cmocka_unit_test(test_foreign_directory),  cmocka_unit_test(test_second_daemon),
-        cmocka_unit_test(test_stale_files),        cmocka_unit_test(test_front_ignores_signals),
-        cmocka_unit_test(test_ends_with_sessions), cmocka_unit_test(test_ends_in_a_settle),
-        cmocka_unit_test(test_second_signal),      cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_help_and_version),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_bad_directories),
+        cmocka_unit_test(test_front_cannot_start),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_foreign_directory),
+        cmocka_unit_test(test_second_daemon),
+        cmocka_unit_test(test_stale_files),
+        cmocka_unit_test(test_front_ignores_signals),
+        cmocka_unit_test(test_ends_with_sessions),
+        cmocka_unit_test(test_ends_in_a_settle),
+        cmocka_unit_test(test_second_signal),
+        cmocka_unit_test(test_drain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
