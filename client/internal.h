@@ -92,7 +92,7 @@ struct scissor_session {
     bool closing;            /* unmapped; what still comes for it is ignored */
     uint32_t settle_request; /* settle that is not answered yet; 0: none */
     int settle_code;         /* of the last answer */
-    bool scores_unsent;        /* some frames of this period could not be sent */
+    bool scores_unsent;      /* some frames of this period could not be sent */
     struct proto_settled settled;
     uint32_t settle_rows; /* settle whose answer has not been taken into account yet; 0: none */
 
@@ -180,8 +180,8 @@ struct scissor_session *scissor__session_new(struct scissor_client *client, cons
 /* Unmaps and frees; NULL is allowed. It must not be in the client's list any more. */
 void scissor__session_free(struct scissor_session *session);
 void scissor__session_unmap(struct scissor_session *session);
-/* Takes the descriptors of a GROW and maps them; what cannot be mapped for want of memory stays pending. False: the
- * message cannot be right. */
+/* Takes a descriptor of a GROW over and maps it; what cannot be mapped stays pending. False: the message cannot be
+ * right. */
 bool scissor__session_grow(struct scissor_session *session, const struct proto_segment *entry, int *fd);
 /* False: the message cannot be right. */
 bool scissor__session_shrink(struct scissor_session *session, uint32_t id);

@@ -1,9 +1,10 @@
 /* mapping.c - a session's memory as this process sees it: segments, the control page, addresses of pages.
  *
  * All tables are taken when the session is opened, for the largest budget that it asked for, so that nothing needs
- * memory when segments come and go; pages that were never touched cost nothing. A segment that cannot be mapped (no
- * memory for it in this process) keeps its descriptor, and the next step tries again. A segment that is taken back
- * while a step is open is unmapped when the step ends: the daemon has moved its rows away before the step began.
+ * memory when segments come and go; pages that were never touched cost nothing. A segment that cannot be mapped keeps
+ * its descriptor, and the next step tries again: this process may be short of memory, or the daemon has taken the
+ * segment back already and the SHRINK that says so is still on its way. A segment that is taken back while a step is
+ * open is unmapped when the step ends: the daemon has moved its rows away before the step began.
  *
  * The control page is read while the lease is held; each word is read once, checked, and only the copy is used. */
 #include <errno.h>
@@ -136,7 +137,7 @@ void scissor__session_free(struct scissor_session *s) {
     scissor_free(s);
 }
 
-/* 0, ENOMEM (then it stays pending) or EPROTO. */
+/* 0, ENOMEM or EPROTO; then it stays pending. */
 static int segment_map(struct scissor_session *s, struct client_segment *segment) {
     struct kernel_backend *backend = s->client->backend;
     enum kernel_access access = segment->kind == PROTO_SEGMENT_FRESH ? KERNEL_ACCESS_FRESH : KERNEL_ACCESS_SETTLED;
@@ -158,10 +159,9 @@ bool scissor__session_grow(struct scissor_session *s, const struct proto_segment
     memcpy(segment->handle.opaque, entry->handle, sizeof entry->handle);
     *fd = -1;
     s->segment_count++;
-    int r = segment_map(s, segment);
-    if (r == SCISSOR_ENOMEM)
+    if (segment_map(s, segment))
         s->segments_pending = true;
-    return r != SCISSOR_EPROTO;
+    return true;
 }
 
 bool scissor__session_shrink(struct scissor_session *s, uint32_t id) {
@@ -193,17 +193,20 @@ void scissor__session_release(struct scissor_session *s) {
         scissor__client_post(s->client, PROTO_RELEASED, &released, ids, count);
 }
 
-/* Maps what could not be mapped when it came. */
+/* Maps what could not be mapped when it came. Whether something that cannot be mapped at all is needed, whoever needs
+ * it finds out. */
 static int map_pending(struct scissor_session *s) {
     if (!s->segments_pending)
         return 0;
+    bool pending = false;
     for (uint32_t id = 0; id < s->segment_capacity; id++) {
         struct client_segment *segment = &s->segments[id];
         int r = segment->used && !segment->memory ? segment_map(s, segment) : 0;
-        if (r)
+        if (r == SCISSOR_ENOMEM)
             return r;
+        pending |= r != 0;
     }
-    s->segments_pending = false;
+    s->segments_pending = pending;
     return 0;
 }
 
@@ -242,10 +245,10 @@ int scissor__session_opened(struct scissor_session *s, struct client_call *call)
         s->groups[i].planes = opened->groups[i].planes;
         s->groups[i].threshold = opened->groups[i].threshold;
     }
-    for (uint32_t id = 0; id < s->fresh_segments; id++)
-        if (!s->segments[id].used)
-            return SCISSOR_EPROTO;
     int r = map_pending(s);
+    for (uint32_t id = 0; id < s->fresh_segments && !r; id++)
+        if (!s->segments[id].memory)
+            r = SCISSOR_EPROTO;
     if (!r)
         r = import_page(s, &call->fds[0], KERNEL_ACCESS_SETTLED, s->control_bytes, &s->control_memory);
     if (!r)

@@ -76,11 +76,13 @@ int scissor_close(struct scissor_session *s) {
     s->in_step = false;
     if (s->settle_request) /* the daemon takes one request at a time */
         scissor__client_wait_settled(s);
-    int r = s->failure;
+    int failure = s->failure;
     scissor__session_unmap(s);
     s->closing = true;
-    if (!r || r == SCISSOR_ESYSTEM || r == SCISSOR_EPROTO) /* the daemon still has it */
-        r = session_give_back(s);
+    /* Of a session that the operator closed, the daemon still keeps the two pages that we had mapped. */
+    int r = session_give_back(s);
+    if (failure == SCISSOR_ECLOSED && (r == 0 || r == SCISSOR_ENOSESSION))
+        r = SCISSOR_ECLOSED;
     session_unlink(s);
     pthread_mutex_unlock(&client->lock);
     scissor__session_free(s);
@@ -151,15 +153,15 @@ int scissor_positions(struct scissor_session *s, uint32_t layer, uint32_t kv_hea
                       uint32_t capacity, uint32_t *ret_count) {
     if (layer >= s->layer_count || kv_head >= s->groups[s->layers[layer].group].kv_heads)
         return SCISSOR_EINVAL;
-    if (s->settle_rows > 0)
-        return SCISSOR_ESTATE;
     uint32_t most = s->groups[s->layers[layer].group].settled_max;
     capacity = capacity < most ? capacity : most;
     uint32_t *staged = scissor_malloc(capacity * sizeof *staged), total = 0;
     if (!staged)
         return SCISSOR_ENOMEM;
     pthread_mutex_lock(&s->client->lock);
-    int r = s->failure ? s->failure : read_positions(s, layer, kv_head, staged, capacity, &total);
+    int r = s->failure ? s->failure : s->client->failure;
+    if (!r)
+        r = s->settle_rows > 0 ? SCISSOR_ESTATE : read_positions(s, layer, kv_head, staged, capacity, &total);
     if (r == SCISSOR_EPROTO)
         scissor__client_fail(s->client, r);
     pthread_mutex_unlock(&s->client->lock);

@@ -60,6 +60,8 @@ int scissor_settle(struct scissor_session *s) {
         r = s->settle_code;
         s->settle_rows = 0;
     }
+    if (r == SCISSOR_ECLOSED || r == SCISSOR_ENOSESSION) /* the news of it is still on its way */
+        r = s->failure = SCISSOR_ECLOSED;
     if (r == 0)
         r = settle_account(s);
     pthread_mutex_unlock(&client->lock);

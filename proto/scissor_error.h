@@ -26,6 +26,10 @@
     X(ECLOSED, -12, "the session was closed by the operator")                                                     \
     X(ESYSTEM, -13, "a system call failed; errno has the reason")
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum scissor_error {
 #define SCISSOR_ERROR_ENUM(name, number, text) SCISSOR_##name = (number),
     SCISSOR_ERROR_MAP(SCISSOR_ERROR_ENUM)
@@ -35,3 +39,7 @@ enum scissor_error {
 /* The table's text and name ("EGONE"); of an unknown code, a text that says so. Never NULL; static. */
 const char *scissor_strerror(int code);
 const char *scissor_errname(int code);
+
+#ifdef __cplusplus
+}
+#endif
