@@ -87,7 +87,8 @@ struct kernel_attend {
 struct kernel_backend {
     const char *name; /* "host" */
     const char *path; /* "reference", "avx2", "avx512": what runs the arithmetic */
-    /* True where a segment's memory is gone for its importers, too, as soon as segment_free returns (host: truncated).
+    /* True where a segment's memory is gone for its importers, too, as soon as segment_free returns (host:
+     * truncated, or one hole).
      * False where an importer must close it first (cuda). */
     bool revocable;
 

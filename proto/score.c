@@ -53,8 +53,7 @@ int proto_score_check(const void *frame, size_t size, const char **ret_why) {
     return SCISSOR_EPROTO;
 }
 
-/* IEEE half precision, round to nearest even; dtype.c has it as well, but proto/ stands alone. Multiplying by 2^112
- * or 2^-112 in single precision moves the exponent between the two biases and handles subnormals. */
+/* IEEE half precision, round to nearest even; dtype.c has it as well, but proto/ stands alone. */
 static uint16_t score_to_f16(float value) {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -73,6 +72,7 @@ static uint16_t score_to_f16(float value) {
     return (uint16_t)(sign | (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1)) >> 13);
 }
 
+/* Multiplying by 2^112 moves the exponent from one bias to the other, subnormals included. */
 static float score_from_f16(uint16_t bits) {
     uint32_t rest = (uint32_t)(bits & 0x7fffu) << 13, word;
     float value;

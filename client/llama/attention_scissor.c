@@ -9,10 +9,12 @@
 #include <time.h>
 
 #include "alloc.h"
+#include "dtype.h"
 #include "layout.h"
 #include "private_daemon.h"
 
-#define CONNECT_TRIES 250 /* of 20 ms: 5 s for a private daemon to answer */
+#define CONNECT_TRIES 250      /* of 20 ms: 5 s for a private daemon to answer */
+#define PRIVATE_MAX_WINDOW 1e6 /* rows; a larger history window is refused anyway */
 
 struct attention_scissor {
     struct attention base; /* first, so that the two pointers are the same */
@@ -41,7 +43,7 @@ static const char *attention_scissor_advice(int code) {
 }
 
 static int attention_scissor_fail(const struct attention_scissor *scissor, int code, struct failure *failure) {
-    const char *said = scissor->client ? scissor_last_text(scissor->client) : "";
+    const char *said = scissor_last_text(scissor->client);
     return failure_set(failure, code, "%s%s%.120s%s%s", scissor_strerror(code), *said ? " (scissord: " : "", said,
                        *said ? ")" : "", attention_scissor_advice(code));
 }
@@ -107,24 +109,39 @@ static void attention_scissor_free(struct attention *base) {
 
 /* ---------- opening ---------- */
 
-static uint32_t attention_scissor_dtype_bytes(uint32_t dtype) {
-    return dtype == SCISSOR_F32 ? 4 : 2;
+/* The library's own text names what the code cannot: both versions, or the reason of a system call. */
+static int attention_scissor_fail_connect(const char *directory, int code, struct failure *failure) {
+    const char *said = scissor_last_text(NULL);
+    return failure_set(failure, code, "%.80s: %s%s%.120s%s", directory, scissor_strerror(code), *said ? " (" : "", said,
+                       *said ? ")" : "");
+}
+
+/* Bytes that a daemon surely does not pass for what it keeps beside a settled row: position, scores, and a count of
+ * hits for each settle in the history window of a policy that has one (--param window). */
+static uint64_t attention_scissor_row_extra(const struct attention_scissor_options *options) {
+    double window = 1024; /* more than any policy has if it is not told */
+    for (uint32_t i = 0; i < options->param_count; i++)
+        if (strcmp(options->params[i].name, "window") == 0 && options->params[i].value > window)
+            window = fmin(options->params[i].value, PRIVATE_MAX_WINDOW);
+    return 64 + sizeof(float) * ((uint64_t)window / options->fresh + 1);
 }
 
 /* A pool that surely holds this one session: its settled pages and fresh buffers in whole segments, one more page per
- * head for rows on the move, an eighth and 32 MiB for what else the daemon charges. */
+ * head for rows on the move, what is kept beside the rows, an eighth and 32 MiB for what else the daemon charges. It is
+ * a limit and takes nothing, so too much does no harm. */
 static uint32_t attention_scissor_pool_mib(const struct model_shape *shape,
                                            const struct attention_scissor_options *options) {
-    uint32_t storage = attention_scissor_dtype_bytes(options->storage_dtype);
+    uint32_t storage = (uint32_t)kernel_dtype_size(options->storage_dtype);
+    uint32_t compute = (uint32_t)kernel_dtype_size(options->compute_dtype);
     uint32_t per_segment = layout_pages_per_segment(storage, shape->head_dim);
     uint64_t heads = (uint64_t)shape->layers * shape->kv_heads;
     uint64_t pages = heads * (layout_pages_of_rows(options->budget) + 1);
     uint64_t segments = pages / (per_segment ? per_segment : 1) + 1;
     struct layout_fresh walk = {0};
     for (uint64_t i = 0; i < heads; i++)
-        layout_fresh_next(&walk, attention_scissor_dtype_bytes(options->compute_dtype), options->fresh,
-                          shape->head_dim);
+        layout_fresh_next(&walk, compute, options->fresh, shape->head_dim);
     uint64_t bytes = (segments + walk.segments) * SCISSOR_SEGMENT_BYTES;
+    bytes += (pages + per_segment) * SCISSOR_PAGE_ROWS * attention_scissor_row_extra(options);
     uint64_t mib = (bytes + bytes / 8) / (1 << 20) + 32;
     return mib > UINT32_MAX ? UINT32_MAX : (uint32_t)mib;
 }
@@ -138,8 +155,10 @@ static int attention_scissor_connect_private(struct attention_scissor *scissor, 
         return r;
     for (int try = 0; try < CONNECT_TRIES; try++) {
         r = scissor_connect(private_daemon_directory(scissor->daemon), &scissor->client);
+        if (r == 0)
+            return 0;
         if (r != SCISSOR_ENODAEMON)
-            return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
+            return attention_scissor_fail_connect(private_daemon_directory(scissor->daemon), r, failure);
         r = private_daemon_check(scissor->daemon, failure);
         if (r != 0)
             return r;
@@ -154,7 +173,7 @@ static int attention_scissor_connect(struct attention_scissor *scissor, const st
         return attention_scissor_connect_private(scissor, shape, options, failure);
     int r = scissor_connect(options->directory, &scissor->client);
     if (r != 0)
-        return failure_set(failure, r, "%.160s: %s", options->directory, scissor_strerror(r));
+        return attention_scissor_fail_connect(options->directory, r, failure);
     return 0;
 }
 

@@ -13,12 +13,15 @@ static float dequant_read_f16(const uint8_t *source) {
     return kernel_f16_to_f32(half);
 }
 
-static void dequant_f16(const uint8_t *source, size_t elements, float *ret) {
-    for (size_t i = 0; i < elements; i++)
-        ret[i] = dequant_read_f16(source + 2 * i);
+static void dequant_F32(const uint8_t *source, float *ret) {
+    memcpy(ret, source, sizeof(*ret));
 }
 
-static void dequant_q4_0(const uint8_t *block, float *ret) {
+static void dequant_F16(const uint8_t *source, float *ret) {
+    *ret = dequant_read_f16(source);
+}
+
+static void dequant_Q4_0(const uint8_t *block, float *ret) {
     float d = dequant_read_f16(block);
     for (int i = 0; i < 16; i++) {
         ret[i] = d * (float)((block[2 + i] & 15) - 8);
@@ -26,7 +29,7 @@ static void dequant_q4_0(const uint8_t *block, float *ret) {
     }
 }
 
-static void dequant_q4_1(const uint8_t *block, float *ret) {
+static void dequant_Q4_1(const uint8_t *block, float *ret) {
     float d = dequant_read_f16(block), m = dequant_read_f16(block + 2);
     for (int i = 0; i < 16; i++) {
         ret[i] = d * (float)(block[4 + i] & 15) + m;
@@ -34,7 +37,7 @@ static void dequant_q4_1(const uint8_t *block, float *ret) {
     }
 }
 
-static void dequant_q8_0(const uint8_t *block, float *ret) {
+static void dequant_Q8_0(const uint8_t *block, float *ret) {
     float d = dequant_read_f16(block);
     for (int i = 0; i < 32; i++)
         ret[i] = d * (float)(int8_t)block[2 + i];
@@ -52,7 +55,7 @@ static void dequant_q4_k_scales(const uint8_t *packed, int run, int *ret_scale, 
     }
 }
 
-static void dequant_q4_k(const uint8_t *block, float *ret) {
+static void dequant_Q4_K(const uint8_t *block, float *ret) {
     float d = dequant_read_f16(block), m = dequant_read_f16(block + 2);
     for (int run = 0; run < 8; run++) {
         const uint8_t *bytes = block + 16 + run / 2 * 32;
@@ -67,7 +70,7 @@ static void dequant_q4_k(const uint8_t *block, float *ret) {
 
 /* Each half of the block has 64 bytes of low and 32 bytes of high bits; byte i of the high bits belongs to elements
  * i, i + 32, i + 64 and i + 96 of the half, two bits each from the bottom. */
-static void dequant_q6_k(const uint8_t *block, float *ret) {
+static void dequant_Q6_K(const uint8_t *block, float *ret) {
     float d = dequant_read_f16(block + 208);
     for (int i = 0; i < 256; i++) {
         int half = i / 128, within = i % 128;
@@ -80,35 +83,16 @@ static void dequant_q6_k(const uint8_t *block, float *ret) {
     }
 }
 
-static void dequant_blocks(void (*convert)(const uint8_t *, float *), const uint8_t *source, size_t blocks,
-                           size_t block_bytes, size_t block_elements, float *ret) {
-    for (size_t i = 0; i < blocks; i++)
-        convert(source + i * block_bytes, ret + i * block_elements);
-}
-
+/* One case for each type of the table: a type without a function above does not compile. */
 void dequant_elements(uint32_t type, const uint8_t *source, size_t elements, float *ret) {
     switch (type) {
-    case GGUF_TENSOR_F32:
-        memcpy(ret, source, elements * sizeof(*ret));
+#define DEQUANT_BLOCKS(name, number, block_elements, block_bytes)                   \
+    case GGUF_TENSOR_##name:                                                        \
+        for (size_t i = 0; i < elements / (block_elements); i++)                    \
+            dequant_##name(source + i * (block_bytes), ret + i * (block_elements)); \
         return;
-    case GGUF_TENSOR_F16:
-        dequant_f16(source, elements, ret);
-        return;
-    case GGUF_TENSOR_Q4_0:
-        dequant_blocks(dequant_q4_0, source, elements / 32, 18, 32, ret);
-        return;
-    case GGUF_TENSOR_Q4_1:
-        dequant_blocks(dequant_q4_1, source, elements / 32, 20, 32, ret);
-        return;
-    case GGUF_TENSOR_Q8_0:
-        dequant_blocks(dequant_q8_0, source, elements / 32, 34, 32, ret);
-        return;
-    case GGUF_TENSOR_Q4_K:
-        dequant_blocks(dequant_q4_k, source, elements / 256, 144, 256, ret);
-        return;
-    case GGUF_TENSOR_Q6_K:
-        dequant_blocks(dequant_q6_k, source, elements / 256, 210, 256, ret);
-        return;
+        GGUF_TENSOR_TYPE_MAP(DEQUANT_BLOCKS)
+#undef DEQUANT_BLOCKS
     default:
         assert(!"a type that gguf.c does not let through");
     }

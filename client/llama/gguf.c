@@ -109,15 +109,6 @@ static int cursor_take_string(struct gguf_cursor *cursor, const char *what, stru
 
 /* ---------- values ---------- */
 
-/* For messages: a name from the file, cut and without bytes that a terminal would take for orders. */
-static const char *gguf_printable(struct gguf_string string, char text[64]) {
-    size_t n = string.size < 63 ? string.size : 63;
-    for (size_t i = 0; i < n; i++)
-        text[i] = string.bytes[i] >= ' ' && string.bytes[i] <= '~' ? string.bytes[i] : '?';
-    text[n] = '\0';
-    return text;
-}
-
 static int cursor_skip_element(struct gguf_cursor *cursor, uint32_t type, const char *what) {
     struct gguf_string string;
     const uint8_t *bytes;
@@ -128,7 +119,7 @@ static int cursor_skip_element(struct gguf_cursor *cursor, uint32_t type, const 
 
 static int cursor_skip_array(struct gguf_cursor *cursor, const struct gguf_value *value, const char *what) {
     size_t element = value->element_type == GGUF_STRING ? 8 : gguf_scalar_size(value->element_type);
-    char name[64];
+    char name[GGUF_PRINTABLE_BYTES];
     if (element == 0)
         return failure_set(cursor->failure, SCISSOR_EINVAL, "%s is an array of type %u, which is not known",
                            gguf_printable(value->key, name), value->element_type);
@@ -146,7 +137,7 @@ static int cursor_skip_array(struct gguf_cursor *cursor, const struct gguf_value
 }
 
 static int cursor_take_value(struct gguf_cursor *cursor, struct gguf_value *value) {
-    char name[64];
+    char name[GGUF_PRINTABLE_BYTES];
     int r = cursor_take_string(cursor, "a key", &value->key);
     if (r == 0)
         r = cursor_take_u32(cursor, "a value's type", &value->type);
@@ -174,7 +165,7 @@ static int cursor_take_value(struct gguf_cursor *cursor, struct gguf_value *valu
 
 /* Reads the entry; its data is placed by gguf_place_tensor, once the start of the data is known. */
 static int cursor_take_tensor(struct gguf_cursor *cursor, struct gguf_tensor *tensor, uint64_t *ret_offset) {
-    char name[64];
+    char name[GGUF_PRINTABLE_BYTES];
     int r = cursor_take_string(cursor, "a tensor's name", &tensor->name);
     if (r == 0)
         r = cursor_take_u32(cursor, "a tensor's dimensions", &tensor->dimensions);
@@ -199,7 +190,7 @@ static int cursor_take_tensor(struct gguf_cursor *cursor, struct gguf_tensor *te
 
 static int gguf_place_tensor(struct gguf *gguf, struct gguf_tensor *tensor, size_t start, uint64_t offset,
                              struct failure *failure) {
-    char name[64];
+    char name[GGUF_PRINTABLE_BYTES];
     gguf_printable(tensor->name, name);
     const struct gguf_type_info *info = gguf_find_type(tensor->type);
     if (!info)

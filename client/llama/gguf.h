@@ -114,5 +114,9 @@ struct gguf_string gguf_array_next_string(const struct gguf_value *array, size_t
 /* Whether the string has exactly these bytes. */
 bool gguf_string_equals(struct gguf_string string, const char *text);
 
+/* A string from the file for messages, in `text`: cut, and without bytes that a terminal would take for orders. */
+#define GGUF_PRINTABLE_BYTES 64
+const char *gguf_printable(struct gguf_string string, char text[GGUF_PRINTABLE_BYTES]);
+
 /* "Q4_1"; NULL for a type that this program does not read. */
 const char *gguf_tensor_type_name(uint32_t type);

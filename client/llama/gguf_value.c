@@ -1,4 +1,4 @@
-/* gguf_value.c - finding and converting the values and tensors of an open GGUF file. */
+/* gguf_value.c - finding, converting and printing the values and tensors of an open GGUF file. */
 #include <string.h>
 
 #include "gguf.h"
@@ -6,6 +6,14 @@
 bool gguf_string_equals(struct gguf_string string, const char *text) {
     size_t size = strlen(text);
     return string.size == size && memcmp(string.bytes, text, size) == 0;
+}
+
+const char *gguf_printable(struct gguf_string string, char text[GGUF_PRINTABLE_BYTES]) {
+    size_t size = string.size < GGUF_PRINTABLE_BYTES ? string.size : GGUF_PRINTABLE_BYTES - 1;
+    for (size_t i = 0; i < size; i++)
+        text[i] = string.bytes[i] >= ' ' && string.bytes[i] <= '~' ? string.bytes[i] : '?';
+    text[size] = '\0';
+    return text;
 }
 
 const struct gguf_value *gguf_find_value(const struct gguf *gguf, const char *key) {

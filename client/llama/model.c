@@ -3,8 +3,6 @@
 #include "model.h"
 
 #include <math.h>
-#include <stdarg.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -38,12 +36,13 @@ static int model_read_u32(const struct gguf *gguf, const char *key, uint32_t low
 
 static int model_check_architecture(const struct gguf *gguf, struct failure *failure) {
     const uint32_t none = 0;
+    char printable[GGUF_PRINTABLE_BYTES];
     struct gguf_string text;
     uint32_t experts;
     int r = gguf_get_string(gguf, "general.architecture", NULL, &text, failure);
     if (r == 0 && !gguf_string_equals(text, "llama"))
-        return failure_set(failure, SCISSOR_EINVAL, "the architecture is \"%.*s\"; this program runs \"llama\"",
-                           (int)(text.size < 40 ? text.size : 40), text.bytes);
+        return failure_set(failure, SCISSOR_EINVAL, "the architecture is \"%s\"; this program runs \"llama\"",
+                           gguf_printable(text, printable));
     if (r == 0)
         r = gguf_get_u32(gguf, "llama.expert_count", &none, &experts, failure);
     if (r == 0 && experts != 0)
@@ -51,8 +50,8 @@ static int model_check_architecture(const struct gguf *gguf, struct failure *fai
     if (r == 0)
         r = gguf_get_string(gguf, "llama.rope.scaling.type", "none", &text, failure);
     if (r == 0 && !gguf_string_equals(text, "none"))
-        return failure_set(failure, SCISSOR_EINVAL, "RoPE scaling \"%.*s\" is not supported",
-                           (int)(text.size < 40 ? text.size : 40), text.bytes);
+        return failure_set(failure, SCISSOR_EINVAL, "RoPE scaling \"%s\" is not supported",
+                           gguf_printable(text, printable));
     return r;
 }
 
@@ -185,7 +184,7 @@ static int loader_allocate(struct model_loader *loader) {
         floats += loader->gguf->tensors[i].elements;
     }
     model->layers = scissor_calloc(model->shape.layers, sizeof(*model->layers));
-    model->weights = floats <= SIZE_MAX / sizeof(float) ? scissor_malloc((size_t)floats * sizeof(float)) : NULL;
+    model->weights = scissor_malloc((size_t)floats * sizeof(float));
     return model->layers && model->weights ? 0 : failure_set_memory(loader->failure);
 }
 

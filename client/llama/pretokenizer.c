@@ -77,13 +77,14 @@ static int pretokenizer_compile(struct pretokenizer *pretokenizer, struct failur
 
 int pretokenizer_new(struct gguf_string name, struct pretokenizer **ret_pretokenizer, struct failure *failure) {
     const struct pretokenizer_rule *rule = NULL;
+    char printable[GGUF_PRINTABLE_BYTES];
     for (size_t i = 0; i < sizeof(pretokenizer_rules) / sizeof(pretokenizer_rules[0]); i++)
         if (gguf_string_equals(name, pretokenizer_rules[i].name))
             rule = &pretokenizer_rules[i];
     if (!rule)
         return failure_set(failure, SCISSOR_EINVAL,
-                           "the pre-tokenizer \"%.*s\" is not supported, only smollm, gpt-2, default and llama-bpe",
-                           (int)(name.size < 40 ? name.size : 40), name.bytes);
+                           "the pre-tokenizer \"%s\" is not supported, only smollm, gpt-2, default and llama-bpe",
+                           gguf_printable(name, printable));
     struct pretokenizer *pretokenizer = scissor_calloc(1, sizeof(*pretokenizer));
     if (!pretokenizer)
         return failure_set_memory(failure);

@@ -10,7 +10,8 @@
 struct private_daemon;
 
 /* Starts scissord, the one beside this executable or else the one in PATH, with a pool of `pool_mib`. It may not answer
- * yet. ENODAEMON: cannot be started. */
+ * yet, and whether there is such a program only private_daemon_check() tells. ESYSTEM: no directory or no process could
+ * be made. ENOMEM. */
 int private_daemon_start(uint32_t pool_mib, struct private_daemon **ret_daemon, struct failure *failure);
 
 const char *private_daemon_directory(const struct private_daemon *daemon);

@@ -46,7 +46,8 @@ int text_output_append(struct text_output *output, const char *bytes, size_t siz
     if (size > 0)
         memcpy(output->text + output->size, bytes, size);
     output->size += size;
-    return text_output_show(output, text_output_complete(output), failure);
+    /* Without a stream nothing is ever shown, and looking for what could be would begin at the start each time. */
+    return output->stream ? text_output_show(output, text_output_complete(output), failure) : 0;
 }
 
 int text_output_finish(struct text_output *output, struct failure *failure) {

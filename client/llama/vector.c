@@ -12,6 +12,7 @@
 
 typedef float lanes_f __attribute__((vector_size(16)));
 typedef int32_t lanes_i __attribute__((vector_size(16)));
+typedef uint32_t lanes_u __attribute__((vector_size(16)));
 #define LANES 4
 
 static inline lanes_f lanes_load(const float *x) {
@@ -51,10 +52,9 @@ static inline lanes_f lanes_exp(lanes_f x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    /* The integer sits in the low mantissa bits of `shifted`; moved up by 23 bits it adds to p's exponent. Unsigned
-     * arithmetic would be the same bits; lanes wrap as -fwrapv does in vector types. */
-    typedef uint32_t lanes_u __attribute__((vector_size(16)));
-    return (lanes_f)((lanes_u)p + ((lanes_u)shifted << 23));
+    /* The integer sits in the low mantissa bits of `shifted`; moved up by 23 bits it adds to p's exponent, wrapping
+     * around if it is negative. A NaN's payload would do the same there. */
+    return lanes_select(x == x, (lanes_f)((lanes_u)p + ((lanes_u)shifted << 23)), x);
 }
 
 static inline float lanes_sum(lanes_f v) {

@@ -223,11 +223,12 @@ static int vocabulary_allocate(struct vocabulary *vocabulary, const struct gguf_
 
 static int vocabulary_read(struct vocabulary *vocabulary, const struct gguf *gguf, struct failure *failure) {
     const struct gguf_value *tokens, *merges;
+    char printable[GGUF_PRINTABLE_BYTES];
     struct gguf_string model;
     int r = gguf_get_string(gguf, "tokenizer.ggml.model", NULL, &model, failure);
     if (r == 0 && !gguf_string_equals(model, "gpt2"))
-        return failure_set(failure, SCISSOR_EINVAL, "the tokenizer is \"%.*s\"; this program has byte-level BPE (gpt2)",
-                           (int)(model.size < 40 ? model.size : 40), model.bytes);
+        return failure_set(failure, SCISSOR_EINVAL, "the tokenizer is \"%s\"; this program has byte-level BPE (gpt2)",
+                           gguf_printable(model, printable));
     if (r == 0)
         r = vocabulary_find_array(gguf, "tokenizer.ggml.tokens", GGUF_STRING, &tokens, failure);
     if (r == 0)

@@ -1,7 +1,8 @@
 /* attend_spans.h - the two phases of vector attention that read memory: K and V. See attend_vector.h for the whole.
  *
  * An inner loop is an inline function whose width (queries of the tile), dtype and count (vectors worked on at once)
- * are constants, so that its sums live in registers: count is the largest of 8, 4, 2, 1 with width * count <= BUDGET.
+ * are constants, so that its sums live in registers: count is the largest of 8 (V only), 4, 2, 1 with
+ * width * count <= BUDGET.
  *
  * The next span is prefetched into the second-level cache while one is worked on: pages are scattered, and the
  * hardware's prefetcher starts anew in each (measured: twice as fast; into the first level, half of that gain).

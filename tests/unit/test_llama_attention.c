@@ -56,6 +56,21 @@ static void test_softmax(void **state) {
     assert_true(wide[0] < 1e-30f && wide[2] < 1e-30f && wide[3] < 1e-30f && wide[1] == 0.5f && wide[4] == 0.5f);
 }
 
+/* A NaN comes out as one, whatever its payload; the low bits of a float are where exp keeps its exponent. */
+static void test_nan(void **state) {
+    (void)state;
+    for (uint32_t bits = 0x7fc00000; bits < 0x7fc00400; bits++) {
+        float x[5] = {0}, gate[4] = {0}, up[4] = {1, 1, 1, 1};
+        memcpy(&x[1], &bits, sizeof(bits));
+        memcpy(&gate[2], &bits, sizeof(bits));
+        assert_true(isnan(vector_log_sum_exp(x, 5)));
+        vector_softmax(x, 5);
+        assert_true(isnan(x[1]));
+        vector_silu_multiply(gate, up, 4);
+        assert_true(isnan(gate[2]) && gate[0] == 0);
+    }
+}
+
 static void test_elements(void **state) {
     (void)state;
     float gate[11], up[11], x[11], weight[11], got[11];
@@ -201,10 +216,8 @@ static void test_allocations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_softmax),
-        cmocka_unit_test(test_elements),
-        cmocka_unit_test(test_full),
-        cmocka_unit_test(test_allocations),
+        cmocka_unit_test(test_softmax), cmocka_unit_test(test_nan),         cmocka_unit_test(test_elements),
+        cmocka_unit_test(test_full),    cmocka_unit_test(test_allocations),
     };
     return cmocka_run_group_tests_name("llama_attention", tests, NULL, NULL);
 }

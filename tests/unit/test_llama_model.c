@@ -368,6 +368,8 @@ static void test_wrong_values(void **state) {
     tiny_write(&tiny, &b);
     memcpy((uint8_t *)memmem(b.bytes, b.size, "llama", 5), "mamba", 5); /* the architecture's value comes first */
     assert_refused(&b, "mamba");
+    memcpy((uint8_t *)memmem(b.bytes, b.size, "mamba", 5), "\x1b[2J!", 5); /* no order to a terminal gets through */
+    assert_refused(&b, "\"?[2J!\"");
     builder_deinit(&b);
     tiny_deinit(&tiny);
 }

@@ -139,6 +139,16 @@ static void test_text(void **state) {
     assert_string_equal(a, b);
 }
 
+/* A private daemon's pool holds its one session, also where the daemon keeps more beside a row than usual. */
+static void test_private_pool(void **state) {
+    (void)state;
+    skip_if_told();
+    assert_int_equal(RUN(NULL, "--prompt", "x", "-n", "1", "--json", "--budget", "8192", "--fresh", "16"), 0);
+    assert_int_equal(RUN(NULL, "--prompt", "x", "-n", "1", "--json", "--budget", "1024", "--fresh", "16", "--policy",
+                         "scissorhands", "--param", "window=16384"),
+                     0);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     char output[96], text[1024];
@@ -158,10 +168,8 @@ static void test_refusals(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same_logits),
-        cmocka_unit_test(test_budget),
-        cmocka_unit_test(test_text),
-        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_same_logits),  cmocka_unit_test(test_budget),   cmocka_unit_test(test_text),
+        cmocka_unit_test(test_private_pool), cmocka_unit_test(test_refusals),
     };
     harness_init(280);
     return cmocka_run_group_tests_name("llama_run", tests, setup, NULL);

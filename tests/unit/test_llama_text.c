@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -158,6 +159,20 @@ static void test_stream_fails(void **state) {
     alloc_fail_never();
 }
 
+/* Collecting without a stream, as --json and --chat do, takes no longer for each byte as the text grows. */
+static void test_collect(void **state) {
+    (void)state;
+    enum { PIECES = 300000 };
+    struct text_output output = {0};
+    clock_t start = clock();
+    for (int i = 0; i < PIECES; i++)
+        assert_int_equal(text_output_append(&output, "a", 1, &failure), 0);
+    assert_int_equal(output.size, PIECES);
+    assert_int_equal(text_output_finish(&output, &failure), 0);
+    assert_true(clock() - start < 5 * CLOCKS_PER_SEC); /* some ms; quadratic, it was most of a minute */
+    text_output_deinit(&output);
+}
+
 static void test_json(void **state) {
     (void)state;
     char *text;
@@ -172,7 +187,8 @@ static void test_json(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_options), cmocka_unit_test(test_wrong_options), cmocka_unit_test(test_help),
-        cmocka_unit_test(test_stream),  cmocka_unit_test(test_stream_fails),  cmocka_unit_test(test_json),
+        cmocka_unit_test(test_stream),  cmocka_unit_test(test_stream_fails),  cmocka_unit_test(test_collect),
+        cmocka_unit_test(test_json),
     };
     return cmocka_run_group_tests_name("llama_text", tests, NULL, NULL);
 }

@@ -211,6 +211,7 @@ static void test_refused(void **state) {
         {"gpt2", "smollm", "a c", WORDS, 1},    {"gpt2", "smollm", "a", WORDS, 1},
         {"gpt2", "smollm", "", WORDS, 1},       {"gpt2", "smollm", "a \xe2\x82\xac", WORDS, 1},
         {"gpt2", "smollm", NULL, WORDS - 1, 1}, {"gpt2", "smollm", NULL, WORDS, WORDS},
+        {"gp\x1b[2Jt", "x", NULL, WORDS, 1},    {"gpt2", "\x1b]0;title\a\x9b", NULL, WORDS, 1},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         struct builder b;
@@ -220,6 +221,8 @@ static void test_refused(void **state) {
         assert_int_equal(tokenizer_from(&b, &tokenizer), SCISSOR_EINVAL);
         assert_null(tokenizer);
         assert_int_equal(alloc_live(), live);
+        for (const char *c = failure.text; *c; c++)
+            assert_in_range((unsigned char)*c, ' ', '~'); /* the file gives no orders to a terminal */
         builder_deinit(&b);
     }
 }

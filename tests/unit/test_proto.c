@@ -101,60 +101,98 @@ static void document_has_sizes_and_magics(void **state) {
     assert_row("version %d.%d", PROTO_VERSION_MAJOR, PROTO_VERSION_MINOR);
 }
 
-#define OFFSET(type, field, text, wire) assert_row("| %zu | %s | %s |", offsetof(struct type, field), text, #wire);
+#define OFFSET(type, field, text, wire) assert_row("| %zu | %s | %s |", offsetof(struct type, field), text, #wire)
 #define U16(type, field) OFFSET(type, field, "u16", field)
 #define U32(type, field) OFFSET(type, field, "u32", field)
 #define U64(type, field) OFFSET(type, field, "u64", field)
 
 static void document_has_the_offsets(void **state) {
     (void)state;
-    U16(proto_header, type)
-    U16(proto_header, count)
-    U32(proto_header, size) U32(proto_header, request) U16(proto_hello, major) U16(proto_hello, minor) U32(
-        proto_hello, capabilities) U64(proto_welcome, epoch) U32(proto_welcome, pool_count) U32(proto_welcome,
-                                                                                                score_frame_max)
-        U64(proto_failed, session) OFFSET(proto_failed, text, "text 192", text) U32(proto_open, compute_dtype) U32(
-            proto_open, storage_dtype) U32(proto_open, fresh_rows) U32(proto_open, priority) U32(proto_open, wait_ms)
-            U32(proto_open, pool) U32(proto_open, group_count) U32(proto_group, layers) U32(proto_group, kv_heads) U32(
-                proto_group, q_heads) U32(proto_group, head_dim) U32(proto_group, guaranteed_rows) U32(proto_group,
-                                                                                                       max_rows)
-                OFFSET(proto_group, policy, "text 16", policy) OFFSET(proto_group, params, "8 x 24", params) OFFSET(
-                    proto_opened, token, "16 bytes",
-                    token) U32(proto_opened, fresh_rows) U32(proto_opened, fresh_segments)
-                    U32(proto_opened, control_bytes) U32(proto_opened,
-                                                         lease_bytes) OFFSET(proto_opened, groups, "8 x 8", groups)
-                        U64(proto_settle, score_sequence) U32(proto_settle, rows) U64(proto_settled, generation) U64(
-                            proto_settled, evicted_rows) U32(proto_settled,
-                                                             scores_lost) U32(proto_segment,
-                                                                              id) U32(proto_segment, kind)
-                            U64(proto_segment, bytes) OFFSET(proto_segment, handle, "64 bytes", handle) OFFSET(
-                                proto_closed,
-                                code, "i32", code) U32(proto_positions,
-                                                       layer) U32(proto_positions, kv_head)
-                                U32(proto_positions, first_slot) U32(proto_positions_are, total) U32(
-                                    proto_positions_are, first_slot) U32(proto_control, head_count)
-                                    U64(proto_control, generation) U32(proto_lease, word) U32(proto_lease, fresh_count)
-                                        U16(proto_score, version) OFFSET(proto_score, planes, "u8", planes) U64(
-                                            proto_score, session) OFFSET(proto_score, token, "16 bytes",
-                                                                         token) U64(proto_score, sequence)
-                                            U64(proto_score, generation) U32(proto_score, first_layer) U32(
-                                                proto_score, layer_count) U32(proto_score, rows) U32(proto_score, fresh)
-                                                OFFSET(proto_score, format, "3 x u8", format) U32(
-                                                    proto_score, payload_bytes) U32(proto_request, op)
-                                                    U32(proto_request, first) U64(proto_request, id) U64(proto_request,
-                                                                                                         session)
-                                                        OFFSET(proto_request, token, "16 bytes",
-                                                               token) OFFSET(proto_answer, code, "i32", code)
-                                                            U32(proto_answer, op) U32(proto_answer, count) U32(
-                                                                proto_answer, first) U32(proto_answer,
-                                                                                         total) U64(proto_answer, epoch)
-                                                                OFFSET(proto_answer, text, "text 192", text) U32(
-                                                                    proto_event, type) U64(proto_event, sequence)
-                                                                    U64(proto_event, time_ns) U64(proto_event, session)
-                                                                        U64(proto_event, rows) U64(proto_event, bytes)
-                                                                            OFFSET(proto_event, code, "i32", code)
-                                                                                U32(proto_event, reason) OFFSET(
-                                                                                    proto_event, name, "text 32", name)
+    U16(proto_header, type);
+    U16(proto_header, count);
+    U32(proto_header, size);
+    U32(proto_header, request);
+    U16(proto_hello, major);
+    U16(proto_hello, minor);
+    U32(proto_hello, capabilities);
+    U64(proto_welcome, epoch);
+    U32(proto_welcome, pool_count);
+    U32(proto_welcome, score_frame_max);
+    U64(proto_failed, session);
+    OFFSET(proto_failed, text, "text 192", text);
+    U32(proto_open, compute_dtype);
+    U32(proto_open, storage_dtype);
+    U32(proto_open, fresh_rows);
+    U32(proto_open, priority);
+    U32(proto_open, wait_ms);
+    U32(proto_open, pool);
+    U32(proto_open, group_count);
+    U32(proto_group, layers);
+    U32(proto_group, kv_heads);
+    U32(proto_group, q_heads);
+    U32(proto_group, head_dim);
+    U32(proto_group, guaranteed_rows);
+    U32(proto_group, max_rows);
+    OFFSET(proto_group, policy, "text 16", policy);
+    OFFSET(proto_group, params, "8 x 24", params);
+    OFFSET(proto_opened, token, "16 bytes", token);
+    U32(proto_opened, fresh_rows);
+    U32(proto_opened, fresh_segments);
+    U32(proto_opened, control_bytes);
+    U32(proto_opened, lease_bytes);
+    OFFSET(proto_opened, groups, "8 x 8", groups);
+    U64(proto_settle, score_sequence);
+    U32(proto_settle, rows);
+    U64(proto_settled, generation);
+    U64(proto_settled, evicted_rows);
+    U32(proto_settled, scores_lost);
+    U32(proto_segment, id);
+    U32(proto_segment, kind);
+    U64(proto_segment, bytes);
+    OFFSET(proto_segment, handle, "64 bytes", handle);
+    OFFSET(proto_closed, code, "i32", code);
+    U32(proto_positions, layer);
+    U32(proto_positions, kv_head);
+    U32(proto_positions, first_slot);
+    U32(proto_positions_are, total);
+    U32(proto_positions_are, first_slot);
+    U32(proto_control, head_count);
+    U64(proto_control, generation);
+    U32(proto_lease, word);
+    U32(proto_lease, fresh_count);
+    U16(proto_score, version);
+    OFFSET(proto_score, planes, "u8", planes);
+    U64(proto_score, session);
+    OFFSET(proto_score, token, "16 bytes", token);
+    U64(proto_score, sequence);
+    U64(proto_score, generation);
+    U32(proto_score, first_layer);
+    U32(proto_score, layer_count);
+    U32(proto_score, rows);
+    U32(proto_score, fresh);
+    OFFSET(proto_score, format, "3 x u8", format);
+    U32(proto_score, payload_bytes);
+    U32(proto_request, op);
+    U32(proto_request, first);
+    U64(proto_request, id);
+    U64(proto_request, session);
+    OFFSET(proto_request, token, "16 bytes", token);
+    OFFSET(proto_answer, code, "i32", code);
+    U32(proto_answer, op);
+    U32(proto_answer, count);
+    U32(proto_answer, first);
+    U32(proto_answer, total);
+    U64(proto_answer, epoch);
+    OFFSET(proto_answer, text, "text 192", text);
+    U32(proto_event, type);
+    U64(proto_event, sequence);
+    U64(proto_event, time_ns);
+    U64(proto_event, session);
+    U64(proto_event, rows);
+    U64(proto_event, bytes);
+    OFFSET(proto_event, code, "i32", code);
+    U32(proto_event, reason);
+    OFFSET(proto_event, name, "text 32", name);
 }
 
 /* ---------- tables ---------- */
