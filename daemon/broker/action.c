@@ -54,9 +54,8 @@ void action_list_drop_peer(struct action **list, const struct broker_peer *peer)
     }
 }
 
-int action_add_packet(struct action **list, struct broker_peer *peer, uint16_t type, uint32_t request,
-                      const void *body, const void *entries, uint16_t count, uint32_t fd_count,
-                      struct action **ret_action) {
+int action_add_packet(struct action **list, struct broker_peer *peer, uint16_t type, uint32_t request, const void *body,
+                      const void *entries, uint16_t count, uint32_t fd_count, struct action **ret_action) {
     const struct proto_attach_info *info = proto_attach_lookup(type);
     size_t size = sizeof(struct proto_header) + info->body_bytes + (size_t)count * info->entry_bytes;
     struct action *action = action_new(BROKER_ACTION_SEND, size, fd_count);

@@ -34,6 +34,5 @@ void action_list_clear(struct action **list);
 void action_list_drop_peer(struct action **list, const struct broker_peer *peer);
 
 /* A packet of the attach protocol, at the end of `list`. 0 or SCISSOR_ENOMEM. */
-int action_add_packet(struct action **list, struct broker_peer *peer, uint16_t type, uint32_t request,
-                      const void *body, const void *entries, uint16_t count, uint32_t fd_count,
-                      struct action **ret_action);
+int action_add_packet(struct action **list, struct broker_peer *peer, uint16_t type, uint32_t request, const void *body,
+                      const void *entries, uint16_t count, uint32_t fd_count, struct action **ret_action);

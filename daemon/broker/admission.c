@@ -118,8 +118,8 @@ uint64_t admission_deadline(const struct pool *pool) {
     uint64_t first = UINT64_MAX;
     const struct session *s;
     DL_FOREACH2(pool->queue, s, queue_next)
-        if (!s->expired && s->deadline < first)
-            first = s->deadline;
+    if (!s->expired && s->deadline < first)
+        first = s->deadline;
     return first;
 }
 

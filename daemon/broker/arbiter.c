@@ -12,6 +12,13 @@
 /* For a session that wants to grow, another's rows must be worth clearly less, or memory would go to and fro. */
 #define CLEARLY 1.25
 
+bool arbiter_asked(const struct session *s) {
+    for (uint32_t i = 0; i < s->group_count; i++)
+        if (s->job.groups[i].target_pages != JOB_NO_TARGET)
+            return true;
+    return false;
+}
+
 bool arbiter_wants(const struct session *s) {
     for (uint32_t i = 0; i < s->group_count; i++)
         if (s->groups[i].target_pages != JOB_NO_TARGET)
@@ -19,18 +26,23 @@ bool arbiter_wants(const struct session *s) {
     return false;
 }
 
-/* Committed bytes of the group when it is down to `pages` pages per head. */
-static uint64_t committed_at(const struct session_group *g, uint32_t pages) {
+/* Committed bytes that the group gives back when it shrinks to `pages` pages per head. */
+static uint64_t gives_at(const struct session_group *g, uint32_t pages) {
     if (pages == JOB_NO_TARGET)
-        return pool_account_committed(&g->account);
-    uint64_t bytes = session_group_segments(g, pages) * g->segment_cost;
-    uint64_t floor = bytes > g->account.guaranteed ? bytes : g->account.guaranteed;
-    uint64_t now = pool_account_committed(&g->account);
-    return floor < now ? floor : now;
+        return 0;
+    uint64_t need = session_group_segments(g, pages), lent = pool_account_lent(&g->account);
+    uint64_t bytes = g->shown_segments > need ? (g->shown_segments - need) * g->segment_cost : 0;
+    return bytes < lent ? bytes : lent;
 }
 
 static uint64_t will_give(const struct session_group *g) {
-    return pool_account_committed(&g->account) - committed_at(g, g->target_pages);
+    return gives_at(g, g->target_pages);
+}
+
+/* Emptied already, but the client has not let go of it. */
+static uint64_t quarantined(const struct session_group *g) {
+    uint64_t bytes = g->quarantined * g->segment_cost, lent = pool_account_lent(&g->account);
+    return bytes < lent ? bytes : lent;
 }
 
 uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool) {
@@ -45,31 +57,44 @@ uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool) {
             const struct session_group *g = &s->groups[i];
             if (s->ending && !(s->job.kind == JOB_CLOSE && s->job.take_lease))
                 bytes += pool_account_committed(&g->account);
-            else if (s->job.groups[i].target_pages != JOB_NO_TARGET)
-                bytes += pool_account_committed(&g->account) - committed_at(g, s->job.groups[i].target_pages);
+            else
+                bytes += gives_at(g, s->job.groups[i].target_pages);
         }
     }
     return bytes;
 }
 
-static bool can_shrink_now(const struct session *s) {
-    return s->state == PROTO_SESSION_IDLE && !s->ending && !s->job.running && !s->shrink_later;
+/* A session whose settle is just being planned is not: it shrinks in that settle. */
+static bool is_idle(const struct session *s) {
+    return s->state == PROTO_SESSION_IDLE && !s->ending && !s->job.running && !s->asked.type;
 }
 
 static bool can_be_asked(const struct session *s) {
     return s->state != PROTO_SESSION_OPENING && s->state != PROTO_SESSION_CLOSING && !s->ending;
 }
 
-static bool may_take(const struct session *s, const struct pool *pool, bool idle_only) {
-    return s->pool == pool && (idle_only ? can_shrink_now(s) : can_be_asked(s));
+/* Whom to take from: all that can be asked, or only those that can give at once. */
+struct reach {
+    const struct pool *pool;
+    bool idle_only;
+    const struct session *except;
+    double below; /* value */
+    uint64_t now;
+};
+
+static bool may_take(const struct session *s, const struct reach *reach) {
+    if (s->pool != reach->pool || s == reach->except)
+        return false;
+    return reach->idle_only ? is_idle(s) && reach->now >= s->shrink_after : can_be_asked(s);
 }
 
-/* The next lower target that gives memory back, as a page less may not empty a segment; JOB_NO_TARGET: there is none. */
+/* The next lower target that gives memory back, as a page less may not empty a segment; JOB_NO_TARGET: there is none.
+ */
 static uint32_t next_target(const struct session_group *g) {
-    uint64_t now = committed_at(g, g->target_pages);
+    uint64_t now = will_give(g);
     uint32_t pages = g->target_pages == JOB_NO_TARGET ? g->shown_pages + 1 : g->target_pages;
     while (pages > g->guaranteed_pages && pages > 0)
-        if (committed_at(g, --pages) < now)
+        if (gives_at(g, --pages) > now)
             return pages;
     return JOB_NO_TARGET;
 }
@@ -79,28 +104,26 @@ static double value_now(const struct session_group *g) {
     return g->value * (1 + taken);
 }
 
-/* The group to take from next: of those below `below` the one with the lowest value. */
-static struct session_group *cheapest(const struct broker *b, const struct pool *pool, bool idle_only,
-                                      const struct session *except, double below) {
+/* The group to take from next: the one with the lowest value. */
+static struct session_group *cheapest(const struct broker *b, const struct reach *reach) {
     struct session_group *best = NULL;
     struct session *s;
     DL_FOREACH(b->sessions, s) {
-        if (s == except || !may_take(s, pool, idle_only))
+        if (!may_take(s, reach))
             continue;
         for (uint32_t i = 0; i < s->group_count; i++) {
             struct session_group *g = &s->groups[i];
             double value = value_now(g);
-            if (value < below && (!best || value < value_now(best)) && next_target(g) != JOB_NO_TARGET)
+            if (value < reach->below && (!best || value < value_now(best)) && next_target(g) != JOB_NO_TARGET)
                 best = g;
         }
     }
     return best;
 }
 
-static void take(struct broker *b, struct pool *pool, uint64_t bytes, bool idle_only, const struct session *except,
-                 double below) {
+static void take(struct broker *b, const struct reach *reach, uint64_t bytes) {
     while (bytes) {
-        struct session_group *g = cheapest(b, pool, idle_only, except, below);
+        struct session_group *g = cheapest(b, reach);
         if (!g)
             return;
         uint64_t before = will_give(g);
@@ -110,55 +133,75 @@ static void take(struct broker *b, struct pool *pool, uint64_t bytes, bool idle_
     }
 }
 
-static void start_idle(struct broker *b, const struct pool *pool, uint64_t now) {
+void arbiter_retry(struct broker *b, const struct pool *pool, uint64_t now) {
     struct session *s, *next;
     DL_FOREACH_SAFE(b->sessions, s, next) {
-        if (s->pool == pool && can_shrink_now(s) && arbiter_wants(s))
+        if (s->pool == pool && is_idle(s) && now >= s->shrink_after && arbiter_wants(s))
             session_next(b, s, now);
     }
 }
 
-/* What has been asked for already and has not come back. */
-static uint64_t asked_for(const struct broker *b, const struct pool *pool) {
+uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool) {
+    uint64_t first = UINT64_MAX;
+    const struct session *s;
+    DL_FOREACH(b->sessions, s)
+    if (s->pool == pool && is_idle(s) && arbiter_wants(s) && s->shrink_after < first)
+        first = s->shrink_after;
+    return first;
+}
+
+/* What is in quarantine. */
+static uint64_t waits_for_release(const struct broker *b, const struct pool *pool) {
     uint64_t bytes = 0;
     const struct session *s;
-    DL_FOREACH(b->sessions, s) {
-        if (s->pool != pool || s->ending)
-            continue;
-        for (uint32_t i = 0; i < s->group_count; i++)
-            bytes += will_give(&s->groups[i]);
-    }
+    DL_FOREACH(b->sessions, s)
+    for (uint32_t i = 0; s->pool == pool && !s->ending && i < s->group_count; i++)
+        bytes += quarantined(&s->groups[i]);
     return bytes;
 }
 
-static uint64_t lent_by_idle(const struct broker *b, const struct pool *pool) {
+/* What groups have been told to give and have not given; with or without what jobs are taking now. */
+static uint64_t asked_for(const struct broker *b, const struct pool *pool, bool with_jobs) {
     uint64_t bytes = 0;
     const struct session *s;
-    DL_FOREACH(b->sessions, s) {
-        if (!may_take(s, pool, true))
-            continue;
-        for (uint32_t i = 0; i < s->group_count; i++)
-            bytes += pool_account_lent(&s->groups[i].account);
-    }
+    DL_FOREACH(b->sessions, s)
+    for (uint32_t i = 0; s->pool == pool && !s->ending && i < s->group_count; i++)
+        if (with_jobs || !s->job.running || s->job.groups[i].target_pages == JOB_NO_TARGET)
+            bytes += will_give(&s->groups[i]);
+    return bytes;
+}
+
+static uint64_t minus(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+static uint64_t can_give(const struct broker *b, const struct reach *reach) {
+    uint64_t bytes = 0;
+    const struct session *s;
+    DL_FOREACH(b->sessions, s)
+    for (uint32_t i = 0; may_take(s, reach) && i < s->group_count; i++)
+        bytes += gives_at(&s->groups[i], s->groups[i].guaranteed_pages);
     return bytes;
 }
 
 void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64_t now) {
-    if (lent_by_idle(b, pool) >= bytes) {
-        take(b, pool, bytes, true, NULL, INFINITY);
-    } else {
-        uint64_t asked = asked_for(b, pool);
-        if (asked < bytes)
-            take(b, pool, bytes - asked, false, NULL, INFINITY);
+    struct reach reach = {.pool = pool, .idle_only = true, .below = INFINITY, .now = now};
+    bytes = minus(bytes, waits_for_release(b, pool));
+    /* Those who can give at once do so even if busy ones have been asked before: somebody waits. */
+    if (can_give(b, &reach) < bytes) {
+        reach.idle_only = false;
+        bytes = minus(bytes, asked_for(b, pool, false));
     }
-    start_idle(b, pool, now);
+    take(b, &reach, bytes);
+    arbiter_retry(b, pool, now);
 }
 
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
                        uint64_t bytes, uint64_t now) {
     struct pool *pool = grower->pool;
-    uint64_t asked = asked_for(b, pool);
-    if (asked < bytes && !pool->waiting)
-        take(b, pool, bytes - asked, false, grower, group->value / CLEARLY);
-    start_idle(b, pool, now);
+    struct reach reach = {.pool = pool, .except = grower, .below = group->value / CLEARLY, .now = now};
+    bytes = minus(bytes, waits_for_release(b, pool) + asked_for(b, pool, true));
+    if (!pool->waiting)
+        take(b, &reach, bytes);
+    arbiter_retry(b, pool, now);
 }

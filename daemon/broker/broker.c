@@ -120,7 +120,7 @@ void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now) 
         session_end(b, s, PROTO_REASON_DEATH, now);
     }
     DL_FOREACH_SAFE(peer->ended, s, next)
-        session_forget(s);
+    session_forget(s);
     DL_DELETE(b->peers, peer);
     scissor_free(peer);
     for (uint32_t i = 0; i < b->pool_count; i++)
@@ -223,8 +223,8 @@ void broker_close_all(struct broker *b, uint64_t now) {
     struct session *s, *next;
     clock_seen(b, now);
     DL_FOREACH_SAFE(b->sessions, s, next)
-        if (!s->ending)
-            session_end(b, s, PROTO_REASON_OPERATOR, now);
+    if (!s->ending)
+        session_end(b, s, PROTO_REASON_OPERATOR, now);
 }
 
 static void tick_waiting(struct broker *b, uint64_t now) {
@@ -238,10 +238,19 @@ void broker_tick(struct broker *b, uint64_t now) {
     tick_waiting(b, now);
     if (b->polite)
         DL_FOREACH_SAFE(b->sessions, s, next)
-            if (s->end_retry && s->end_retry <= now)
-                session_retry_close(b, s, now);
-    for (uint32_t i = 0; i < b->pool_count; i++)
+    if (s->end_retry && s->end_retry <= now)
+        session_retry_close(b, s, now);
+    for (uint32_t i = 0; i < b->pool_count; i++) {
+        if (b->pools[i].waiting)
+            arbiter_retry(b, &b->pools[i], now);
         admission_pump(b, &b->pools[i], now);
+    }
+}
+
+static uint64_t pool_deadline(const struct broker *b, const struct pool *pool) {
+    uint64_t queue = admission_deadline(pool);
+    uint64_t retry = pool->waiting ? arbiter_deadline(b, pool) : UINT64_MAX;
+    return queue < retry ? queue : retry;
 }
 
 uint64_t broker_deadline(const struct broker *b) {
@@ -249,10 +258,10 @@ uint64_t broker_deadline(const struct broker *b) {
     const struct session *s;
     if (b->polite)
         DL_FOREACH(b->sessions, s)
-            if (s->end_retry && s->end_retry < first)
-                first = s->end_retry;
+    if (s->end_retry && s->end_retry < first)
+        first = s->end_retry;
     for (uint32_t i = 0; i < b->pool_count; i++) {
-        uint64_t deadline = admission_deadline(&b->pools[i]);
+        uint64_t deadline = pool_deadline(b, &b->pools[i]);
         if (deadline < first)
             first = deadline;
     }

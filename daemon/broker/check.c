@@ -8,12 +8,12 @@
 
 #include "internal.h"
 
-#define CHECK(condition)                                                              \
-    do {                                                                              \
-        if (!(condition)) {                                                           \
+#define CHECK(condition)                                                                  \
+    do {                                                                                  \
+        if (!(condition)) {                                                               \
             fprintf(stderr, "broker_check: %s:%d: %s\n", __FILE__, __LINE__, #condition); \
-            abort();                                                                  \
-        }                                                                             \
+            abort();                                                                      \
+        }                                                                                 \
     } while (0)
 
 /* Each page of a head is in an active segment of its group, marked there, and at the address that is kept for it. */
@@ -31,7 +31,16 @@ static void check_head(const struct session *s, uint32_t group, const struct ses
         CHECK(head->address[i] == segment->address + (size_t)index * g->page_bytes);
         pages[id]++;
     }
-    history_check(&head->history);
+}
+
+/* The expensive part: only when something was folded, settled or shrunk since the last time. */
+static void check_history(struct session *s) {
+    if (s->checked_generation == s->generation && s->checked_sequence == s->sequence)
+        return;
+    for (uint32_t h = 0; h < s->head_count; h++)
+        history_check(&s->heads[h].history);
+    s->checked_generation = s->generation;
+    s->checked_sequence = s->sequence;
 }
 
 /* No page twice: what the bitmaps count is what the heads hold, and no bit is held by two heads. */
@@ -87,7 +96,7 @@ static void check_segments(const struct session *s) {
     }
 }
 
-static void check_idle_session(const struct session *s) {
+static void check_idle_session(struct session *s) {
     uint64_t *pages = calloc(s->segment_capacity, sizeof *pages);
     CHECK(pages);
     for (uint32_t i = 0; i < s->group_count; i++) {
@@ -98,6 +107,7 @@ static void check_idle_session(const struct session *s) {
     for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++)
         CHECK(s->segments[id].used == pages[id]);
     free(pages);
+    check_history(s);
     check_pages_once(s);
     check_segments(s);
     check_control_page(s);
@@ -120,7 +130,7 @@ static void add_account(struct sums *sums, const struct pool *pool, const struct
     sums->committed += pool_account_committed(account);
 }
 
-static void check_session(const struct broker *b, const struct session *s, struct sums *sums) {
+static void check_session(const struct broker *b, struct session *s, struct sums *sums) {
     CHECK(session_find(b, s->id) == s && !s->ended);
     sums->sessions++;
     sums->segments += s->segments_shown;
@@ -151,7 +161,7 @@ static void check_peers(const struct broker *b, struct sums *sums) {
             count++;
         }
         DL_FOREACH(b->sessions, s)
-            count += s->peer == peer;
+        count += s->peer == peer;
         CHECK(count == peer->sessions);
     }
 }
@@ -159,7 +169,7 @@ static void check_peers(const struct broker *b, struct sums *sums) {
 void broker_check(const struct broker *b) {
     struct sums sums[BROKER_MAX_POOLS] = {{0}};
     uint32_t sessions = 0, jobs = 0, polite = 0;
-    const struct session *s;
+    struct session *s;
     DL_FOREACH(b->sessions, s) {
         check_session(b, s, &sums[s->pool->index]);
         sessions++;

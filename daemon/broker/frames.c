@@ -8,7 +8,6 @@
 #include "alloc.h"
 #include "internal.h"
 
-
 /* The group that holds all of the frame's layers; NULL: there is none. */
 static struct session_group *frame_group(struct session *s, const struct proto_score *f) {
     for (uint32_t i = 0; i < s->group_count; i++) {

@@ -21,6 +21,7 @@
 #define BROKER_REMEMBERED 64u                /* changing control requests whose answers are kept */
 #define BROKER_CLOSE_GRACE_NS 1000000000ull  /* how long the operator's close waits for a step to end */
 #define BROKER_CLOSE_RETRY_NS 5000000ull     /* how often it looks */
+#define BROKER_SHRINK_RETRY_NS 10000000ull   /* after a lease was refused, while somebody waits for memory */
 #define BROKER_END_CLIENT PROTO_REASON_COUNT /* end reason: the client asked */
 
 struct broker_peer {
@@ -144,5 +145,10 @@ void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64
 /* The same for a group that could not grow, from those whose rows matter clearly less. */
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
                        uint64_t bytes, uint64_t now);
+/* Starts what could not start when it was asked for; and when that is due, if somebody waits. */
+void arbiter_retry(struct broker *b, const struct pool *pool, uint64_t now);
+uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool);
 /* True if the session has been asked to give memory back. */
 bool arbiter_wants(const struct session *s);
+/* True if the session's job was told to. */
+bool arbiter_asked(const struct session *s);

@@ -27,7 +27,7 @@ struct job_group {
     uint32_t want_pages;   /* then grow to so many */
     uint32_t grant;        /* with at most so many new segments: they are charged */
     /* results */
-    uint32_t grown, freed; /* segments allocated and freed */
+    uint32_t grown, moved, freed; /* segments allocated, taken from the client, and freed */
     double value;
 };
 

@@ -116,17 +116,19 @@ void session_retry_close(struct broker *b, struct session *s, uint64_t now) {
 }
 
 static bool has_released(const struct session *s) {
+    if (s->pool->config.backend->revocable)
+        return false;
     for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++)
         if (s->segments[id].memory && s->segments[id].state == SEGMENT_RELEASED)
             return true;
     return false;
 }
 
-static void start_shrink(struct broker *b, struct session *s) {
+static void start_shrink(struct broker *b, struct session *s, bool wanted) {
     orders_clear(s);
     for (uint32_t i = 0; i < s->group_count; i++)
-        s->job.groups[i].target_pages = s->shrink_later ? JOB_NO_TARGET : s->groups[i].target_pages;
-    s->job.take_lease = arbiter_wants(s) && !s->shrink_later;
+        s->job.groups[i].target_pages = wanted ? s->groups[i].target_pages : JOB_NO_TARGET;
+    s->job.take_lease = wanted;
     session_start_job(b, s, JOB_SHRINK);
 }
 
@@ -141,8 +143,10 @@ void session_next(struct broker *b, struct session *s, uint64_t now) {
     s->state = PROTO_SESSION_IDLE;
     if (s->asked.type)
         request_run(b, s, now);
-    else if ((arbiter_wants(s) && !s->shrink_later) || has_released(s))
-        start_shrink(b, s);
+    else if (arbiter_wants(s) && now >= s->shrink_after)
+        start_shrink(b, s, true);
+    else if (has_released(s))
+        start_shrink(b, s, false);
 }
 
 /* ---------- ending ---------- */
@@ -285,9 +289,8 @@ static void evicted_event(struct broker *b, struct session *s, enum proto_reason
 static void tell_shrunk(struct broker *b, struct session *s) {
     if (s->job.moved_count == 0)
         return;
-    struct proto_event event = {.type = PROTO_EVENT_PRESSURE,
-                                .session = s->id,
-                                .bytes = (uint64_t)s->job.moved_count * SCISSOR_SEGMENT_BYTES};
+    struct proto_event event = {
+        .type = PROTO_EVENT_PRESSURE, .session = s->id, .bytes = (uint64_t)s->job.moved_count * SCISSOR_SEGMENT_BYTES};
     proto_text_set(event.name, sizeof event.name, s->name);
     s->pool->reclaims += s->job.moved_count;
     send_shrink(b, s, s->job.moved_ids, s->job.moved_count);
@@ -322,8 +325,10 @@ static void settle_done(struct broker *b, struct session *s) {
     evicted_event(b, s, PROTO_REASON_PRESSURE);
 }
 
-static void shrink_done(struct broker *b, struct session *s) {
-    s->shrink_later = s->job.lease_refused || s->job.code < 0;
+static void shrink_done(struct broker *b, struct session *s, uint64_t now) {
+    /* Whatever the reason is that nothing came of it, to try again at once would help nobody. */
+    if (arbiter_asked(s) && s->job.moved_count == 0)
+        s->shrink_after = now + BROKER_SHRINK_RETRY_NS;
     tell_shrunk(b, s);
     evicted_event(b, s, PROTO_REASON_PRESSURE);
 }
@@ -338,6 +343,8 @@ static void take_over(struct session *s) {
         s->segments_shown = s->segments_shown + j->grown - j->freed;
         s->pool->segments = s->pool->segments + j->grown - j->freed;
         g->shown_pages = g->pages;
+        g->shown_segments = g->segments;
+        g->quarantined = g->quarantined + j->moved - j->freed;
         if (!worked)
             continue;
         g->value = j->value;
@@ -373,7 +380,7 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
         if (kind == JOB_SETTLE)
             settle_done(b, s);
         else
-            shrink_done(b, s);
+            shrink_done(b, s, now);
         job->grown_ids = scissor_free(job->grown_ids);
         job->moved_ids = scissor_free(job->moved_ids);
         if (job->code == SCISSOR_ESYSTEM)

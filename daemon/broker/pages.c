@@ -217,6 +217,7 @@ void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct
         if (!segment_empty(s, group, id) || device->synchronise(device) < 0)
             break;
         job->moved_ids[job->moved_count++] = id;
+        job->groups[group].moved++;
         if (session_segment_remove(s, id))
             job->groups[group].freed++;
     }

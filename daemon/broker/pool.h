@@ -17,11 +17,11 @@ struct pool {
     struct kernel_backend *host; /* of control and lease pages, which the processor must be able to write */
     uint32_t index;
     uint64_t charged, peak, guaranteed, committed;
-    uint64_t accounts;        /* that have joined */
-    struct session *queue;    /* opens that wait for memory, oldest first */
-    uint32_t waiting;         /* their number; while there are any, nothing more is lent */
-    uint64_t segments;        /* allocated now */
-    uint64_t reclaims;        /* segments taken back under pressure */
+    uint64_t accounts;     /* that have joined */
+    struct session *queue; /* opens that wait for memory, oldest first */
+    uint32_t waiting;      /* their number; while there are any, nothing more is lent */
+    uint64_t segments;     /* allocated now */
+    uint64_t reclaims;     /* segments taken back under pressure */
     uint64_t evicted[PROTO_REASON_COUNT];
     uint64_t settles, scores_lost;
     uint64_t opened, closed, refused;

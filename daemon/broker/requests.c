@@ -57,7 +57,7 @@ void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) 
         s->pool->scores_lost++;
         send_event(b, &event);
     }
-    s->shrink_later = false;
+    s->shrink_after = 0;
     s->job.take_lease = s->job.keep_pages = false;
     s->job.rows = asked->rows;
     memset(s->job.groups, 0, sizeof s->job.groups);
@@ -219,15 +219,16 @@ void request_arrived(struct broker *b, struct broker_peer *peer, const struct pr
         if (header->type == PROTO_CLOSE)
             close_ended(b, peer, header, id);
         else if (header->type != PROTO_RELEASED)
-            send_failed(b, peer, header->request, id, SCISSOR_ENOSESSION,
-                        "there is no session %llu of this connection", (unsigned long long)id);
+            send_failed(b, peer, header->request, id, SCISSOR_ENOSESSION, "there is no session %llu of this connection",
+                        (unsigned long long)id);
         return;
     }
     s->last_ns = now;
     if (header->type == PROTO_RELEASED) {
         released(b, s, entries, header->count, now);
     } else if (s->asked.type) {
-        send_failed(b, peer, header->request, id, SCISSOR_ESTATE, "an earlier request of the session has no answer yet");
+        send_failed(b, peer, header->request, id, SCISSOR_ESTATE,
+                    "an earlier request of the session has no answer yet");
     } else if (header->type == PROTO_CLOSE) {
         request_close(b, s, header->request, now);
     } else if (s->ending) {

@@ -156,8 +156,8 @@ static int opened_add(struct action **list, struct session *s, uint32_t request)
         return code;
     code = export_segment(s->pool->host, s->lease, &handles[1]);
     if (code == 0)
-        code = action_add_packet(list, s->peer, PROTO_OPENED, request, &body, NULL, 0, descriptors(handles, 2),
-                                 &action);
+        code =
+            action_add_packet(list, s->peer, PROTO_OPENED, request, &body, NULL, 0, descriptors(handles, 2), &action);
     hand_over(action, handles, 2);
     return code;
 }

@@ -65,8 +65,9 @@ struct session_group {
     /* broker */
     struct pool_account account;
     uint32_t target_pages; /* the arbiter wants the group shrunk to this; JOB_NO_TARGET */
-    uint32_t shown_pages;
-    double value; /* attention mass per query that the least important rows carry, times priority */
+    uint32_t shown_pages, shown_segments;
+    uint32_t quarantined; /* segments that wait for the client to release them */
+    double value;         /* attention mass per query that the least important rows carry, times priority */
     /* job */
     uint32_t pages;    /* per head */
     uint32_t segments; /* active */
@@ -104,24 +105,25 @@ struct session {
     /* broker */
     struct pool_account account; /* of everything but settled segments */
     struct session_request asked;
-    uint64_t deadline; /* of waiting for memory, or for scores */
-    bool queued;       /* in its pool's queue */
-    bool expired;      /* in the queue past its deadline, because jobs that make room are on their way */
-    uint64_t last_ns;  /* last message */
-    uint64_t sequence; /* of the last score frame */
-    bool scores_missing; /* of this period: not all came, or not all could be used */
-    bool settle_lost;    /* the settle that runs goes on without all of its scores */
-    bool shrink_later;   /* tried in vain, as the client held the lease: its next settle does it */
-    bool ending;     /* is to be closed as soon as no job runs */
+    uint64_t deadline;     /* of waiting for memory, or for scores */
+    bool queued;           /* in its pool's queue */
+    bool expired;          /* in the queue past its deadline, because jobs that make room are on their way */
+    uint64_t last_ns;      /* last message */
+    uint64_t sequence;     /* of the last score frame */
+    bool scores_missing;   /* of this period: not all came, or not all could be used */
+    bool settle_lost;      /* the settle that runs goes on without all of its scores */
+    uint64_t shrink_after; /* tried in vain, as the client held the lease: not again before this, or its next settle */
+    bool ending;           /* is to be closed as soon as no job runs */
     bool close_asked;
     enum proto_reason end_reason;
     uint64_t end_deadline, end_retry; /* of a close that waits for a step to end */
     uint64_t rows_held;               /* settled rows when the close began */
     bool ended; /* closed by the operator; only its two pages are left, for a client that may look at them */
     uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
-    uint64_t segments_shown;       /* segments allocated, of any kind and state */
-    uint32_t *released, released_count; /* segment ids that RELEASED named while a job ran */
-    struct proto_head_stat *shown; /* [head_count] */
+    uint64_t checked_generation, checked_sequence; /* what broker_check() has seen */
+    uint64_t segments_shown;                       /* segments allocated, of any kind and state */
+    uint32_t *released, released_count;            /* segment ids that RELEASED named while a job ran */
+    struct proto_head_stat *shown;                 /* [head_count] */
     struct action job_action;
     struct broker_job job;
 

@@ -64,8 +64,8 @@ void session_shape(struct session *s, const struct proto_open *open) {
         words += (uint64_t)g->heads * proto_control_head_words(g->max_pages);
         bookkeeping += (uint64_t)g->heads * (sizeof(struct session_head) + 2 * sizeof(struct proto_head_stat) +
                                              history_fresh_bytes(g->planes) * s->fresh_rows);
-        bookkeeping += (uint64_t)g->layers *
-                       (sizeof(struct history_clock) + history_clock_bytes(g->blocks, s->fresh_rows));
+        bookkeeping +=
+            (uint64_t)g->layers * (sizeof(struct history_clock) + history_clock_bytes(g->blocks, s->fresh_rows));
         guaranteed += session_group_segments(g, g->guaranteed_pages) * g->segment_cost;
     }
     s->fresh_segments = walk.segments;

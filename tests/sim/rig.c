@@ -20,8 +20,8 @@ void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable) {
     fake_backend_init(&r->host, true);
     r->host.descriptors = true;
     broker_config_init(&r->config);
-    r->config.pools[0] =
-        (struct broker_pool_config){.name = "fake", .backend = &r->device.base, .host = &r->host.base, .limit_bytes = pool_bytes};
+    r->config.pools[0] = (struct broker_pool_config){
+        .name = "fake", .backend = &r->device.base, .host = &r->host.base, .limit_bytes = pool_bytes};
     r->config.pool_count = 1;
     r->config.seed = 1;
     memset(r->config.admin_key, 7, sizeof r->config.admin_key);

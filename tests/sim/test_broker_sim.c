@@ -31,8 +31,8 @@
 
 static struct rig rig;
 static uint64_t rng_state, step;
-static uint32_t eagerness; /* one in so many opens that are drawn is done: in some epochs memory is lent for long */
-static bool clean;         /* in this epoch nothing fails but clients */
+static bool calm;  /* few sessions come, so that much is lent to those there are; then many come and take it back */
+static bool clean; /* in this epoch nothing fails but clients */
 
 /* Frames that were sent or held back, to be sent (again) later. */
 static struct kept {
@@ -47,9 +47,7 @@ static struct place {
 } places[RIG_SESSIONS];
 
 /* What happened, to be printed: a sim that does nothing passes, too. */
-static struct {
-    uint64_t opened, refused, closed, settles, reclaims, folded, died, failures;
-} tally;
+static struct { uint64_t opened, refused, closed, settles, reclaims, folded, died, failures; } tally;
 
 static uint32_t below(uint32_t limit) {
     uint64_t z = (rng_state += 0x9e3779b97f4a7c15u);
@@ -92,18 +90,23 @@ static int free_session(void) {
 /* ---------- operations ---------- */
 
 static void do_open(void) {
-    static const char *const policies[] = {"streaming", "window", "scissorhands", ""};
+    static const char *const policies[] = {"streaming", "window", "scissorhands"};
     int peer = any_peer();
-    if (peer < 0 || below(eagerness))
+    if (peer < 0 || (calm && below(30)))
         return;
-    uint32_t fresh = 16u << below(3);
-    uint32_t guaranteed = fresh + 16 + below(80);
-    struct proto_open spec = rig_spec(1 + below(2), 1 + below(2), below(4) ? 256 : 16u << below(3), fresh, guaranteed,
-                                      below(4) ? guaranteed + below(600) : 0, policies[below(4)]);
-    spec.compute_dtype = below(3);
-    spec.storage_dtype = below(3);
+    uint32_t fresh = 16u << below(5), policy = below(3);
+    uint32_t guaranteed = fresh + 16 + below(below(3) ? 40 : 200);
+    struct proto_open spec =
+        rig_spec(below(3) ? 2 : 1, below(3) ? 2 : 1, below(8) ? 256 : 16u << below(3), fresh, guaranteed,
+                 below(4) ? guaranteed + below(below(3) ? 2000 : 300) : 0, policies[policy]);
+    if (policy == 2) { /* a short window: broker_check() looks at every block of it */
+        spec.groups[0].params[0] = (struct proto_param){.name = "window", .value = fresh * (1 + below(3))};
+        spec.groups[0].params[1] = (struct proto_param){.name = "drop", .value = clean ? 0 : below(100)};
+    }
+    spec.compute_dtype = below(4) ? KERNEL_F32 : below(3);
+    spec.storage_dtype = below(4) ? KERNEL_F32 : below(3);
     spec.priority = below(3) * 100;
-    spec.wait_ms = below(2) * below(100);
+    spec.wait_ms = below(3) ? below(100) : 0;
     if (below(4) == 0) {
         spec.groups[1] = spec.groups[0];
         spec.groups[1].max_rows = 0;
@@ -138,7 +141,8 @@ static void do_frame(void) {
         return;
     for (uint32_t g = 0; g <= group; g++)
         left += s->spec.groups[g].layers;
-    frame->size = rig_frame(s, layer, 1 + below(left - layer), 1 + below(fresh), fresh, score_value, NULL, frame->bytes);
+    frame->size =
+        rig_frame(s, layer, 1 + below(left - layer), 1 + below(fresh), fresh, score_value, NULL, frame->bytes);
     switch (below(12)) {
     case 0: /* lost, or late */
         return;
@@ -146,7 +150,8 @@ static void do_frame(void) {
         frame->bytes[offsetof(struct proto_score, token) + below(16)] ^= (uint8_t)(1 + below(255));
         break;
     case 2: /* damaged */
-        frame->bytes[below((uint32_t)(below(2) ? sizeof(struct proto_score) : frame->size))] ^= (uint8_t)(1 + below(255));
+        frame->bytes[below((uint32_t)(below(2) ? sizeof(struct proto_score) : frame->size))] ^=
+            (uint8_t)(1 + below(255));
         break;
     case 3: /* cut */
         frame->size = below((uint32_t)frame->size);
@@ -179,7 +184,7 @@ static void do_positions(void) {
 
 static void do_close(void) {
     int i = free_session();
-    if (i < 0 || below(4))
+    if (i < 0 || below(calm ? 8 : 2))
         return;
     rig_close(&rig, i);
 }
@@ -195,7 +200,7 @@ static void do_step(void) {
         if (s->lease->word == PROTO_LEASE_CLIENT)
             s->lease->word = PROTO_LEASE_FREE;
         places[i].step_open = false;
-    } else if (!s->closed && s->lease->word == PROTO_LEASE_FREE) {
+    } else if (!s->closed && s->lease->word == PROTO_LEASE_FREE && below(3) == 0) {
         s->lease->word = PROTO_LEASE_CLIENT;
         s->lease->fresh_count = below(2) ? below(5000) : 1;
         places[i] = (struct place){true, s->control->generation};
@@ -274,9 +279,9 @@ static void do_recovery(void) {
 }
 
 static void do_release(void) {
-    int i = any_session();
-    if (i >= 0 && rig.sessions[i].release_count)
-        rig_released(&rig, i);
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        if (rig.sessions[i].peer >= 0 && rig.sessions[i].release_count && below(2))
+            rig_released(&rig, i);
 }
 
 static void do_connect(void) {
@@ -318,15 +323,16 @@ static const struct {
     void (*run)(void);
     uint32_t weight;
 } operations[] = {
-    {do_open, 6},    {do_frame, 30}, {do_old_frame, 5}, {do_settle, 30},  {do_positions, 2}, {do_close, 1},
-    {do_step, 20},   {do_job, 40},   {do_pass, 8},      {do_connect, 3},  {do_control, 3},   {do_failures, 2},
-    {do_release, 4}, {do_recovery, 6},
+    {do_open, 6},    {do_frame, 30},   {do_old_frame, 5}, {do_settle, 40},  {do_positions, 2},
+    {do_close, 1},   {do_step, 20},    {do_job, 40},      {do_pass, 8},     {do_connect, 3},
+    {do_control, 3}, {do_failures, 2}, {do_release, 4},   {do_recovery, 6},
 };
 
 static void one_step(void) {
     uint32_t all = 0, draw;
     if (below(2000) == 0)
         do_disconnect();
+    calm = step / 500 % 2 == 0;
     if (below(2000) == 0)
         do_garbage();
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
@@ -358,8 +364,7 @@ static void epoch(uint64_t steps) {
     size_t live = alloc_live();
     struct proto_pool_stat stat;
     clean = below(3) == 0;
-    eagerness = 1u << below(6);
-    rig_init(&rig, (10 + below(40)) * MIB, below(4) != 0);
+    rig_init(&rig, (12 + below(20)) * MIB, below(3) != 0);
     memset(places, 0, sizeof places);
     for (size_t i = 0; i < KEPT_FRAMES; i++)
         kept[i].size = 0;

@@ -1,52 +1,391 @@
-/* test_broker.c - the broker's contract, one behaviour a test, through the rig. */
+/* test_broker.c - who may come in, what is refused and with which words, who waits, and how sessions end. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-#include "alloc.h"
 #include "sim/rig.h"
 
 #define MIB (1024ull * 1024)
+#define MS 1000000ull
 
 static struct rig rig;
 
-static void test_open_settle_close(void **state) {
+static int teardown(void **state) {
     (void)state;
-    rig_init(&rig, 64 * MIB, true);
-    int peer = rig_connect(&rig);
-    assert_int_equal(peer, 0);
-    struct proto_open spec = rig_spec(2, 2, 64, 64, 256, 0, "streaming");
-    int s = rig_open_now(&rig, peer, &spec);
-    assert_int_equal(s, 0);
+    rig_deinit(&rig);
+    return 0;
+}
+
+static struct proto_pool_stat stat_now(void) {
+    struct proto_pool_stat stat;
     broker_check(rig.broker);
-    for (int i = 0; i < 10; i++) {
-        for (uint32_t h = 0; h < 4; h++)
-            for (uint32_t row = 0; row < 64; row++)
-                fake_row_write(rig_fresh(&rig.sessions[s], h), 64, row, 64, KERNEL_F32, (uint32_t)i * 64 + row, h);
-        rig_settle(&rig, s, 64, 0);
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    return stat;
+}
+
+/* 2 MiB of fresh rows and 2 MiB of settled ones, guaranteed; `max` rows at most. */
+static struct proto_open four_mib(uint32_t max) {
+    return rig_spec(2, 2, 256, 64, 64 + 128, max, "streaming");
+}
+
+static void settle_times(int s, int times) {
+    for (int i = 0; i < times; i++) {
+        rig_settle(&rig, s, rig.sessions[s].fresh_rows, 0);
         rig_jobs(&rig);
         assert_int_equal(rig.sessions[s].code, 0);
         broker_check(rig.broker);
-        assert_int_equal(rig_head(&rig.sessions[s], 3)[0], i < 3 ? (i + 1) * 64 : 192);
     }
-    rig_positions(&rig, s, 1, 1);
-    assert_int_equal(rig.sessions[s].position_count, 192);
-    for (uint32_t i = 0; i < 192; i++)
-        assert_true(fake_row_is(rig_page(&rig.sessions[s], 3, i / 64), 64, i % 64, 64, KERNEL_F32,
-                                rig.sessions[s].positions[i], 3));
-    rig_close(&rig, s);
+}
+
+/* ---------- coming in ---------- */
+
+static struct broker_peer *raw_peer(void) {
+    struct rig_peer *peer = &rig.peers[RIG_PEERS - 1];
+    assert_int_equal(broker_peer_new(rig.broker, 1, 2, 3, &peer->handle), 0);
+    broker_peer_set_data(peer->handle, peer);
+    return peer->handle;
+}
+
+/* Sends to a fresh peer and takes the one packet that must come before the hang-up. */
+static struct proto_failed refused(const void *packet, size_t size) {
+    struct proto_failed failed = {0};
+    struct broker_action a;
+    struct broker_peer *peer = raw_peer();
+    broker_peer_message(rig.broker, peer, packet, size, rig.now);
+    assert_true(broker_action_next(rig.broker, &a));
+    assert_int_equal(a.type, BROKER_ACTION_SEND);
+    memcpy(&failed, proto_attach_body(a.bytes), sizeof failed);
+    broker_peer_message(rig.broker, peer, packet, size, rig.now); /* nothing more is heard */
+    assert_true(broker_action_next(rig.broker, &a));
+    assert_int_equal(a.type, BROKER_ACTION_HANGUP);
+    assert_false(broker_action_next(rig.broker, &a));
+    broker_peer_gone(rig.broker, peer, rig.now);
+    rig.peers[RIG_PEERS - 1].handle = NULL;
+    return failed;
+}
+
+static void test_hello(void **state) {
+    uint8_t packet[256];
+    struct proto_hello hello = {.major = 9, .minor = 4, .capabilities = PROTO_CAP_HOST};
+    struct proto_close body = {0};
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    size_t size = proto_attach_write(packet, sizeof packet, PROTO_HELLO, 1, &hello, NULL, 0);
+    struct proto_failed failed = refused(packet, size);
+    assert_int_equal(failed.code, SCISSOR_EVERSION);
+    assert_non_null(strstr(failed.text, "1.0"));
+    assert_non_null(strstr(failed.text, "9.4"));
+
+    size = proto_attach_write(packet, sizeof packet, PROTO_CLOSE, 1, &body, NULL, 0);
+    assert_int_equal(refused(packet, size).code, SCISSOR_EPROTO);
+    assert_int_equal(refused(packet, 3).code, SCISSOR_EPROTO);
+    hello = (struct proto_hello){.major = PROTO_VERSION_MAJOR};
+    size = proto_attach_write(packet, sizeof packet, PROTO_HELLO, 1, &hello, NULL, 0);
+    assert_int_equal(refused(packet, size).code, SCISSOR_EPROTO);
+
+    int peer = rig_connect(&rig); /* a second HELLO ends it */
+    hello.capabilities = PROTO_CAP_HOST;
+    rig_send(&rig, peer, PROTO_HELLO, 5, &hello, NULL, 0);
+    assert_int_equal(rig.hangups, 1);
+}
+
+static void change_u32(struct proto_open *spec, size_t offset, uint32_t value) {
+    memcpy((char *)spec + offset, &value, sizeof value);
+}
+
+static void test_open_fields(void **state) {
+#define FIELD(name) #name, offsetof(struct proto_open, name)
+#define GROUP(name) #name, offsetof(struct proto_open, groups[0].name)
+    static const struct {
+        const char *name;
+        size_t offset;
+        uint32_t value;
+    } wrong[] = {
+        {FIELD(compute_dtype), 3},
+        {FIELD(storage_dtype), 99},
+        {FIELD(fresh_rows), 17},
+        {FIELD(fresh_rows), 8},
+        {FIELD(fresh_rows), 2048},
+        {FIELD(priority), 1001},
+        {FIELD(pool), 1},
+        {FIELD(group_count), 0},
+        {FIELD(group_count), 9},
+        {GROUP(layers), 0},
+        {GROUP(layers), 1025},
+        {GROUP(kv_heads), 0},
+        {GROUP(kv_heads), 0x80000000u},
+        {GROUP(q_heads), 3},
+        {GROUP(head_dim), 0},
+        {GROUP(head_dim), 72},
+        {GROUP(head_dim), 272},
+        {GROUP(guaranteed_rows), 79},
+        {GROUP(guaranteed_rows), PROTO_MAX_ROWS + 1},
+        {GROUP(max_rows), 100},
+        {GROUP(policy), 0x20202020},
+        {GROUP(policy), 0x00787878},
+    };
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int peer = rig_connect(&rig);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        struct proto_open spec = four_mib(0);
+        change_u32(&spec, wrong[i].offset, wrong[i].value);
+        rig.peers[peer].code = 0;
+        assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+        assert_int_equal(rig.peers[peer].code, SCISSOR_EINVAL);
+        if (!strstr(rig.peers[peer].text, wrong[i].name))
+            fail_msg("%s = %u: \"%s\"", wrong[i].name, wrong[i].value, rig.peers[peer].text);
+    }
+    struct proto_open spec = four_mib(PROTO_MAX_ROWS);
+    spec.groups[0].kv_heads = spec.groups[0].q_heads = 8; /* no frame could hold the scores of a layer */
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    assert_non_null(strstr(rig.peers[peer].text, "frame"));
+    memset(spec.name, 'x', sizeof spec.name);
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    assert_non_null(strstr(rig.peers[peer].text, "name"));
+    assert_int_equal(stat_now().charged_bytes, 0);
+}
+
+static void test_limits(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    broker_free(rig.broker);
+    rig.config.sessions_per_peer_max = 2;
+    rig.config.sessions_max = 3;
+    assert_int_equal(broker_new(&rig.config, &rig.broker), 0);
+    int a = rig_connect(&rig), b = rig_connect(&rig);
+    struct proto_open spec = four_mib(0);
+    assert_true(rig_open_now(&rig, a, &spec) >= 0);
+    assert_true(rig_open_now(&rig, a, &spec) >= 0);
+    assert_int_equal(rig_open_now(&rig, a, &spec), -1);
+    assert_int_equal(rig.peers[a].code, SCISSOR_ELIMIT);
+    assert_true(rig_open_now(&rig, b, &spec) >= 0);
+    assert_int_equal(rig_open_now(&rig, b, &spec), -1);
+    assert_int_equal(rig.peers[b].code, SCISSOR_ELIMIT);
+}
+
+/* ---------- memory ---------- */
+
+static void test_full(void **state) {
+    (void)state;
+    rig_init(&rig, 10 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open small = four_mib(0), huge = rig_spec(32, 8, 128, 64, 4096, 0, "window");
+    huge.wait_ms = 1000; /* no use: it could never fit */
+    assert_int_equal(rig_open_now(&rig, peer, &huge), -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_FULL);
+    assert_non_null(strstr(rig.peers[peer].text, "10485760"));
+    assert_true(rig_open_now(&rig, peer, &small) >= 0);
+    assert_true(rig_open_now(&rig, peer, &small) >= 0);
+    assert_int_equal(rig_open_now(&rig, peer, &small), -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_FULL);
+    assert_int_equal(stat_now().refused, 2);
+}
+
+static void test_queue(void **state) {
+    (void)state;
+    rig_init(&rig, 10 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(0);
+    int first = rig_open_now(&rig, peer, &spec);
+    assert_true(rig_open_now(&rig, peer, &spec) >= 0);
+    spec.wait_ms = 100;
+    int waits = rig_open(&rig, peer, &spec);
+    spec.wait_ms = 50;
+    int behind = rig_open(&rig, peer, &spec);
+    assert_int_equal(stat_now().waiting, 2);
+    spec.wait_ms = 0; /* nobody overtakes */
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    rig_pass(&rig, 60 * MS);
+    assert_int_equal(rig.sessions[behind].peer, -1);
+    assert_int_equal(stat_now().waiting, 1);
+    rig_close(&rig, first);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[waits].opened);
+    assert_int_equal(stat_now().waiting, 0);
+
+    spec.wait_ms = 100;
+    waits = rig_open(&rig, peer, &spec);
+    rig_pass(&rig, 99 * MS);
+    assert_int_equal(rig.sessions[waits].peer, peer);
+    rig_pass(&rig, 2 * MS);
+    assert_int_equal(rig.sessions[waits].peer, -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_FULL);
+
+    int other = rig_connect(&rig); /* one that dies in the queue */
+    rig_open(&rig, other, &spec);
+    rig_disconnect(&rig, other);
+    assert_int_equal(stat_now().waiting, 0);
+}
+
+/* An open right after a death is held until the dead one's memory is back. */
+static void test_open_waits_for_closing(void **state) {
+    (void)state;
+    rig_init(&rig, 10 * MIB, true);
+    int a = rig_connect(&rig), b = rig_connect(&rig);
+    struct proto_open spec = four_mib(0);
+    rig_open_now(&rig, a, &spec);
+    rig_open_now(&rig, a, &spec);
+    rig_disconnect(&rig, a);
+    int s = rig_open_now(&rig, b, &spec);
+    assert_true(s >= 0);
+    assert_int_equal(broker_session_count(rig.broker), 1);
+}
+
+static void test_idle_is_shrunk_for_open(void **state) {
+    (void)state;
+    rig_init(&rig, 20 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(64 + 2048);
+    int a = rig_open_now(&rig, peer, &spec);
+    settle_times(a, 40);
+    assert_true(stat_now().lent_bytes > 10 * MIB);
+    assert_true(rig_head(&rig.sessions[a], 0)[0] > 1000);
+    int b = rig_open_now(&rig, peer, &spec);
+    assert_int_equal(b, 1);
+    assert_true(stat_now().reclaims >= 1);
+    assert_true(stat_now().evicted[PROTO_REASON_PRESSURE] > 0);
+    assert_true(rig_head(&rig.sessions[a], 0)[0] >= 128);
+    assert_true(rig.events[PROTO_EVENT_PRESSURE] >= 1);
+}
+
+/* A session in a step is not touched: BUSY now, and its next settle gives the memory back. */
+static void test_busy_is_shrunk_at_settle(void **state) {
+    (void)state;
+    rig_init(&rig, 20 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(64 + 2048);
+    int a = rig_open_now(&rig, peer, &spec);
+    settle_times(a, 40);
+    uint64_t generation = rig.sessions[a].control->generation;
+    rig.sessions[a].lease->word = PROTO_LEASE_CLIENT;
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_BUSY);
+    assert_int_equal(rig.sessions[a].control->generation, generation);
+    spec.wait_ms = 100;
+    int waits = rig_open(&rig, peer, &spec);
+    rig_jobs(&rig);
+    assert_false(rig.sessions[waits].opened);
+    rig.sessions[a].lease->word = PROTO_LEASE_FREE;
+    settle_times(a, 1);
+    assert_true(rig.sessions[waits].opened);
+    assert_true(rig.sessions[a].lease->word == PROTO_LEASE_FREE);
+}
+
+/* One that was in a step when its memory was wanted, and then idles, is tried again. */
+static void test_idle_is_tried_again(void **state) {
+    (void)state;
+    rig_init(&rig, 20 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(64 + 2048);
+    int a = rig_open_now(&rig, peer, &spec);
+    settle_times(a, 40);
+    rig.sessions[a].lease->word = PROTO_LEASE_CLIENT;
+    spec.wait_ms = 1000;
+    int waits = rig_open(&rig, peer, &spec);
+    rig_jobs(&rig);
+    rig_pass(&rig, 20 * MS);
+    rig_jobs(&rig);
+    assert_false(rig.sessions[waits].opened);
+    rig.sessions[a].lease->word = PROTO_LEASE_FREE;
+    rig_pass(&rig, 20 * MS);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[waits].opened);
+}
+
+/* What cannot be revoked stays charged until its client lets go. */
+static void test_quarantine(void **state) {
+    (void)state;
+    rig_init(&rig, 20 * MIB, false);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(64 + 2048);
+    int a = rig_open_now(&rig, peer, &spec);
+    settle_times(a, 40);
+    uint64_t charged = stat_now().charged_bytes;
+    spec.wait_ms = 100;
+    int waits = rig_open(&rig, peer, &spec);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[a].release_count >= 1);
+    assert_int_equal(stat_now().charged_bytes, charged);
+    assert_false(rig.sessions[waits].opened);
+    rig_released(&rig, a);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[waits].opened);
+}
+
+/* Two pools: a session lives in the one that was named, or in the one with more room. */
+static void test_pools(void **state) {
+    struct proto_pool_stat stat;
+    (void)state;
+    rig_init(&rig, 10 * MIB, true);
+    broker_free(rig.broker);
+    rig.config.pools[1] = rig.config.pools[0];
+    rig.config.pools[1].limit_bytes = 12 * MIB;
+    rig.config.pool_count = 2;
+    assert_int_equal(broker_new(&rig.config, &rig.broker), 0);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(0);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(rig_open_now(&rig, peer, &spec), i);
+        settle_times(i, 3);
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        broker_pool_stat(rig.broker, i, rig.now, &stat);
+        assert_int_equal(stat.sessions, 2);
+        assert_int_equal(stat.settles, 6);
+    }
+    rig_close(&rig, 0);
+    rig_jobs(&rig);
+    spec.pool = 0; /* the other one has the room */
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_FULL);
+    spec.pool = 1;
+    assert_int_equal(rig_open_now(&rig, peer, &spec), 0);
+    rig_control(&rig, PROTO_OP_STAT, 0, 0, NULL);
+    assert_int_equal(rig.answer.count, 2);
+}
+
+static void test_drain(void **state) {
+    (void)state;
+    rig_init(&rig, 10 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(0);
+    int a = rig_open_now(&rig, peer, &spec);
+    rig_open_now(&rig, peer, &spec);
+    spec.wait_ms = 1000;
+    int waits = rig_open(&rig, peer, &spec);
+    broker_drain(rig.broker, rig.now);
+    rig_act(&rig);
+    assert_int_equal(rig.sessions[waits].peer, -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_DRAINING);
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_DRAINING);
+    settle_times(a, 2); /* those that are open go on */
+    broker_close_all(rig.broker, rig.now);
     rig_jobs(&rig);
     assert_int_equal(broker_session_count(rig.broker), 0);
-    rig_deinit(&rig);
+    assert_true(rig.sessions[a].closed);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open_settle_close),
+        cmocka_unit_test_teardown(test_hello, teardown),
+        cmocka_unit_test_teardown(test_open_fields, teardown),
+        cmocka_unit_test_teardown(test_limits, teardown),
+        cmocka_unit_test_teardown(test_full, teardown),
+        cmocka_unit_test_teardown(test_queue, teardown),
+        cmocka_unit_test_teardown(test_open_waits_for_closing, teardown),
+        cmocka_unit_test_teardown(test_idle_is_shrunk_for_open, teardown),
+        cmocka_unit_test_teardown(test_busy_is_shrunk_at_settle, teardown),
+        cmocka_unit_test_teardown(test_idle_is_tried_again, teardown),
+        cmocka_unit_test_teardown(test_quarantine, teardown),
+        cmocka_unit_test_teardown(test_pools, teardown),
+        cmocka_unit_test_teardown(test_drain, teardown),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests_name("broker: coming, waiting, memory", tests, NULL, NULL);
 }

@@ -1,0 +1,400 @@
+/* test_broker_sessions.c - what happens to an open session: scores, settles, positions, the arbiter, its end. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "sim/rig.h"
+
+#define MIB (1024ull * 1024)
+#define MS 1000000ull
+
+static struct rig rig;
+static uint8_t frame[PROTO_SCORE_MAX];
+
+static int teardown(void **state) {
+    (void)state;
+    rig_deinit(&rig);
+    return 0;
+}
+
+static struct proto_pool_stat stat_now(void) {
+    struct proto_pool_stat stat;
+    broker_check(rig.broker);
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    return stat;
+}
+
+static float constant(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
+    (void)layer, (void)kv_head, (void)plane, (void)slot;
+    return *(float *)context;
+}
+
+/* A frame of all layers of a session with one group. */
+static size_t make_frame(int s, uint32_t rows, uint32_t fresh, float value) {
+    return rig_frame(&rig.sessions[s], 0, rig_layers(&rig.sessions[s]), rows, fresh, constant, &value, frame);
+}
+
+static void deliver(size_t size) {
+    broker_score(rig.broker, frame, size, rig.now);
+    rig_act(&rig);
+}
+
+static int open_one(uint32_t guaranteed, uint32_t max, const char *policy) {
+    int peer = rig_connect(&rig);
+    struct proto_open spec = rig_spec(2, 2, 256, 64, guaranteed, max, policy);
+    int s = rig_open_now(&rig, peer, &spec);
+    assert_true(s >= 0);
+    return s;
+}
+
+static void settle(int s, uint32_t rows) {
+    rig_settle(&rig, s, rows, rig.sessions[s].sequence);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[s].code, 0);
+    broker_check(rig.broker);
+}
+
+/* ---------- scores ---------- */
+
+static void test_settle_waits_for_its_frame(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "scissorhands");
+    size_t size = make_frame(s, 64, 64, 1);
+    rig_settle(&rig, s, 64, rig.sessions[s].sequence);
+    assert_int_equal(rig.job_count, 0);
+    deliver(size);
+    assert_int_equal(rig.job_count, 1);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[s].code, 0);
+    assert_int_equal(rig.sessions[s].settled.scores_lost, 0);
+    assert_int_equal(rig.sessions[s].settled.generation, 2);
+
+    size = make_frame(s, 64, 64, 1); /* this one is too late */
+    rig_settle(&rig, s, 64, rig.sessions[s].sequence);
+    rig_pass(&rig, 49 * MS);
+    assert_int_equal(rig.job_count, 0);
+    rig_pass(&rig, 1 * MS);
+    assert_int_equal(rig.job_count, 1);
+    deliver(size);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[s].settled.scores_lost, 1);
+    struct proto_pool_stat stat = stat_now();
+    assert_int_equal(stat.frames[PROTO_FRAME_FOLDED], 1);
+    assert_int_equal(stat.frames[PROTO_FRAME_LATE], 1);
+    assert_int_equal(stat.scores_lost, 1);
+    assert_int_equal(rig.events[PROTO_EVENT_SCORES_LOST], 1);
+
+    make_frame(s, 32, 32, 1); /* never sent: the gap shows */
+    deliver(make_frame(s, 32, 64, 1));
+    settle(s, 64);
+    assert_int_equal(rig.sessions[s].settled.scores_lost, 1);
+    deliver(make_frame(s, 64, 64, 1));
+    settle(s, 64);
+    assert_int_equal(rig.sessions[s].settled.scores_lost, 0);
+}
+
+static void poke(size_t offset, uint8_t change) {
+    frame[offset] ^= change;
+}
+
+static void test_frames_that_do_not_count(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "scissorhands");
+    size_t size = make_frame(s, 60, 60, 1);
+    poke(offsetof(struct proto_score, token) + 15, 0x80);
+    deliver(size);
+    poke(offsetof(struct proto_score, token) + 15, 0x80);
+    poke(offsetof(struct proto_score, session), 0x40);
+    deliver(size);
+    poke(offsetof(struct proto_score, session), 0x40);
+    deliver(size - 4); /* cut */
+    assert_int_equal(stat_now().frames[PROTO_FRAME_FORGED], 2);
+    assert_int_equal(stat_now().frames[PROTO_FRAME_MALFORMED], 1);
+    deliver(size);
+    assert_int_equal(stat_now().frames[PROTO_FRAME_FOLDED], 1);
+    deliver(size); /* once more */
+    assert_int_equal(stat_now().frames[PROTO_FRAME_STALE], 1);
+    deliver(make_frame(s, 5, 64, 1)); /* 65 rows */
+    assert_int_equal(stat_now().frames[PROTO_FRAME_EXCESS], 1);
+    size = make_frame(s, 4, 64, 1);
+    poke(offsetof(struct proto_score, generation), 2);
+    deliver(size);
+    assert_int_equal(stat_now().frames[PROTO_FRAME_STALE], 2);
+    size = make_frame(s, 4, 64, 1); /* of two layers that say they are one */
+    poke(offsetof(struct proto_score, layer_count), 3);
+    deliver(size);
+    assert_int_equal(stat_now().frames[PROTO_FRAME_MALFORMED], 2);
+    deliver(make_frame(s, 4, 64, -1));
+    assert_int_equal(stat_now().frames[PROTO_FRAME_FOLDED], 2);
+    assert_true(stat_now().bad_scores > 0);
+    broker_score_refused(rig.broker, PROTO_FRAME_OVERRUN, 7);
+    assert_int_equal(stat_now().frames[PROTO_FRAME_OVERRUN], 7);
+}
+
+/* ---------- requests ---------- */
+
+static void test_requests(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "window"), other = open_one(192, 0, "window");
+    struct rig_session *a = &rig.sessions[s];
+    rig_settle(&rig, s, 0, 0);
+    assert_int_equal(a->code, SCISSOR_EINVAL);
+    rig_settle(&rig, s, 65, 0);
+    assert_int_equal(a->code, SCISSOR_EINVAL);
+    rig_positions(&rig, s, 2, 0);
+    assert_int_equal(a->code, SCISSOR_EINVAL);
+    rig_positions(&rig, s, 0, 2);
+    assert_int_equal(a->code, SCISSOR_EINVAL);
+    rig_positions(&rig, s, 1, 1);
+    assert_int_equal(a->code, 0);
+    assert_int_equal(a->position_count, 0);
+
+    uint64_t mine = a->id;
+    a->id = rig.sessions[other].id; /* another connection's session */
+    rig_settle(&rig, s, 64, 0);
+    assert_int_equal(a->code, SCISSOR_ENOSESSION);
+    a->id = mine;
+
+    rig_settle(&rig, s, 64, 0);
+    struct proto_settle again = {.session = a->id, .rows = 64};
+    rig_send(&rig, a->peer, PROTO_SETTLE, 999999, &again, NULL, 0);
+    assert_int_equal(rig.peers[a->peer].code, SCISSOR_ESTATE);
+    rig_jobs(&rig);
+    settle(s, 64);
+    settle(s, 32);
+    assert_int_equal(a->settled.evicted_rows, 4 * 32);
+    rig_positions(&rig, s, 0, 1);
+    assert_int_equal(a->position_count, 128);
+    for (uint32_t i = 0; i < 128; i++)
+        assert_true(a->positions[i] >= 32 && a->positions[i] < 160);
+    assert_int_equal(stat_now().evicted[PROTO_REASON_BUDGET], 4 * 32);
+    assert_int_equal(rig.evicted_events, 4 * 32);
+}
+
+/* ---------- the arbiter ---------- */
+
+static void fill(int s, float mass, int times) {
+    for (int i = 0; i < times; i++) {
+        deliver(make_frame(s, 64, 64, mass));
+        settle(s, 64);
+    }
+}
+
+static void test_least_mass_goes_first(void **state) {
+    (void)state;
+    rig_init(&rig, 32 * MIB, true);
+    int low = open_one(192, 4096, "scissorhands"), high = open_one(192, 4096, "scissorhands");
+    for (int i = 0; i < 12; i++) {
+        fill(low, 0.25f, 1);
+        fill(high, 1, 1);
+    }
+    uint32_t low_rows = rig_head(&rig.sessions[low], 0)[0], high_rows = rig_head(&rig.sessions[high], 0)[0];
+    assert_int_equal(low_rows, high_rows);
+    while (stat_now().limit_bytes - stat_now().guaranteed_bytes - stat_now().lent_bytes > 4 * MIB) {
+        fill(low, 0.25f, 1);
+        fill(high, 1, 1);
+    }
+    high_rows = rig_head(&rig.sessions[high], 0)[0];
+    open_one(192, 0, "window");
+    assert_true(stat_now().reclaims >= 1);
+    assert_int_equal(rig_head(&rig.sessions[high], 0)[0], high_rows);
+    assert_true(rig_head(&rig.sessions[low], 0)[0] < high_rows);
+}
+
+/* One whose rows matter clearly more grows at the expense of one whose rows do not. */
+static void test_growth_takes_from_the_worthless(void **state) {
+    (void)state;
+    rig_init(&rig, 24 * MIB, true);
+    int low = open_one(192, 8192, "scissorhands"), high = open_one(192, 8192, "scissorhands");
+    fill(low, 0, 64);
+    uint32_t before = rig_head(&rig.sessions[low], 0)[0];
+    fill(high, 1, 40);
+    assert_true(rig_head(&rig.sessions[low], 0)[0] < before);
+    assert_true(rig_head(&rig.sessions[high], 0)[0] > 1000);
+    assert_true(rig_head(&rig.sessions[low], 0)[0] >= 128);
+    before = rig_head(&rig.sessions[high], 0)[0];
+    fill(low, 0, 10); /* and not the other way round */
+    assert_int_equal(rig_head(&rig.sessions[high], 0)[0], before);
+}
+
+/* ---------- ends ---------- */
+
+static void test_operator_close(void **state) {
+    uint8_t admin[PROTO_TOKEN_BYTES];
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    memset(admin, 7, sizeof admin);
+    int s = open_one(192, 0, "window");
+    struct rig_session *a = &rig.sessions[s];
+    uint64_t id = a->id;
+    settle(s, 64);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 1, NULL);
+    assert_int_equal(rig.answer.code, SCISSOR_EPERM);
+    rig_control(&rig, PROTO_OP_DRAIN, 0, 2, a->token);
+    assert_int_equal(rig.answer.code, SCISSOR_EPERM);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 3, a->token);
+    assert_int_equal(rig.answer.code, 0);
+    rig_jobs(&rig);
+    assert_true(a->closed);
+    assert_int_equal(broker_session_count(rig.broker), 0);
+    assert_int_equal(stat_now().evicted[PROTO_REASON_OPERATOR], 4 * 64);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 3, a->token); /* the same request again */
+    assert_int_equal(rig.answer.code, 0);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 4, admin);
+    assert_int_equal(rig.answer.code, SCISSOR_ENOSESSION);
+    rig_settle(&rig, s, 64, 0);
+    assert_int_equal(a->code, SCISSOR_ENOSESSION);
+    assert_true(stat_now().charged_bytes > 0); /* the pages that the client may still look at */
+    rig_close(&rig, s);
+    assert_int_equal(a->peer, -1);
+    assert_int_equal(stat_now().charged_bytes, 0);
+}
+
+/* The operator's close waits for the end of a step, but not for ever. */
+static void test_operator_close_is_polite(void **state) {
+    uint8_t admin[PROTO_TOKEN_BYTES];
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    memset(admin, 7, sizeof admin);
+    int s = open_one(192, 0, "window"), t = open_one(192, 0, "window"), u = open_one(192, 0, "window");
+    for (int i = 0; i < 3; i++)
+        rig.sessions[i].lease->word = PROTO_LEASE_CLIENT;
+    for (int i = 0; i < 3; i++)
+        rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[i].id, (uint64_t)i + 1, admin);
+    rig_jobs(&rig);
+    rig_pass(&rig, 20 * MS);
+    rig_jobs(&rig);
+    assert_int_equal(broker_session_count(rig.broker), 3);
+    broker_check(rig.broker);
+    rig.sessions[s].lease->word = PROTO_LEASE_FREE; /* the step ends */
+    rig_pass(&rig, 20 * MS);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[s].closed);
+    assert_int_equal(rig.sessions[s].lease->word, PROTO_LEASE_DAEMON);
+    rig.sessions[t].lease->word = PROTO_LEASE_FREE; /* ends, and the client asks for something */
+    rig_settle(&rig, t, 64, 0);
+    assert_int_equal(rig.sessions[t].code, SCISSOR_ECLOSED);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[t].closed);
+    assert_false(rig.sessions[u].closed);
+    for (int i = 0; i < 20; i++) {
+        rig_pass(&rig, 50 * MS);
+        rig_jobs(&rig);
+    }
+    assert_true(rig.sessions[u].closed);
+    assert_int_equal(broker_session_count(rig.broker), 0);
+}
+
+/* A client that waits for its settle when the operator closes the session gets its answer. */
+static void test_operator_close_in_settle(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "scissorhands"), t = open_one(192, 0, "scissorhands");
+    rig_settle(&rig, s, 64, 5); /* waits for scores */
+    rig_settle(&rig, t, 64, 0); /* settles */
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[s].id, 1, rig.sessions[s].token);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[t].id, 2, rig.sessions[t].token);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[s].request, 0);
+    assert_int_equal(rig.sessions[t].request, 0);
+    assert_true(rig.sessions[s].closed && rig.sessions[t].closed);
+    assert_int_equal(broker_session_count(rig.broker), 0);
+}
+
+/* A death in every state gives all back. */
+static void test_death(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int opening = rig_connect(&rig);
+    struct proto_open spec = rig_spec(2, 2, 256, 64, 192, 0, "scissorhands");
+    rig_open(&rig, opening, &spec);
+    rig_disconnect(&rig, opening);
+    rig_jobs(&rig);
+    int s = open_one(192, 0, "scissorhands");
+    settle(s, 64);
+    rig_settle(&rig, s, 64, 5);
+    rig_disconnect(&rig, rig.sessions[s].peer); /* waiting */
+    rig_jobs(&rig);
+    s = open_one(192, 0, "scissorhands");
+    rig_settle(&rig, s, 64, 0);
+    rig_disconnect(&rig, rig.sessions[s].peer); /* settling */
+    rig_jobs(&rig);
+    s = open_one(192, 0, "scissorhands");
+    rig_close(&rig, s);
+    rig_disconnect(&rig, rig.sessions[s].peer); /* closing */
+    rig_jobs(&rig);
+    s = open_one(192, 0, "scissorhands");
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[s].id, 1, rig.sessions[s].token);
+    rig_jobs(&rig);
+    rig_disconnect(&rig, rig.sessions[s].peer); /* ended */
+    assert_int_equal(stat_now().charged_bytes, 0);
+    assert_int_equal(stat_now().segments, 0);
+    assert_true(stat_now().evicted[PROTO_REASON_DEATH] >= 64 * 4);
+    assert_int_equal(broker_session_count(rig.broker), 0);
+}
+
+/* ---------- what is shown ---------- */
+
+static void test_control_reads(void **state) {
+    struct proto_session_stat session;
+    struct proto_head_stat head;
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 300, "scissorhands"), t = open_one(192, 0, "streaming");
+    fill(s, 1, 3);
+    rig.sessions[s].lease->fresh_count = 1000;
+    rig_control(&rig, PROTO_OP_STAT, 0, 0, NULL);
+    assert_int_equal(rig.answer.count, 1);
+    rig_control(&rig, PROTO_OP_SESSIONS, 0, 0, NULL);
+    assert_int_equal(rig.answer.count, 2);
+    memcpy(&session, rig.answer_entries, sizeof session);
+    assert_int_equal(session.session, rig.sessions[s].id);
+    assert_string_equal(session.policy, "scissorhands");
+    assert_int_equal(session.settled_min, 192);
+    assert_int_equal(session.fresh_count, 64); /* believed no further than F */
+    assert_true(session.lowest_mass > 0);
+    assert_int_equal(session.tokens_seen, 192);
+    rig_control(&rig, PROTO_OP_SESSION, rig.sessions[s].id, 0, NULL);
+    assert_int_equal(rig.answer.total, 4);
+    memcpy(&head, rig.answer_entries + 3 * sizeof head, sizeof head);
+    assert_int_equal(head.layer, 1);
+    assert_int_equal(head.kv_head, 1);
+    assert_int_equal(head.settled, 192);
+    assert_int_equal(head.newest, 191);
+    assert_true(head.mass > 0);
+    rig_settle(&rig, t, 64, 0);
+    rig_control(&rig, PROTO_OP_SESSION, rig.sessions[t].id, 0, NULL); /* while its job runs */
+    assert_int_equal(rig.answer.count, 4);
+    rig_jobs(&rig);
+    rig_control(&rig, PROTO_OP_SESSION, 99, 0, NULL);
+    assert_int_equal(rig.answer.code, SCISSOR_ENOSESSION);
+    rig_control(&rig, 77, 0, 0, NULL);
+    assert_int_equal(rig.answer.code, SCISSOR_EPROTO);
+    broker_control(rig.broker, "short", 5, 1, rig.now);
+    rig_act(&rig);
+    assert_int_equal(rig.answer.code, SCISSOR_EPROTO);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_settle_waits_for_its_frame, teardown),
+        cmocka_unit_test_teardown(test_frames_that_do_not_count, teardown),
+        cmocka_unit_test_teardown(test_requests, teardown),
+        cmocka_unit_test_teardown(test_least_mass_goes_first, teardown),
+        cmocka_unit_test_teardown(test_growth_takes_from_the_worthless, teardown),
+        cmocka_unit_test_teardown(test_operator_close, teardown),
+        cmocka_unit_test_teardown(test_operator_close_is_polite, teardown),
+        cmocka_unit_test_teardown(test_operator_close_in_settle, teardown),
+        cmocka_unit_test_teardown(test_death, teardown),
+        cmocka_unit_test_teardown(test_control_reads, teardown),
+    };
+    return cmocka_run_group_tests_name("broker: sessions", tests, NULL, NULL);
+}
