@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Runs test programs one after another and adds up what cmocka says at their ends.
+#
+#   tests/run.sh PROGRAM...
+#
+# Each has a fresh $TMPDIR, removed afterwards, and TEST_SECONDS (300) to end. A crash, a time-out and a process left
+# behind count as a failed test. A test that cannot run here prints "SKIP: reason" and calls skip(). The last line is
+# "N passed, N failed, N skipped"; the exit status is 1 if anything failed or nothing ran.
+set -u
+export LC_ALL=C
+limit=${TEST_SECONDS:-300}
+# Short names: the path of a socket has no more than 107 bytes.
+work=$(mktemp -d "${TMPDIR:-/tmp}/scissor.XXXXXX") || exit 1
+number=0
+running=
+passed=0 failed=0 skipped=0
+
+# Processes whose environment says that they stem from the test in directory $1, however they left its group.
+survivors() {
+    grep -lzxF "TMPDIR=$1" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3
+}
+
+finish() {
+    [ -n "$running" ] && kill "$running" 2>/dev/null && wait "$running"
+    for directory in "$work"/*/; do
+        for pid in $(survivors "${directory%/}"); do kill -9 "$pid" 2>/dev/null; done
+    done
+    rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+# Sum of the counts in lines like "[  PASSED  ] 3 test(s)." or "[  FAILED  ] group: 3 test(s), listed below:".
+count() {
+    sed -nE "s/^\[  $1 *\] (.*: )?([0-9]+) test\(s\).*/\2/p" "$2" | awk '{n += $1} END {print n + 0}'
+}
+
+run_one() {
+    local program=$1 name directory log start status seconds left
+    name=${program##*/tests/}
+    number=$((number + 1))
+    directory=$work/$number
+    log=$directory.log
+    mkdir "$directory" || return 1
+    start=$(date +%s.%N)
+    TMPDIR=$directory timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null &
+    running=$!
+    wait "$running" 2>/dev/null
+    status=$?
+    running=
+    seconds=$(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN {printf "%.1f", b - a}')
+
+    local good bad none why=
+    good=$(count PASSED "$log") bad=$(count FAILED "$log") none=$(count SKIPPED "$log")
+    # A test whose set-up failed is in none of these sums.
+    bad=$((bad + $(grep -c '^\[  ERROR   \] [^-]' "$log")))
+    if [ $status -eq 124 ] || [ $status -eq 137 ]; then
+        why="did not end within $limit s"
+    elif [ $status -gt 128 ]; then
+        why="ended by signal $((status - 128))"
+    elif [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then
+        why="exit status $status"
+    elif [ $((good + bad + none)) -eq 0 ]; then
+        why="ran no test"
+    fi
+    # What was told to end may need a moment.
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        left=$(survivors "$directory")
+        [ -z "$left" ] && break
+        sleep 0.2
+    done
+    for pid in $left; do
+        why="${why:+$why; }left process $pid behind ($(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null))"
+        kill -9 "$pid" 2>/dev/null
+    done
+    [ -n "$why" ] && [ "$bad" -eq 0 ] && bad=1
+
+    printf '%-32s %4d passed %3d failed %3d skipped %7s s%s\n' "$name" "$good" "$bad" "$none" "$seconds" "${why:+  $why}"
+    if [ "$bad" -gt 0 ]; then
+        sed 's/^/    /' "$log"
+    else
+        sed -n 's/^SKIP: /    skipped: /p' "$log"
+    fi
+    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
+    rm -rf "$directory" "$log"
+}
+
+for program in "$@"; do
+    run_one "$program" || failed=$((failed + 1))
+done
+[ $((passed + failed)) -gt 0 ] || echo "no test ran"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]
