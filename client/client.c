@@ -97,9 +97,11 @@ static int say_hello(struct scissor_client *client) {
         return SCISSOR_EVERSION;
     }
     if (!(w->capabilities & PROTO_CAP_HOST) || w->score_frame_max < SCORE_FRAME_MIN ||
-        w->score_frame_max > PROTO_SCORE_MAX || !proto_text_valid(w->version, sizeof w->version))
+        w->score_frame_max > PROTO_SCORE_MAX || w->score_socket >= PROTO_SCORE_SOCKETS ||
+        !proto_text_valid(w->version, sizeof w->version))
         return SCISSOR_EPROTO;
     client->frame_max = w->score_frame_max;
+    client->score_socket = w->score_socket;
     return 0;
 }
 
@@ -128,7 +130,7 @@ int scissor_connect(const char *directory, struct scissor_client **ret_client) {
     struct scissor_client *client = scissor_calloc(1, sizeof *client);
     if (!client)
         return SCISSOR_ENOMEM;
-    client->fd = client->push = -1;
+    client->fd = -1;
     client->timeout_ms = CLIENT_TIMEOUT_MS;
     client->backend = kernel_host_backend(NULL);
     client->packet = scissor_malloc(PROTO_ATTACH_MAX);
@@ -139,7 +141,7 @@ int scissor_connect(const char *directory, struct scissor_client **ret_client) {
     if (!r)
         r = say_hello(client);
     if (!r)
-        r = scissor__push_open(path, &client->push);
+        r = scissor__push_open(path, client->score_socket, &client->push);
     if (r) {
         int error = errno;
         scissor_disconnect(client);
@@ -165,7 +167,7 @@ void scissor_disconnect(struct scissor_client *client) {
         scissor__lease_give(s);
         scissor__session_free(s);
     }
-    scissor__push_close(client->push);
+    scissor__push_close(&client->push);
     if (client->fd >= 0)
         close(client->fd);
     pthread_cond_destroy(&client->news);

@@ -54,6 +54,13 @@ static bool apply_welcome(const struct incoming *in) {
     return true;
 }
 
+static struct scissor_session *find_settle(const struct incoming *in) {
+    for (struct scissor_session *s = in->client->sessions; in->request && s; s = s->next)
+        if (s->settle_request == in->request)
+            return s;
+    return NULL;
+}
+
 /* What a request may be refused with: any failure that we know, and from OPEN also its three conditions. */
 static bool refusal_valid(int code, bool open) {
     return (code < 0 && strcmp(scissor_errname(code), "unknown") != 0) ||
@@ -64,15 +71,15 @@ static bool apply_failed(const struct incoming *in) {
     struct proto_failed f;
     memcpy(&f, in->body, sizeof f);
     struct client_call *call = find_call(in, PROTO_FAILED);
-    if (!proto_text_valid(f.text, sizeof f.text) ||
-        !refusal_valid(f.code, in->request == 0 || (call && call->answer == PROTO_OPENED)))
+    struct scissor_session *settling = find_settle(in);
+    bool open = call ? call->answer == PROTO_OPENED : !settling; /* or one that has timed out */
+    if (!proto_text_valid(f.text, sizeof f.text) || !refusal_valid(f.code, open))
         return false;
     memcpy(in->client->text, f.text, sizeof f.text);
-    for (struct scissor_session *s = in->client->sessions; s; s = s->next)
-        if (in->request && s->settle_request == in->request) {
-            s->settle_request = 0;
-            s->settle_code = f.code;
-        }
+    if (settling) {
+        settling->settle_request = 0;
+        settling->settle_code = f.code;
+    }
     if (call)
         finish(call, f.code);
     else if (in->request == 0)

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -81,7 +82,7 @@ struct scissor_session {
     struct client_segment *segments; /* [segment_capacity], by id */
     uint32_t segment_capacity, fresh_segments, segment_count;
     bool segments_pending;   /* some are not mapped yet */
-    bool segments_condemned; /* some wait for the end of the step, or for their RELEASED to be sent */
+    bool segments_condemned; /* some wait for the end of the step */
     struct kernel_segment *control_memory, *lease_memory;
     const struct proto_control *control;
     size_t control_bytes;
@@ -128,9 +129,19 @@ struct client_call {
     uint32_t capacity, count;
 };
 
+/* Where score frames go; see push.c. */
+struct client_push {
+    bool open;
+    int socket; /* nanomsg's; -1: could not be opened again */
+    pthread_rwlock_t use;
+    _Atomic uint64_t stuck_since; /* ns: first frame after the last success that was not taken; 0: none */
+    char url[128];
+};
+
 struct scissor_client {
     int fd;
-    int push;
+    struct client_push push;
+    uint32_t score_socket;
     struct kernel_backend *backend;
     uint32_t timeout_ms;
     uint32_t frame_max;
@@ -211,7 +222,10 @@ bool scissor__scores_send(struct scissor_session *session);
 
 /* ---------- push.c: the only file with nanomsg ---------- */
 
-int scissor__push_open(const char *directory, int *ret_socket);
-void scissor__push_close(int socket);
-/* False if nanomsg did not take the frame until `deadline`. */
-bool scissor__push_send(int socket, const void *frame, size_t size, uint64_t deadline);
+/* Connects to score socket `number`; the object is to be zero before. */
+int scissor__push_open(const char *directory, uint32_t number, struct client_push *push);
+/* Also for one that was not opened. */
+void scissor__push_close(struct client_push *push);
+/* False if nanomsg did not take the frame until `deadline`. After a second without any that was taken, the socket is
+ * replaced and tried once more, for up to CLIENT_PUSH_NS beyond the deadline. From any thread, without the lock. */
+bool scissor__push_send(struct client_push *push, const void *frame, size_t size, uint64_t deadline);

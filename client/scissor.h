@@ -70,7 +70,7 @@ struct scissor_session_spec {
     uint32_t storage_dtype;        /* enum scissor_dtype: settled rows */
     uint32_t fresh_rows;           /* F: a multiple of 16, 16 to 1024; 0: 64 */
     uint32_t priority;             /* weight under memory pressure, 1 to 1000; 0: 100 */
-    uint32_t wait_ms;              /* how long open may wait for memory; 0: answer BUSY or FULL at once */
+    uint32_t wait_ms;              /* how long open may wait for memory, at most 600,000; 0: BUSY or FULL at once */
     uint32_t group_count;
     struct scissor_group_spec groups[SCISSOR_MAX_GROUPS];
 };
@@ -98,8 +98,8 @@ SCISSOR_API const char *scissor_last_text(const struct scissor_client *client);
 /* ---------- sessions ---------- */
 
 /* Opens a session. Blocks, up to wait_ms longer than the time-out. BUSY, FULL, DRAINING: nothing was opened, try
- * later. EINVAL: scissor_last_text() names the field. EGONE, ENOMEM, ETIMEDOUT. The session must be closed before the
- * client is disconnected, or is closed by that. */
+ * later. EINVAL: scissor_last_text() names the field. ELIMIT, EGONE, ECLOSED (the operator ended the wait), ENOMEM,
+ * ETIMEDOUT. The session must be closed before the client is disconnected, or is closed by that. */
 SCISSOR_API int scissor_open(struct scissor_client *client, const struct scissor_session_spec *spec,
                              struct scissor_session **ret_session);
 
@@ -112,7 +112,8 @@ SCISSOR_API uint64_t scissor_session_id(const struct scissor_session *session);
 
 /* Takes the lease for a step of `rows` new tokens (1 <= rows <= F) and refreshes the mapping if the daemon has changed
  * it. Waits only while the daemon is moving this session's rows (some ms). SETTLE_NEEDED if fresh rows + rows > F;
- * EGONE, ECLOSED, ESTATE (a step is open already, or a settle is not answered yet), ENOMEM (try again). */
+ * EGONE, ECLOSED, ESTATE (a step is open already, or a settle is not answered yet), ENOMEM (try again),
+ * ETIMEDOUT (the daemon has kept the lease; try again). */
 SCISSOR_API int scissor_step_begin(struct scissor_session *session, uint32_t rows);
 
 /* Ends the step: its rows now count as fresh, the lease is free. Never waits. ESTATE: no step is open. */
@@ -140,8 +141,8 @@ SCISSOR_API int scissor_attend(const struct scissor_attend_item *items, size_t i
 /* Sends the scores gathered since the last settle and has the daemon move all fresh rows into settled slots, evicting
  * what the budget asks for. Blocks for one round trip (about a millisecond; up to some tens if scores were lost on the
  * way). With no fresh rows: returns at once. SCORES_LOST: settled, but victims were picked without the newest scores.
- * EGONE, ECLOSED, ESTATE (in a step), ENOMEM (nothing was sent; try again). ETIMEDOUT: the daemon has not answered yet;
- * the next call goes on waiting for the same answer, and until then no step can begin. */
+ * EGONE, ECLOSED, ESTATE (in a step), ENOMEM (nothing has changed; try again). ETIMEDOUT: the daemon has not answered
+ * yet; the next call goes on waiting for the same answer, and until then no step can begin. */
 SCISSOR_API int scissor_settle(struct scissor_session *session);
 
 /* ---------- what a session holds; none of these waits ---------- */

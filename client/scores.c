@@ -192,7 +192,7 @@ bool scissor__scores_send(struct scissor_session *s) {
         choose_formats(s, layer, room, format);
         uint32_t count = take_layers(s, l, format, room, &payload);
         if (count > 0 &&
-            scissor__push_send(s->client->push, s->frame, write_frame(s, l, count, format, payload), deadline))
+            scissor__push_send(&s->client->push, s->frame, write_frame(s, l, count, format, payload), deadline))
             s->sequence++;
         else
             all = false;

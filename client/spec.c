@@ -62,6 +62,8 @@ static int check_session(const struct complaint *c, const struct scissor_session
         return refuse(c, "storage_dtype is %u; it must be 0 (f32), 1 (f16) or 2 (bf16)", spec->storage_dtype);
     if (fresh > PROTO_MAX_FRESH || fresh % SCISSOR_BLOCK_ROWS)
         return refuse(c, "fresh_rows is %u; it must be a multiple of 16, at most %u", fresh, PROTO_MAX_FRESH);
+    if (spec->wait_ms > PROTO_MAX_WAIT_MS)
+        return refuse(c, "wait_ms is %u; it must be at most %u", spec->wait_ms, PROTO_MAX_WAIT_MS);
     if (spec->priority > 1000)
         return refuse(c, "priority is %u; it must be 1 to 1000, or 0 for 100", spec->priority);
     if (spec->group_count == 0 || spec->group_count > SCISSOR_MAX_GROUPS)

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -244,7 +245,7 @@ static void attach_refuse(int fd, int code, const char *text) {
 static void attach_admit(struct attach *a, int fd) {
     struct ucred who;
     socklen_t size = sizeof who;
-    if (a->peer_count >= ATTACH_PEERS_MAX) {
+    if (a->peer_count >= a->peers_max) {
         attach_refuse(fd, SCISSOR_ELIMIT, "the daemon has as many connections as it takes");
         return;
     }
@@ -273,23 +274,31 @@ static void attach_admit(struct attach *a, int fd) {
     attach_listen_to(peer);
 }
 
+/* A job may have been quicker to take the last descriptor: then the next connection tries again. */
+static void attach_take_spare(struct attach *a) {
+    if (a->spare_fd < 0)
+        a->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
 /* Without a descriptor left the connection would stay in the backlog and wake the loop for ever: take and close it. */
 static void attach_refuse_without_fd(struct attach *a) {
     if (a->spare_fd < 0)
         return;
     close(a->spare_fd);
+    a->spare_fd = -1;
     int fd = accept4(a->listen_fd, NULL, NULL, SOCK_CLOEXEC);
     if (fd >= 0) {
         daemon_log(LOG_WARNING, "no descriptor left for another connection; refused");
         attach_refuse(fd, SCISSOR_ELIMIT, "the daemon has no descriptor left for another connection");
     }
-    a->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    attach_take_spare(a);
 }
 
 static void attach_on_connection(uv_poll_t *handle, int status, int events) {
     struct attach *a = handle->data;
     (void)status;
     (void)events;
+    attach_take_spare(a);
     for (int i = 0; i < ATTACH_ACCEPTS_PER_TURN && a->reading; i++) {
         int fd = accept4(a->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0)
@@ -304,9 +313,18 @@ static void attach_on_connection(uv_poll_t *handle, int status, int events) {
 
 /* ---------- all of it ---------- */
 
+/* Connections must leave descriptors for the memory of the sessions. */
+static uint32_t attach_peers_max(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur / 2 >= ATTACH_PEERS_MAX)
+        return ATTACH_PEERS_MAX;
+    return (uint32_t)files.rlim_cur / 2;
+}
+
 int attach_init(struct attach *a, struct server *server, int listen_fd) {
-    *a = (struct attach){.server = server, .listen_fd = listen_fd, .reading = true};
-    a->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    *a = (struct attach){.server = server, .listen_fd = listen_fd, .spare_fd = -1, .reading = true};
+    a->peers_max = attach_peers_max();
+    attach_take_spare(a);
     int r = uv_poll_init(&server->loop, &a->listener, listen_fd);
     if (r < 0)
         return r;

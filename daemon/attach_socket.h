@@ -17,7 +17,7 @@ struct attach {
     int listen_fd;             /* rundir's */
     int spare_fd;              /* given up for a moment to refuse a connection when there are no descriptors left */
     struct attach_peer *peers; /* list of all */
-    uint32_t peer_count;
+    uint32_t peer_count, peers_max;
     bool reading; /* false: the daemon ends */
 };
 

@@ -2,11 +2,15 @@
  *
  * nanomsg aborts its process when a peer sends a frame with a wrong type byte, so it is kept away from the memory of
  * the sessions: this process holds none of it, nothing of it is inherited, and the daemon starts a new one when it
- * dies. One thread (besides nanomsg's own) polls four descriptors:
+ * dies. One thread (besides nanomsg's own) polls them all:
  *
- *     scores.sock  PULL          -> checked -> ring
- *     control.sock REP, raw      -> link    -> answer with the header that came with the request
- *     events.sock  PUB           <- link
+ *     scores.N.sock PULL         -> checked -> ring
+ *     control.sock  REP, raw     -> link    -> answer with the header that came with the request
+ *     events.sock   PUB          <- link
+ *
+ * Each score socket has an allowance and is not read beyond it: nanomsg then takes one more frame of each connection,
+ * and the rest stays in the sender, who blocks. So a flood costs what the allowance of its socket costs, the frames on
+ * the other sockets do not wait behind it, and this process holds a frame (1 MiB) for each connection at most.
  *
  * The REP socket is raw since a cooked one forgets a request when the next one comes. Nothing is forked here. */
 #include "daemon/front.h"
@@ -34,16 +38,22 @@
 #include "scissor_error.h"
 #include "score.h"
 
-#define FRONT_FRAMES_PER_TURN 16
+#define FRONT_ROUNDS_PER_TURN 4 /* frames of one socket before the other descriptors are looked at */
 #define FRONT_REQUESTS_PER_TURN 8
 #define FRONT_ASKED_MAX 256     /* requests that wait for the daemon's answer */
 #define FRONT_HEADER_MAX 128    /* bytes of a request's nanomsg header */
+#define FRONT_FILES_MAX 4608    /* descriptors */
 #define FRONT_ROOM_WAIT_MS 1000 /* after that a frame is dropped */
 
-/* What a frame costs, divided among the processors of the machine (two: 20,000 frames a second), and how much may be
- * taken at once. Large frames are slow enough by themselves. */
-#define FRONT_FRAME_NS 100000u
-#define FRONT_BURST_NS 20000000u
+/* The allowance of a score socket: 4,000 frames and 128 MiB a second, and 250 ms of that (1,000 frames, 32 MiB) at
+ * once. A client with thirty sessions that sends a frame at each of a hundred steps a second needs 3,000 frames, and
+ * one that settles 64 rows of 90 heads with 832 slots sends 0.5 MiB; a flood that takes all of it costs a tenth of a
+ * processor. A socket whose allowance is spent is looked at again when it has FRONT_PAUSE_NS of it, to wake up less
+ * often. */
+#define FRONT_FRAME_NS 250000u
+#define FRONT_BYTES_PER_S (128ull << 20)
+#define FRONT_BURST_NS 250000000u
+#define FRONT_PAUSE_NS 4000000u
 
 /* A request that was handed to the daemon: where its answer must go. */
 struct front_asked {
@@ -52,15 +62,22 @@ struct front_asked {
     uint8_t header[FRONT_HEADER_MAX];
 };
 
+struct front_source {
+    int socket, fd;      /* nanomsg's; readable when there is a frame */
+    uint64_t paid_until; /* ns: the frames taken so far are paid for then */
+    uint64_t resume;     /* ns: it is not read before */
+    bool ready;          /* in this turn */
+};
+
 struct front {
     struct ring ring;
-    int scores, control, events; /* nanomsg sockets */
-    int scores_fd, control_fd;   /* readable when there is something to receive */
-    void *pending;               /* a frame that found the ring full */
+    struct front_source scores[PROTO_SCORE_SOCKETS];
+    uint32_t first;      /* source whose turn it is to be the first */
+    int control, events; /* nanomsg sockets */
+    int control_fd;      /* readable when there is a request */
+    void *pending;       /* a frame that found the ring full */
     size_t pending_size;
     uint64_t pending_since; /* ns */
-    uint64_t paid_until;    /* ns: the frames taken so far are paid for then */
-    uint64_t cores;
     uint64_t next_cookie;
     struct front_asked asked[FRONT_ASKED_MAX];
 };
@@ -97,30 +114,24 @@ static bool front_push(struct front *f, const void *frame, size_t size) {
     return true;
 }
 
-/* How long scores must not be read, in ns. A frame costs time of sender, front and daemon, however small; without a
- * limit a flood of them would leave no processor to the others. Who sends more than is taken waits in nn_send(), and
- * PULL takes from all senders in turn. */
-static uint64_t front_unpaid(const struct front *f, uint64_t now) {
-    return f->paid_until > now ? f->paid_until - now : 0;
+/* A frame costs time of sender, front and daemon, however small, and bytes cost more. */
+static void front_pay(struct front_source *source, size_t size) {
+    uint64_t now = front_now(), cost = size * 1000000000ull / FRONT_BYTES_PER_S;
+    if (source->paid_until + FRONT_BURST_NS < now)
+        source->paid_until = now - FRONT_BURST_NS;
+    source->paid_until += cost > FRONT_FRAME_NS ? cost : FRONT_FRAME_NS;
+    if (source->paid_until > now)
+        source->resume = source->paid_until + FRONT_PAUSE_NS;
 }
 
-static void front_pay(struct front *f) {
-    uint64_t now = front_now();
-    if (f->paid_until + FRONT_BURST_NS < now)
-        f->paid_until = now - FRONT_BURST_NS;
-    f->paid_until += FRONT_FRAME_NS / f->cores;
-}
-
-/* False: nothing more to do now. */
-static bool front_take_frame(struct front *f) {
+/* False: nothing more to do with this source now. */
+static bool front_take_frame(struct front *f, struct front_source *source) {
     void *frame = NULL;
     const char *why;
-    if (front_unpaid(f, front_now()))
-        return false;
-    int size = nn_recv(f->scores, &frame, NN_MSG, NN_DONTWAIT);
+    int size = nn_recv(source->socket, &frame, NN_MSG, NN_DONTWAIT);
     if (size < 0)
         return false;
-    front_pay(f);
+    front_pay(source, (size_t)size);
     if (proto_score_check(frame, (size_t)size, &why) < 0) {
         ring_count_malformed(&f->ring);
         front_signal(FRONT_FD_FRAMES); /* the daemon takes the counts when it looks for frames */
@@ -131,7 +142,16 @@ static bool front_take_frame(struct front *f) {
         return false;
     }
     nn_freemsg(frame);
-    return true;
+    return front_now() >= source->resume;
+}
+
+/* One frame of each source that has one, in turn, a few times over. */
+static void front_take_frames(struct front *f) {
+    f->first++;
+    for (uint32_t i = 0; i < FRONT_ROUNDS_PER_TURN * PROTO_SCORE_SOCKETS && !f->pending; i++) {
+        struct front_source *source = &f->scores[(f->first + i) % PROTO_SCORE_SOCKETS];
+        source->ready = source->ready && front_take_frame(f, source);
+    }
 }
 
 /* Tries to get rid of the frame that waits for room: true if there is none any more. */
@@ -158,10 +178,20 @@ static struct front_asked *front_asked_find(struct front *f, uint64_t cookie) {
     return NULL;
 }
 
+static struct front_asked *front_asked_oldest(struct front *f) {
+    struct front_asked *oldest = &f->asked[0];
+    for (size_t i = 1; i < FRONT_ASKED_MAX; i++)
+        if (f->asked[i].cookie < oldest->cookie)
+            oldest = &f->asked[i];
+    return oldest;
+}
+
 /* Hands a request on; the header that nanomsg put before it leads back to who asked. */
 static void front_ask(struct front *f, const void *header, size_t header_size, const void *request, size_t size) {
     struct front_asked *a = front_asked_find(f, 0);
-    if (!a || header_size > sizeof a->header || size > FRONT_REQUEST_MAX)
+    if (!a) /* answers that never came: the oldest request is given up, or they would block this for ever */
+        a = front_asked_oldest(f);
+    if (header_size > sizeof a->header || size > FRONT_REQUEST_MAX)
         return;
     if (front_tell(FRONT_REQUEST, f->next_cookie, request, size) < 0)
         return;
@@ -265,9 +295,7 @@ static int front_receive_fd(int socket) {
 }
 
 static int front_init(struct front *f, const char *dir) {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
     int r = ring_attach(&f->ring, FRONT_FD_RING);
-    f->cores = cores < 1 ? 1 : (uint64_t)cores;
     if (r < 0)
         return front_broken("the ring: %s", strerror(-r));
     /* Cookies of a front that died must not fit. */
@@ -275,14 +303,37 @@ static int front_init(struct front *f, const char *dir) {
         return front_broken("getrandom: %s", strerror(errno));
     f->next_cookie |= 1ull << 62;
     umask(0117); /* sockets: 0660 */
-    f->scores = front_bind(dir, PROTO_SCORE_SOCKET, AF_SP, NN_PULL, (int)PROTO_SCORE_MAX);
-    f->control = f->scores < 0 ? -1 : front_bind(dir, PROTO_CONTROL_SOCKET, AF_SP_RAW, NN_REP, 4096);
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
+        char name[sizeof PROTO_SCORE_SOCKET_FORMAT];
+        snprintf(name, sizeof name, PROTO_SCORE_SOCKET_FORMAT, i % PROTO_SCORE_SOCKETS);
+        f->scores[i].socket = front_bind(dir, name, AF_SP, NN_PULL, (int)PROTO_SCORE_MAX);
+        if (f->scores[i].socket < 0)
+            return -1;
+        f->scores[i].fd = front_receive_fd(f->scores[i].socket);
+        if (f->scores[i].fd < 0)
+            return front_broken("nanomsg gives no descriptor to poll");
+    }
+    f->control = front_bind(dir, PROTO_CONTROL_SOCKET, AF_SP_RAW, NN_REP, 4096);
     f->events = f->control < 0 ? -1 : front_bind(dir, PROTO_EVENT_SOCKET, AF_SP, NN_PUB, 0);
     if (f->events < 0)
         return -1;
-    f->scores_fd = front_receive_fd(f->scores);
     f->control_fd = front_receive_fd(f->control);
-    return f->scores_fd < 0 || f->control_fd < 0 ? front_broken("nanomsg gives no descriptor to poll") : 0;
+    return f->control_fd < 0 ? front_broken("nanomsg gives no descriptor to poll") : 0;
+}
+
+#define FRONT_POLL_OTHERS 3 /* link, control, room in the ring; the score sockets follow */
+
+/* What is to be polled for scores; gives the time until a socket that is not polled has an allowance again, or 0. */
+static uint64_t front_poll_scores(const struct front *f, bool full, struct pollfd *fds) {
+    uint64_t now = front_now(), sleep = full ? FRONT_ROOM_WAIT_MS * 250000ull : 0;
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
+        const struct front_source *source = &f->scores[i];
+        bool spent = source->resume > now;
+        fds[i] = (struct pollfd){full || spent ? -1 : source->fd, POLLIN, 0};
+        if (!full && spent && (sleep == 0 || source->resume - now < sleep))
+            sleep = source->resume - now;
+    }
+    return sleep;
 }
 
 /* Sleeps until there is something to do, and does it; false when the daemon is gone. A full ring stops the reading of
@@ -291,25 +342,37 @@ static bool front_turn(struct front *f) {
     bool full = false;
     while (!full && !front_retry_pending(f))
         full = ring_wait_for_room(&f->ring);
-    uint64_t unpaid = front_unpaid(f, front_now()), sleep = full ? FRONT_ROOM_WAIT_MS * 250000ull : unpaid;
+    struct pollfd fds[FRONT_POLL_OTHERS + PROTO_SCORE_SOCKETS] = {
+        {FRONT_FD_LINK, POLLIN, 0}, {f->control_fd, POLLIN, 0}, {full ? FRONT_FD_ROOM : -1, POLLIN, 0}};
+    struct pollfd *scores = fds + FRONT_POLL_OTHERS;
+    uint64_t sleep = front_poll_scores(f, full, scores);
     struct timespec timeout = {0, (long)sleep}; /* below a second */
-    int frames_fd = full ? FRONT_FD_ROOM : unpaid ? -1 : f->scores_fd;
-    struct pollfd fds[] = {{FRONT_FD_LINK, POLLIN, 0}, {f->control_fd, POLLIN, 0}, {frames_fd, POLLIN, 0}};
-    int n = ppoll(fds, 3, sleep ? &timeout : NULL, NULL);
+    int n = ppoll(fds, sizeof fds / sizeof *fds, sleep ? &timeout : NULL, NULL);
     if (n <= 0)
         return n == 0 || errno == EINTR;
     if (fds[0].revents && !front_take_order(f))
         return false;
     for (int i = 0; fds[1].revents && i < FRONT_REQUESTS_PER_TURN && front_take_request(f); i++)
         ;
-    if (full && fds[2].revents) {
+    if (fds[2].revents) {
         uint64_t count;
         ssize_t ignored = read(FRONT_FD_ROOM, &count, sizeof count);
         (void)ignored;
     }
-    for (int i = 0; !full && fds[2].revents && i < FRONT_FRAMES_PER_TURN && front_take_frame(f); i++)
-        ;
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++)
+        f->scores[i].ready = scores[i].revents != 0;
+    front_take_frames(f);
     return true;
+}
+
+/* A connection may make this process hold a frame, so their number bounds its memory: as many as the daemon has peers,
+ * and some for tools. */
+static void front_limit_files(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur <= FRONT_FILES_MAX)
+        return;
+    files.rlim_cur = files.rlim_max = FRONT_FILES_MAX;
+    setrlimit(RLIMIT_NOFILE, &files);
 }
 
 /* What this process need not have or must not do. */
@@ -319,6 +382,7 @@ static void front_confine(void) {
     prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0);
     prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    front_limit_files();
     close_range(FRONT_FD_ROOM + 1, ~0u, 0); /* whatever the daemon had inherited without wanting it */
     /* It ends when the daemon wants it to: on the end of the link. */
     signal(SIGINT, SIG_IGN);
@@ -331,7 +395,7 @@ static void front_confine(void) {
 }
 
 int front_main(const char *dir) {
-    static struct front front = {.scores = -1, .control = -1, .events = -1};
+    static struct front front;
     front_confine();
     int r = front_init(&front, dir);
     if (r == 0) {

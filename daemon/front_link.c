@@ -29,6 +29,14 @@
 #define FRONT_DELAY_MIN_MS 100
 #define FRONT_DELAY_MAX_MS 2000
 
+/* A front that is told to end and does not (it is stopped, say) is killed after that. */
+#define FRONT_END_MS 1000
+
+/* What is taken from a front that has ended: as much as an honest one can have left there. Who took it over may have
+ * given the ring and the link to another process, which goes on writing. */
+#define FRONT_LAST_FRAMES RING_RECORDS_MAX
+#define FRONT_LAST_REQUESTS 256
+
 struct front_answer {
     struct front_answer *next;
     uint64_t cookie;
@@ -74,12 +82,12 @@ static void front_fold_counts(struct front_run *run) {
         broker_score_refused(s->broker, PROTO_FRAME_OVERRUN, counts.overrun);
 }
 
-/* Takes a bounded number of frames (most == 0: all). 0: there may be more, RING_EMPTY, or -EBADMSG. */
-static int front_take_frames(struct front_run *run, int most) {
+/* Takes at most `most` frames, within about `most_ns`. 0: there may be more, RING_EMPTY, or -EBADMSG. */
+static int front_take_frames(struct front_run *run, uint32_t most, uint64_t most_ns) {
     struct server *s = run->link->server;
     uint64_t begin = server_now(), now = begin;
     int r = 0;
-    for (int i = 0; most == 0 || (i < most && now - begin < FRONT_NS_PER_TURN); i++) {
+    for (uint32_t i = 0; i < most && now - begin < most_ns; i++) {
         size_t size;
         bool wake = false;
         r = ring_pop(&run->ring, run->link->frame, &size, &wake);
@@ -101,7 +109,7 @@ static void front_on_frames(uv_poll_t *handle, int status, int events) {
     uint64_t count;
     (void)status;
     (void)events;
-    int r = front_take_frames(run, FRONT_FRAMES_PER_TURN);
+    int r = front_take_frames(run, FRONT_FRAMES_PER_TURN, FRONT_NS_PER_TURN);
     if (r == RING_EMPTY) {
         ssize_t n = read(run->frames_fd, &count, sizeof count);
         (void)n;
@@ -265,13 +273,15 @@ static void front_on_exit(uv_process_t *process, int64_t status, int signal) {
     uint64_t lived = server_now() - run->started;
     run->exited = true;
     /* What it had said before it ended. */
-    front_take_frames(run, 0);
-    while (front_read(run))
+    front_take_frames(run, FRONT_LAST_FRAMES, UINT64_MAX);
+    for (int i = 0; i < FRONT_LAST_REQUESTS && front_read(run); i++)
         ;
     l->run = NULL;
     front_run_close(run);
-    if (l->ending)
+    if (l->ending) {
+        uv_close((uv_handle_t *)&l->restart, NULL);
         return;
+    }
     if (!l->ready_once) {
         if (!l->broken)
             daemon_log(LOG_ERR, "the front ended before it was ready (status %" PRId64 ", signal %d)", status, signal);
@@ -379,15 +389,21 @@ int front_link_init(struct front_link *l, struct server *server, const char *dir
     return l->frame ? front_try(l) : -ENOMEM;
 }
 
+static void front_on_overdue(uv_timer_t *timer) {
+    front_link_kill(timer->data);
+}
+
 void front_link_deinit(struct front_link *l) {
     l->ending = true;
-    uv_close((uv_handle_t *)&l->restart, NULL);
-    /* The front sees the end of its link and ends; front_on_exit() does the rest. */
-    if (l->run) {
-        uv_poll_stop(&l->run->socket_poll);
-        uv_poll_stop(&l->run->frames_poll);
-        shutdown(l->run->socket, SHUT_RDWR);
+    if (!l->run) {
+        uv_close((uv_handle_t *)&l->restart, NULL);
+        return;
     }
+    /* The front sees the end of its link and ends; front_on_exit() does the rest. */
+    uv_poll_stop(&l->run->socket_poll);
+    uv_poll_stop(&l->run->frames_poll);
+    shutdown(l->run->socket, SHUT_RDWR);
+    uv_timer_start(&l->restart, front_on_overdue, FRONT_END_MS, 0);
 }
 
 void front_link_free(struct front_link *l) {

@@ -36,7 +36,12 @@ static void log_line(int priority, const char *prefix, const char *format, va_li
                                           : snprintf(line, sizeof line, "%s", prefix));
     size_t room = sizeof line - used - 1;
     int wanted = vsnprintf(line + used, room, format, arguments);
+    size_t begin = used;
     used += wanted < 0 ? 0 : (size_t)wanted < room ? (size_t)wanted : room - 1;
+    /* Names come from clients: they must not make lines of their own, nor speak to a terminal. */
+    for (size_t i = begin; i < used; i++)
+        if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+            line[i] = '?';
     line[used++] = '\n';
     /* Nothing can be done about a log that cannot be written. */
     ssize_t written = write(STDERR_FILENO, line, used);

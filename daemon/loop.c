@@ -35,36 +35,75 @@ struct server_job {
     uv_work_t work;
     struct server *server;
     struct broker_job *job;
+    struct server_job *next; /* held back */
 };
 
 static void server_job_run(uv_work_t *work) {
     broker_job_run(((struct server_job *)work->data)->job);
 }
 
+static void server_queue_job(struct server_job *j);
+
 static void server_job_done(uv_work_t *work, int status) {
-    struct server_job *j = work->data;
+    struct server_job *j = work->data, *held;
     struct server *s = j->server;
     (void)status; /* nothing cancels a job */
     s->jobs--;
+    if (broker_job_is_bulk(j->job)) {
+        s->bulk_jobs--;
+        held = s->held;
+        if (held) {
+            s->held = held->next;
+            if (!s->held)
+                s->held_last = &s->held;
+            server_queue_job(held);
+        }
+    }
     broker_job_done(s->broker, j->job, server_now());
     scissor_free(j);
     server_pump(s);
 }
 
+static void server_queue_job(struct server_job *j) {
+    j->server->bulk_jobs += broker_job_is_bulk(j->job);
+    uv_queue_work(&j->server->loop, &j->work, server_job_run, server_job_done); /* only fails without a function */
+}
+
+/* Threads are taken in the order of coming, so those who open and close large sessions all the time would make every
+ * settle wait: they get half of the threads. */
 static void server_start_job(struct server *s, struct broker_job *job) {
     struct server_job *j = scissor_calloc(1, sizeof *j);
-    if (j) {
-        *j = (struct server_job){.server = s, .job = job};
-        j->work.data = j;
-        if (uv_queue_work(&s->loop, &j->work, server_job_run, server_job_done) == 0) {
-            s->jobs++;
-            return;
-        }
-        scissor_free(j);
+    if (!j) {
+        /* A job must be done, whatever happens: here, then. */
+        broker_job_run(job);
+        broker_job_done(s->broker, job, server_now());
+        return;
     }
-    /* A job must be done, whatever happens: here, then. */
-    broker_job_run(job);
-    broker_job_done(s->broker, job, server_now());
+    *j = (struct server_job){.server = s, .job = job};
+    j->work.data = j;
+    s->jobs++;
+    if (!broker_job_is_bulk(job) || s->bulk_jobs < s->bulk_jobs_max) {
+        server_queue_job(j);
+        return;
+    }
+    *s->held_last = j;
+    s->held_last = &j->next;
+}
+
+static void server_do_nothing(uv_work_t *work) {
+    (void)work;
+}
+
+/* libuv makes its threads with the first job, and aborts if it cannot: not when sessions are open, then. */
+static void server_start_threads(struct server *s) {
+    static uv_work_t first;
+    uv_queue_work(&s->loop, &first, server_do_nothing, NULL);
+}
+
+static uint32_t server_bulk_jobs_max(void) {
+    const char *threads = getenv("UV_THREADPOOL_SIZE"); /* main() has set it if nobody else has */
+    int count = threads ? atoi(threads) : 4;
+    return count < 4 ? 1 : (uint32_t)count / 2;
 }
 
 static void server_log_event(const struct proto_event *e) {
@@ -226,6 +265,7 @@ static int server_init(struct server *s) {
     int r = uv_loop_init(&s->loop);
     if (r < 0)
         return r;
+    server_start_threads(s);
     uv_timer_init(&s->loop, &s->deadline);
     uv_timer_init(&s->loop, &s->stop_timer);
     s->deadline.data = s->stop_timer.data = s;
@@ -244,6 +284,8 @@ int server_run(struct rundir *rundir, struct broker *broker, const char *ready_t
     static struct server server;
     struct server *s = &server;
     *s = (struct server){.broker = broker, .rundir = rundir, .ready_text = ready_text, .deadline_ns = UINT64_MAX};
+    s->bulk_jobs_max = server_bulk_jobs_max();
+    s->held_last = &s->held;
     int r = server_init(s);
     if (r < 0) {
         /* Nothing has been let in yet; the process ends and takes what is half there with it. */

@@ -33,7 +33,9 @@ struct server {
     struct rundir *rundir;
     const char *ready_text;
     uint64_t deadline_ns; /* what the timer is set to */
-    uint32_t jobs;        /* on the thread pool now */
+    uint32_t jobs;        /* on the thread pool now, or held back */
+    uint32_t bulk_jobs, bulk_jobs_max;
+    struct server_job *held, **held_last; /* bulk jobs that wait until others of their kind are done */
     enum server_phase phase;
     int status; /* exit status */
 };

@@ -19,9 +19,10 @@
 
 #define RUNDIR_KEY_NEW PROTO_ADMIN_KEY ".new"
 #define RUNDIR_BACKLOG 128
+#define RUNDIR_LONGEST "/" PROTO_SCORE_SOCKET_FORMAT /* no socket's name is longer */
 
-static const char *const rundir_names[] = {PROTO_ATTACH_SOCKET, PROTO_SCORE_SOCKET, PROTO_CONTROL_SOCKET,
-                                           PROTO_EVENT_SOCKET,  PROTO_ADMIN_KEY,    RUNDIR_KEY_NEW};
+static const char *const rundir_names[] = {PROTO_ATTACH_SOCKET, PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET,
+                                           PROTO_ADMIN_KEY, RUNDIR_KEY_NEW};
 
 struct rundir_why {
     char *text;
@@ -44,9 +45,13 @@ static const char *rundir_file(const struct rundir *r, const char *name, char pa
 }
 
 static void rundir_remove_files(const struct rundir *r) {
-    char path[128];
+    char path[128], name[sizeof PROTO_SCORE_SOCKET_FORMAT];
     for (size_t i = 0; i < sizeof rundir_names / sizeof *rundir_names; i++)
         unlink(rundir_file(r, rundir_names[i], path));
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
+        snprintf(name, sizeof name, PROTO_SCORE_SOCKET_FORMAT, i % PROTO_SCORE_SOCKETS);
+        unlink(rundir_file(r, name, path));
+    }
 }
 
 static int rundir_name(struct rundir *r, const char *path, struct rundir_why why) {
@@ -59,9 +64,9 @@ static int rundir_name(struct rundir *r, const char *path, struct rundir_why why
     else
         n = snprintf(r->path, sizeof r->path, "/run/scissord");
     struct sockaddr_un address;
-    if (n < 0 || (size_t)n >= sizeof r->path || (size_t)n + sizeof "/" PROTO_CONTROL_SOCKET > sizeof address.sun_path)
+    if (n < 0 || (size_t)n >= sizeof r->path || (size_t)n + sizeof RUNDIR_LONGEST > sizeof address.sun_path)
         return rundir_fail(why, "the directory's name is too long for sockets (%d bytes, at most %zu); use --dir", n,
-                           sizeof address.sun_path - sizeof "/" PROTO_CONTROL_SOCKET);
+                           sizeof address.sun_path - sizeof RUNDIR_LONGEST);
     return 0;
 }
 

@@ -20,6 +20,7 @@
 #define PROTO_MAX_LAYERS 1024u         /* over all groups */
 #define PROTO_MAX_HEADS 16384u         /* (layer, KV head) pairs over all groups */
 #define PROTO_MAX_ROWS 1048576u        /* budget in rows per KV head */
+#define PROTO_MAX_WAIT_MS 600000u      /* an open may stand first in the queue, so not for ever */
 #define PROTO_MAX_FRESH 1024u          /* fresh rows */
 #define PROTO_SEGMENTS_PER_MESSAGE 32u /* descriptors of one GROW */
 #define PROTO_POSITIONS_PER_MESSAGE 8192u
@@ -80,6 +81,8 @@ struct proto_welcome {
     uint32_t pool_count;
     uint32_t score_frame_max; /* bytes of one score frame at most */
     char version[PROTO_NAME_BYTES];
+    uint32_t score_socket; /* number of the score socket that the client pushes to */
+    uint32_t reserved;
 };
 
 /* The answer to any request that was not done, and, with request 0, the daemon's last words before it hangs up. */
@@ -196,7 +199,7 @@ struct proto_position {
 
 static_assert(sizeof(struct proto_header) == 16, "wire");
 static_assert(sizeof(struct proto_hello) == 40, "wire");
-static_assert(sizeof(struct proto_welcome) == 56, "wire");
+static_assert(sizeof(struct proto_welcome) == 64, "wire");
 static_assert(sizeof(struct proto_failed) == 16 + PROTO_TEXT_BYTES, "wire");
 static_assert(sizeof(struct proto_param) == 24, "wire");
 static_assert(sizeof(struct proto_group) == 232, "wire");

@@ -59,13 +59,13 @@ enum proto_reason {
 };
 
 /* Score frames by what became of them. */
-#define PROTO_FRAME_MAP(X)                                                                           \
-    X(FOLDED, 0, "folded")                                                                           \
-    X(MALFORMED, 1, "malformed") /* refused by the front or by the broker: sizes, planes, formats */ \
-    X(FORGED, 2, "forged")       /* unknown session or wrong token */                                \
-    X(STALE, 3, "stale")         /* of an older generation, or repeated */                           \
-    X(LATE, 4, "late")           /* came while the session was settling or shrinking */              \
-    X(EXCESS, 5, "excess")       /* more rows than the fresh buffer holds */                         \
+#define PROTO_FRAME_MAP(X)                                                                            \
+    X(FOLDED, 0, "folded")                                                                            \
+    X(MALFORMED, 1, "malformed") /* refused by the front or by the broker: sizes, planes, formats */  \
+    X(FORGED, 2, "forged")       /* unknown session or wrong token */                                 \
+    X(STALE, 3, "stale")         /* of another generation or of slots that change now; or repeated */ \
+    X(LATE, 4, "late")           /* came while the session was settling or closing */                 \
+    X(EXCESS, 5, "excess")       /* more rows than the fresh buffer holds */                          \
     X(OVERRUN, 6, "overrun")     /* the front found the ring full */
 enum proto_frame {
 #define PROTO_FRAME_ENUM(name, number, text) PROTO_FRAME_##name = (number),
@@ -144,7 +144,7 @@ struct proto_head_stat {
     uint32_t settled, pages;
     uint32_t oldest, newest; /* positions held */
     uint64_t evicted;
-    double mass; /* mean attention mass per query on all settled rows; 0 if not gathered */
+    double lowest_share; /* of the settled rows' attention mass, on the F least important; 0 if not gathered */
 };
 
 #define PROTO_EVENT_MAP(X)                   \

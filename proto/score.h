@@ -1,4 +1,4 @@
-/* score.h - score frames, the only thing sent to the scores socket (nanomsg PUSH to PULL, one way).
+/* score.h - score frames, the only thing sent to the score sockets (nanomsg PUSH to PULL, one way).
  *
  * A frame holds the header and, for every layer first_layer .. first_layer + layer_count - 1 (all in one group) and
  * every KV head of it, one vector for each plane present, in the order mass, hits, last. A vector has one value for
@@ -14,7 +14,11 @@
 #define PROTO_SCORE_MAGIC 0x53494353u /* "SCIS" */
 #define PROTO_SCORE_VERSION 1u
 #define PROTO_SCORE_MAX (1u << 20) /* bytes of a frame at most */
-#define PROTO_SCORE_SOCKET "scores.sock"
+/* There are several score sockets, all alike; WELCOME says which one the client pushes to. A socket takes so much a
+ * second and no more, so who floods one keeps to itself. */
+#define PROTO_SCORE_SOCKETS 32u
+#define PROTO_SCORE_SOCKET_FORMAT "scores.%u.sock" /* of 0 .. 31: a name is no longer than this */
+static_assert(PROTO_SCORE_SOCKETS <= 100, "two digits");
 
 #define PROTO_PLANE_MASS 0x1u /* sum over the rows of the probability */
 #define PROTO_PLANE_HITS 0x2u /* number of rows whose probability reached the threshold */

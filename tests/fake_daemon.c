@@ -289,6 +289,7 @@ static void handle(struct fake *f, const char *packet, size_t size) {
                                     .epoch = 1,
                                     .pool_count = 1,
                                     .score_frame_max = f->score_frame_max,
+                                    .score_socket = f->score_socket,
                                     .version = "fake"};
     switch (h.type) {
     case PROTO_HELLO:
@@ -412,7 +413,7 @@ int fake_start(struct fake *f) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char url[128];
     snprintf(address.sun_path, sizeof address.sun_path, "%s/%s", f->dir, PROTO_ATTACH_SOCKET);
-    snprintf(url, sizeof url, "ipc://%s/%s", f->dir, PROTO_SCORE_SOCKET);
+    snprintf(url, sizeof url, "ipc://%s/" PROTO_SCORE_SOCKET_FORMAT, f->dir, 0);
     f->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     f->pull = nn_socket(AF_SP, NN_PULL);
     if (f->listener < 0 || f->pull < 0 || bind(f->listener, (struct sockaddr *)&address, sizeof address) < 0 ||
@@ -438,7 +439,7 @@ void fake_stop(struct fake *f) {
     nn_close(f->pull);
     snprintf(path, sizeof path, "%s/%s", f->dir, PROTO_ATTACH_SOCKET);
     unlink(path);
-    snprintf(path, sizeof path, "%s/%s", f->dir, PROTO_SCORE_SOCKET);
+    snprintf(path, sizeof path, "%s/" PROTO_SCORE_SOCKET_FORMAT, f->dir, 0);
     unlink(path);
     rmdir(f->dir);
     pthread_mutex_destroy(&f->lock);

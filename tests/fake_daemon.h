@@ -56,6 +56,7 @@ struct fake {
     uint32_t buried_count;
     uint64_t next_id;
     uint32_t score_frame_max;
+    uint32_t score_socket;                              /* what WELCOME says; the fake itself reads from 0 */
     struct proto_group_scores scores[PROTO_MAX_GROUPS]; /* what OPENED asks for */
     uint32_t received[16];                              /* messages, by type */
     uint32_t connections;

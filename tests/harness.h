@@ -84,6 +84,8 @@ int harness_expect(int socket, uint16_t type, uint32_t request, void *ret_body, 
 
 /* Connects and says HELLO; a descriptor or a negative errno. */
 int harness_hello(const struct harness_daemon *d);
+/* The same, and gives the number of the score socket to push to. */
+int harness_hello_scores(const struct harness_daemon *d, uint32_t *ret_score_socket);
 /* A small valid OPEN: one group, 2 layers, 2 KV heads, 4 query heads, 64 channels, f16, F 16, 64 rows, "streaming". */
 void harness_open_default(struct proto_open *ret_open);
 /* Opens a session; its segments' descriptors are closed at once. 0, or as harness_expect(). */
@@ -104,5 +106,5 @@ int harness_wait_counter(const struct harness_daemon *d, size_t offset, uint64_t
 int harness_admin_key(const struct harness_daemon *d, uint8_t ret_key[PROTO_TOKEN_BYTES]);
 /* The same for its number of open sessions, waiting until it is `count`. */
 int harness_wait_sessions(const struct harness_daemon *d, uint32_t count, unsigned timeout_ms);
-/* A nanomsg PUSH socket connected to the scores, to be closed with nn_close(); or a negative errno. */
-int harness_push(const struct harness_daemon *d);
+/* A nanomsg PUSH socket connected to a score socket, to be closed with nn_close(); or a negative errno. */
+int harness_push(const struct harness_daemon *d, uint32_t score_socket);

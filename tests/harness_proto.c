@@ -111,7 +111,8 @@ int harness_expect(int socket, uint16_t type, uint32_t request, void *ret_body, 
 
 /* ---------- messages ---------- */
 
-int harness_hello(const struct harness_daemon *d) {
+int harness_hello_scores(const struct harness_daemon *d, uint32_t *ret_score_socket) {
+    struct proto_welcome welcome;
     struct proto_hello hello = {
         .major = PROTO_VERSION_MAJOR, .minor = PROTO_VERSION_MINOR, .capabilities = PROTO_CAP_HOST, .name = "harness"};
     int fd = harness_attach(d);
@@ -119,10 +120,17 @@ int harness_hello(const struct harness_daemon *d) {
         return fd;
     int r = harness_send_message(fd, PROTO_HELLO, 1, &hello);
     if (r == 0)
-        r = harness_expect(fd, PROTO_WELCOME, 1, NULL, 0, NULL);
+        r = harness_expect(fd, PROTO_WELCOME, 1, &welcome, sizeof welcome, NULL);
     if (r < 0)
         close(fd);
+    else
+        *ret_score_socket = welcome.score_socket;
     return r < 0 ? r : fd;
+}
+
+int harness_hello(const struct harness_daemon *d) {
+    uint32_t score_socket;
+    return harness_hello_scores(d, &score_socket);
 }
 
 void harness_open_default(struct proto_open *ret_open) {
@@ -252,6 +260,8 @@ int harness_admin_key(const struct harness_daemon *d, uint8_t ret_key[PROTO_TOKE
     return 0;
 }
 
-int harness_push(const struct harness_daemon *d) {
-    return harness_connect(d, NN_PUSH, PROTO_SCORE_SOCKET);
+int harness_push(const struct harness_daemon *d, uint32_t score_socket) {
+    char name[32];
+    snprintf(name, sizeof name, PROTO_SCORE_SOCKET_FORMAT, score_socket);
+    return harness_connect(d, NN_PUSH, name);
 }

@@ -129,7 +129,7 @@ void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
 
 void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t count) {
     static const char *const titles[] = {">LAYER",  ">KV HEAD", ">SETTLED ROWS", ">PAGES",
-                                         ">OLDEST", ">NEWEST",  ">EVICTED ROWS", ">MASS"};
+                                         ">OLDEST", ">NEWEST",  ">EVICTED ROWS", ">LEAST ROWS' SHARE"};
     struct table t;
     table_init(&t, titles, sizeof titles / sizeof titles[0]);
     for (size_t i = 0; i < count; i++) {
@@ -140,7 +140,7 @@ void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t c
         table_cell(&t, "%u", heads[i].oldest);
         table_cell(&t, "%u", heads[i].newest);
         table_cell(&t, "%s", COUNT(heads[i].evicted));
-        table_cell(&t, "%.3f", heads[i].mass);
+        table_cell(&t, "%.2f %%", 100 * heads[i].lowest_share);
     }
     table_print(&t, o, "");
     table_deinit(&t);
@@ -148,7 +148,7 @@ void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t c
 
 void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t count) {
     static const char *const titles[] = {">LAYER",  ">KV HEADS", ">SETTLED ROWS/HEAD", ">PAGES",
-                                         ">OLDEST", ">NEWEST",   ">EVICTED ROWS",      ">MASS/HEAD"};
+                                         ">OLDEST", ">NEWEST",   ">EVICTED ROWS",      ">LEAST ROWS' SHARE"};
     struct table t;
     table_init(&t, titles, sizeof titles / sizeof titles[0]);
     for (size_t first = 0, next; first < count; first = next) {
@@ -162,7 +162,7 @@ void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t 
             sum.newest = h->newest > sum.newest ? h->newest : sum.newest;
             sum.pages += h->pages;
             sum.evicted += h->evicted;
-            sum.mass += h->mass;
+            sum.lowest_share += h->lowest_share;
         }
         table_cell(&t, "%u", sum.layer);
         table_cell(&t, "%zu", next - first);
@@ -171,7 +171,7 @@ void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t 
         table_cell(&t, "%u", sum.oldest);
         table_cell(&t, "%u", sum.newest);
         table_cell(&t, "%s", COUNT(sum.evicted));
-        table_cell(&t, "%.3f", sum.mass / (double)(next - first));
+        table_cell(&t, "%.2f %%", 100 * sum.lowest_share / (double)(next - first));
     }
     table_print(&t, o, "");
     table_deinit(&t);

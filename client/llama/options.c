@@ -66,7 +66,7 @@ static const struct option_entry option_table[] = {
     {OPTION_DTYPE, "compute", "TYPE", "how fresh rows are kept (as --cache)", AT(compute_dtype), 0, 0},
     {OPTION_TEXT, "name", "NAME", "the session's name, for people", AT(name), 0, 0},
     {OPTION_NUMBER, "priority", "N", "weight when memory is short (100)", AT(priority), 1, 1000},
-    {OPTION_NUMBER, "wait", "MS", "wait this long for memory if there is none (0)", AT(wait_ms), 0, 86400000},
+    {OPTION_NUMBER, "wait", "MS", "wait this long for memory if there is none (0)", AT(wait_ms), 0, 600000},
     {OPTION_NUMBER, "pool", "MIB", "pool of the private daemon (what this session needs)", AT(pool_mib), 1, 1u << 24},
     {OPTION_FLAG, "full", NULL, "keep every row in this process: no daemon, the options above have no effect", AT(full),
      0, 0},

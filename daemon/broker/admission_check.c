@@ -111,6 +111,8 @@ static int check_session(const struct broker *b, const struct check *c, const st
     if (code == 0 && open->priority)
         code = in_range(c, "priority", 1, 1000, open->priority);
     if (code == 0)
+        code = in_range(c, "wait_ms", 0, PROTO_MAX_WAIT_MS, open->wait_ms);
+    if (code == 0)
         code = in_range(c, "group_count", 1, PROTO_MAX_GROUPS, open->group_count);
     return code;
 }

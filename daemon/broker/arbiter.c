@@ -26,6 +26,10 @@ bool arbiter_wants(const struct session *s) {
     return false;
 }
 
+static uint64_t minus(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
 /* Committed bytes that the group gives back when it shrinks to `pages` pages per head. */
 static uint64_t gives_at(const struct session_group *g, uint32_t pages) {
     if (pages == JOB_NO_TARGET)
@@ -160,19 +164,19 @@ static uint64_t waits_for_release(const struct broker *b, const struct pool *poo
     return bytes;
 }
 
+/* What the group's job, if it has one, will give back. */
+static uint64_t job_gives(const struct session *s, uint32_t group) {
+    return s->job.running ? gives_at(&s->groups[group], s->job.groups[group].target_pages) : 0;
+}
+
 /* What groups have been told to give and have not given; with or without what jobs are taking now. */
 static uint64_t asked_for(const struct broker *b, const struct pool *pool, bool with_jobs) {
     uint64_t bytes = 0;
     const struct session *s;
     DL_FOREACH(b->sessions, s)
     for (uint32_t i = 0; s->pool == pool && !s->ending && i < s->group_count; i++)
-        if (with_jobs || !s->job.running || s->job.groups[i].target_pages == JOB_NO_TARGET)
-            bytes += will_give(&s->groups[i]);
+        bytes += minus(will_give(&s->groups[i]), with_jobs ? 0 : job_gives(s, i));
     return bytes;
-}
-
-static uint64_t minus(uint64_t a, uint64_t b) {
-    return a > b ? a - b : 0;
 }
 
 static uint64_t can_give(const struct broker *b, const struct reach *reach) {

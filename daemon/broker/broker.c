@@ -143,6 +143,21 @@ static void break_off(struct broker *b, struct broker_peer *peer, uint32_t reque
     peer_hang_up(b, peer);
 }
 
+/* The score socket with the fewest peers; among equals the one that was left alone for longest, so that who connects
+ * again and again does not meet the frames that it (or a flooder) has left behind. */
+static uint32_t choose_score_socket(struct broker *b) {
+    uint32_t loads[PROTO_SCORE_SOCKETS] = {0}, best = PROTO_SCORE_SOCKETS;
+    for (const struct broker_peer *peer = b->peers; peer; peer = peer->next)
+        loads[peer->score_socket] += peer->greeted;
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
+        uint32_t n = (b->next_score_socket + i) % PROTO_SCORE_SOCKETS;
+        if (best == PROTO_SCORE_SOCKETS || loads[n] < loads[best])
+            best = n;
+    }
+    b->next_score_socket = best + 1;
+    return best;
+}
+
 static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_hello *hello) {
     if (hello->major != PROTO_VERSION_MAJOR) {
         send_failed(b, peer, request, 0, SCISSOR_EVERSION, "this daemon speaks protocol %u.%u, the client %u.%u",
@@ -154,12 +169,14 @@ static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, 
         break_off(b, peer, request, SCISSOR_EPROTO, "the client cannot receive descriptors (capability host)");
         return;
     }
+    peer->score_socket = choose_score_socket(b);
     struct proto_welcome welcome = {.major = PROTO_VERSION_MAJOR,
                                     .minor = PROTO_VERSION_MINOR,
                                     .capabilities = PROTO_CAP_HOST,
                                     .epoch = b->epoch,
                                     .pool_count = b->pool_count,
-                                    .score_frame_max = PROTO_SCORE_MAX};
+                                    .score_frame_max = PROTO_SCORE_MAX,
+                                    .score_socket = peer->score_socket};
     proto_text_set(welcome.version, sizeof welcome.version, SCISSOR_VERSION);
     peer->greeted = true;
     send_packet(b, peer, PROTO_WELCOME, request, &welcome);

@@ -5,7 +5,8 @@
  * broker_action_next() after every call and carries them out in order. The broker opens no socket and reads no clock;
  * the only outside calls are to the backend of a pool, and those that touch memory (allocate, settle, shrink, free)
  * happen inside jobs, which the caller may run on another thread: broker_job_run() touches nothing but the job and
- * what the job's session has handed to it. All other functions belong to one thread.
+ * what the job's session has handed to it. (A session that the operator closed keeps its control page and lease page
+ * beyond its last job; those are freed at once.) All other functions belong to one thread.
  *
  * Memory is charged to the pool before a job that takes it is queued, and given back after the job that freed it. */
 #pragma once
@@ -82,6 +83,9 @@ uint64_t broker_deadline(const struct broker *b);
 
 /* Does the work, on any thread. Each job is run once; jobs of one session never overlap. */
 void broker_job_run(struct broker_job *job);
+/* True if nobody's rows wait for it (a session opens or closes): such jobs may take seconds, so a caller with few
+ * threads must not give all of them to these. */
+bool broker_job_is_bulk(const struct broker_job *job);
 /* Takes the result over and frees the job; on the broker's thread. */
 void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now);
 

@@ -193,10 +193,13 @@ static void change(struct broker *b, const struct proto_request *r, struct answe
         return;
     }
     struct session *s = session_find(b, r->session);
-    if (!s)
+    if (!s) {
         answer_fail(a, SCISSOR_ENOSESSION, "there is no such session");
-    else if (!s->ending)
+    } else if (!s->ending) {
+        struct pool *pool = s->pool;
         session_end(b, s, PROTO_REASON_OPERATOR, now);
+        admission_pump(b, pool, now); /* it may have stood at the head of the queue */
+    }
 }
 
 /* An earlier request with the same id, from somebody who knew the same secret. */

@@ -31,6 +31,7 @@ struct broker_peer {
     gid_t gid;
     void *data;
     bool greeted, hung_up;
+    uint32_t score_socket; /* of one that was greeted */
     uint32_t sessions;     /* its sessions, ended ones included */
     struct session *ended; /* closed by the operator; their two pages are still there */
     struct action hangup;
@@ -48,6 +49,7 @@ struct broker {
     uint64_t epoch, started_ns, random_state;
     bool draining;
     struct broker_peer *peers;
+    uint32_t next_score_socket; /* the first to be looked at */
 
     struct session *sessions; /* in order of their opening, ended ones not included */
     struct session **buckets; /* by id; fixed size, chained through hash_next */

@@ -118,6 +118,10 @@ static int run_with_scratch(struct session *s, struct broker_job *job) {
     return code;
 }
 
+bool broker_job_is_bulk(const struct broker_job *job) {
+    return job->kind == JOB_OPEN || job->kind == JOB_CLOSE;
+}
+
 void broker_job_run(struct broker_job *job) {
     struct session *s = job->session;
     assert(job->running);

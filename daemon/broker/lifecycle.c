@@ -166,7 +166,10 @@ void session_end(struct broker *b, struct session *s, enum proto_reason reason, 
         s->end_deadline = now + BROKER_CLOSE_GRACE_NS;
     if (s->queued) {
         admission_leave(s);
-        admission_refuse(b, s, SCISSOR_DRAINING, "the daemon takes no new sessions");
+        if (s->peer)
+            admission_refuse(b, s, SCISSOR_ECLOSED, "the operator closed the session while it waited for memory");
+        else /* nobody is refused, and nobody is there to hear it */
+            session_free(b, s);
         return;
     }
     if (s->job.running)
@@ -245,6 +248,13 @@ static void close_done(struct broker *b, struct session *s, uint64_t now) {
 
 /* ---------- results ---------- */
 
+/* What the job has measured is what is shown from now on. */
+static void show_measured(struct session *s) {
+    struct proto_head_stat *shown = s->shown;
+    s->shown = s->shown_next;
+    s->shown_next = shown;
+}
+
 static void open_done(struct broker *b, struct session *s, uint64_t now) {
     uint32_t request = s->asked.number;
     s->asked.type = 0;
@@ -255,6 +265,7 @@ static void open_done(struct broker *b, struct session *s, uint64_t now) {
         session_free(b, s);
         return;
     }
+    show_measured(s);
     s->segments_shown = s->fresh_segments;
     s->pool->segments += s->fresh_segments;
     int code = s->ending ? 0 : send_opened(b, s, request);
@@ -263,7 +274,8 @@ static void open_done(struct broker *b, struct session *s, uint64_t now) {
         if (code < 0)
             send_failed(b, s->peer, request, 0, code, "the session's memory could not be sent");
         else
-            send_failed(b, s->peer, request, 0, SCISSOR_DRAINING, "the session was closed while it was opening");
+            send_failed(b, s->peer, request, 0, SCISSOR_ECLOSED,
+                        "the operator closed the session while it was opening");
         s->ending = false;
         session_end(b, s, BROKER_END_CLIENT, now);
         return;
@@ -353,11 +365,8 @@ static void take_over(struct session *s) {
     }
     if (s->job.changed)
         s->generation++;
-    if (worked) {
-        struct proto_head_stat *shown = s->shown;
-        s->shown = s->shown_next;
-        s->shown_next = shown;
-    }
+    if (worked)
+        show_measured(s);
     for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)
         count_evicted(s, i, s->job.evicted[i]);
 }

@@ -160,14 +160,17 @@ static void released(struct broker *b, struct session *s, const struct proto_seg
 
 /* ---------- arrival ---------- */
 
-static void close_ended(struct broker *b, struct broker_peer *peer, const struct proto_header *header, uint64_t id) {
+static void close_ended(struct broker *b, struct broker_peer *peer, const struct proto_header *header, uint64_t id,
+                        uint64_t now) {
     struct proto_closed closed = {.session = id, .code = SCISSOR_OK};
     struct session *s;
     DL_FOREACH(peer->ended, s) {
         if (s->id != id)
             continue;
+        struct pool *pool = s->pool;
         session_forget(s);
         send_packet(b, peer, PROTO_CLOSED, header->request, &closed);
+        admission_pump(b, pool, now);
         return;
     }
     send_failed(b, peer, header->request, id, SCISSOR_ENOSESSION, "there is no session %llu of this connection",
@@ -217,7 +220,7 @@ void request_arrived(struct broker *b, struct broker_peer *peer, const struct pr
 
     if (!s || s->peer != peer || s->state == PROTO_SESSION_OPENING) {
         if (header->type == PROTO_CLOSE)
-            close_ended(b, peer, header, id);
+            close_ended(b, peer, header, id, now);
         else if (header->type != PROTO_RELEASED)
             send_failed(b, peer, header->request, id, SCISSOR_ENOSESSION, "there is no session %llu of this connection",
                         (unsigned long long)id);
@@ -226,7 +229,7 @@ void request_arrived(struct broker *b, struct broker_peer *peer, const struct pr
     s->last_ns = now;
     if (header->type == PROTO_RELEASED) {
         released(b, s, entries, header->count, now);
-    } else if (s->asked.type) {
+    } else if (s->asked.type || s->close_asked) {
         send_failed(b, peer, header->request, id, SCISSOR_ESTATE,
                     "an earlier request of the session has no answer yet");
     } else if (header->type == PROTO_CLOSE) {

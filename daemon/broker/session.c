@@ -127,38 +127,43 @@ void session_write_control(struct session *s, uint64_t generation) {
 
 /* ---------- what is shown of the heads ---------- */
 
-/* Moves the `count` smallest values to the front (Hoare's selection). */
-static void select_lowest(float *values, uint32_t n, uint32_t count) {
-    uint32_t low = 0, high = n;
-    while (high - low > 1 && count > low && count < high) {
-        float pivot = values[low + (high - low) / 2];
-        uint32_t i = low, j = high - 1;
-        for (;;) {
-            while (values[i] < pivot)
-                i++;
-            while (values[j] > pivot)
-                j--;
-            if (i >= j)
-                break;
-            float swap = values[i];
-            values[i++] = values[j];
-            values[j--] = swap;
-        }
-        /* Everything before i is at most the pivot, everything after j at least. */
-        uint32_t split = i > j ? i : j;
-        if (split == low)
-            split++;
-        if (count <= split)
-            high = split;
-        else
-            low = split;
-    }
+static uint32_t float_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
 }
 
-/* Mean mass per query row on all slots of the head, and on its `lowest` least important ones. */
-static void measure_mass(const struct history *h, uint32_t lowest, float *values, double *ret_all, double *ret_lowest) {
+/* Sum of the `count` smallest of n values, none of which is negative, so that their bits are in the same order as
+ * they are. By one byte at a time from the top, as policy.c selects its keys, because a client chooses its masses: a
+ * quickselect could be made to take the square of n. Overwrites `values`. */
+static double sum_lowest(float *values, uint32_t n, uint32_t count) {
+    double sum = 0;
+    for (int shift = 24; shift >= 0 && count < n; shift -= 8) {
+        uint32_t counts[256] = {0}, byte = 0, kept = 0, rank = count;
+        for (uint32_t i = 0; i < n; i++)
+            counts[float_bits(values[i]) >> shift & 255]++;
+        while (rank > counts[byte])
+            rank -= counts[byte++];
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t its = float_bits(values[i]) >> shift & 255;
+            if (its < byte)
+                sum += values[i];
+            else if (its == byte)
+                values[kept++] = values[i];
+        }
+        n = kept;
+        count = rank;
+    }
+    for (uint32_t i = 0; i < count; i++) /* all that are left, or equal ones */
+        sum += values[i];
+    return sum;
+}
+
+/* Mean mass per query row on the head's `lowest` least important slots, and its share of that on all slots. */
+static void measure_mass(const struct history *h, uint32_t lowest, float *values, double *ret_share,
+                         double *ret_lowest) {
     uint32_t n = 0;
-    double all = 0, low = 0;
+    double all = 0;
     for (uint32_t i = 0; i < h->settled; i++) {
         uint64_t seen = history_seen(h, i);
         if (!seen)
@@ -166,11 +171,8 @@ static void measure_mass(const struct history *h, uint32_t lowest, float *values
         values[n] = (float)(h->mass[i] / (double)seen);
         all += values[n++];
     }
-    uint32_t count = n < lowest ? n : lowest;
-    select_lowest(values, n, count);
-    for (uint32_t i = 0; i < count; i++)
-        low += values[i];
-    *ret_all = all;
+    double low = sum_lowest(values, n, n < lowest ? n : lowest);
+    *ret_share = all > 0 ? low / all : 0;
     *ret_lowest = low;
 }
 
@@ -196,7 +198,7 @@ static void measure_head(struct session *s, const struct session_group *g, uint3
     }
     *ret_lowest = 0;
     if (h->mass && values)
-        measure_mass(h, s->fresh_rows, values, &stat->mass, ret_lowest);
+        measure_mass(h, s->fresh_rows, values, &stat->lowest_share, ret_lowest);
 }
 
 void session_measure(struct session *s, struct broker_job *job, float *values) {

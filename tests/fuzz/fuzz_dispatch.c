@@ -20,8 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     uint32_t positions[8];
     if (size < sizeof(struct proto_header) || size > PROTO_ATTACH_MAX)
         return 0;
-    struct scissor_client client = {
-        .fd = -1, .push = -1, .frame_max = 4096, .backend = kernel_host_backend("reference")};
+    struct scissor_client client = {.fd = -1, .frame_max = 4096, .backend = kernel_host_backend("reference")};
     pthread_mutex_init(&client.lock, NULL);
     pthread_cond_init(&client.news, NULL);
     struct scissor_session *opening = new_session(&client), *open = new_session(&client);

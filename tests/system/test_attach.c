@@ -216,6 +216,7 @@ static void test_garbage(void **state) {
     X(fresh_17, "fresh", o->fresh_rows = 17)                                                                        \
     X(fresh_1040, "fresh", o->fresh_rows = 1040)                                                                    \
     X(fresh_max, "fresh", o->fresh_rows = UINT32_MAX)                                                               \
+    X(wait_max, "wait_ms", o->wait_ms = 600001)                                                                     \
     X(priority_1001, "priority", o->priority = 1001)                                                                \
     X(pool_1, "pool", o->pool = 1)                                                                                  \
     X(pool_max, "pool", o->pool = UINT32_MAX - 1)                                                                   \

@@ -300,7 +300,7 @@ struct waiter {
     uint32_t guaranteed, wait_ms;
     struct scissor_session *session;
     int code;
-    volatile bool done;
+    _Atomic bool done; /* written last: the rest may be read then */
     double ms;
 };
 

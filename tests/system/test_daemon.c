@@ -93,10 +93,10 @@ static void test_front_cannot_start(void **state) {
     (void)state;
     char text[2048], base[64], path[128];
     assert_int_equal(harness_directory(base, sizeof base), 0);
-    snprintf(path, sizeof path, "%s/%s", base, PROTO_SCORE_SOCKET);
+    snprintf(path, sizeof path, "%s/" PROTO_SCORE_SOCKET_FORMAT, base, 7);
     assert_int_equal(mkdir(path, 0700), 0); /* nobody can bind a socket there */
     assert_int_equal(run_daemon(text, sizeof text, "--dir", base, NULL), 1);
-    assert_non_null(strstr(text, "scores.sock is in the way: "));
+    assert_non_null(strstr(text, "scores.7.sock is in the way: "));
     assert_non_null(strstr(text, "the front cannot start: "));
     assert_null(strstr(text, "ready"));
     assert_int_equal(files_in(base), 1);
@@ -112,7 +112,11 @@ static void test_files(void **state) {
     assert_int_equal(stat(d.dir, &st), 0);
     assert_int_equal(st.st_mode & 07777 & ~0750, 0);
     assert_int_equal(mode_of(&d, PROTO_ATTACH_SOCKET), 0660);
-    assert_int_equal(mode_of(&d, PROTO_SCORE_SOCKET), 0660);
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, PROTO_SCORE_SOCKET_FORMAT, i);
+        assert_int_equal(mode_of(&d, name), 0660);
+    }
     assert_int_equal(mode_of(&d, PROTO_CONTROL_SOCKET), 0660);
     assert_int_equal(mode_of(&d, PROTO_EVENT_SOCKET), 0660);
     assert_int_equal(mode_of(&d, PROTO_ADMIN_KEY), 0600);
@@ -170,7 +174,7 @@ static void test_stale_files(void **state) {
     assert_int_equal(harness_start(&d, NULL), 0);
     pid_t front = harness_front_pid(&d);
     harness_crash(&d);
-    assert_int_equal(files_in(d.dir), 6); /* four sockets, key, lock */
+    assert_int_equal(files_in(d.dir), PROTO_SCORE_SOCKETS + 5); /* three other sockets, key, lock */
     for (int i = 0; i < 2000 && kill(front, 0) == 0; i++)
         harness_sleep_ms(1);
     assert_int_equal(kill(front, 0), -1); /* the front does not outlive the daemon */

@@ -1,10 +1,9 @@
 /* test_death.c - clients that are killed in every phase, a daemon that is killed or ended under its clients, sessions
- * that the operator closes in the middle of their work, and a client that floods the scores socket.
+ * that the operator closes in the middle of their work.
  *
  * The victims are this program again, with the role as its first argument. A victim that has come to its phase writes a
  * file and waits to be killed. */
 #include <fcntl.h>
-#include <nanomsg/nn.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -21,7 +20,6 @@
 #include "attention.h"
 #include "harness.h"
 #include "scissor.h"
-#include "score.h"
 
 static const struct attention_model model = {.seed = 5,
                                              .layers = 4,
@@ -138,45 +136,10 @@ static int stepper(const char *directory, const char *mark) {
     return r == SCISSOR_EGONE ? 10 : 11;
 }
 
-/* Sends frames without end and never settles: small ones that are well-formed, or the largest that there can be. */
-static int flooder(const char *directory, bool large, const char *mark) {
-    static char frame[PROTO_SCORE_MAX];
-    struct harness_daemon d = {.pid = 0};
-    struct proto_open open;
-    struct proto_opened opened;
-    snprintf(d.dir, sizeof d.dir, "%s", directory);
-    int socket = harness_hello(&d), push = harness_push(&d);
-    harness_open_default(&open);
-    open.groups[0].max_rows = open.groups[0].guaranteed_rows + 64; /* so that it wants mass */
-    if (socket < 0 || push < 0 || harness_open(socket, &open, &opened, NULL))
-        return 2;
-    struct proto_score score = {.magic = PROTO_SCORE_MAGIC,
-                                .version = PROTO_SCORE_VERSION,
-                                .planes = PROTO_PLANE_MASS,
-                                .session = opened.session,
-                                .generation = 1,
-                                .layer_count = 2,
-                                .rows = 1,
-                                .fresh = 8,
-                                .format = {PROTO_FORMAT_F32},
-                                .payload_bytes = large ? sizeof frame - sizeof score : 2 * 2 * 8 * 4};
-    memcpy(score.token, opened.token, sizeof score.token);
-    for (uint64_t i = 1;; i++) {
-        score.sequence = i;
-        memcpy(frame, &score, sizeof score);
-        if (nn_send(push, frame, sizeof score + score.payload_bytes, 0) < 0)
-            return 2;
-        if (i == 20)
-            write_mark(mark);
-    }
-}
-
 static int role(int argc, char **argv) {
     if (strcmp(argv[1], "victim") == 0 && argc == 5)
         return victim(argv[3], (enum phase)atoi(argv[4]), argv[2]);
-    if (strcmp(argv[1], "stepper") == 0)
-        return stepper(argv[3], argv[2]);
-    return flooder(argv[3], strcmp(argv[1], "large") == 0, argv[2]);
+    return stepper(argv[3], argv[2]);
 }
 
 /* Starts a role and waits until it has left its mark; gives the time written there. */
@@ -412,96 +375,15 @@ static void daemon_ends_under_clients(void **state) {
     }
 }
 
-/* ---------- the flood ---------- */
-
-#define FLOOD_ROUNDS 12
-#define FLOOD_SETTLES 50
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Latencies of settles with score frames, in ms. */
-static void time_settles(struct scissor_session *s, double *ret, uint64_t *ret_lost) {
-    for (int i = 0; i < FLOOD_SETTLES; i++) {
-        assert_int_equal(attention_step(&model, s, 16, 0, NULL), 0);
-        uint64_t begin = harness_now_ns();
-        int r = scissor_settle(s);
-        ret[i] = (double)(harness_now_ns() - begin) / 1e6;
-        assert_true(r >= 0);
-        *ret_lost += r == SCISSOR_SCORES_LOST;
-    }
-}
-
-/* Idle and flooded rounds take turns, so that whatever else the machine does meets both. True if `percent` of the
- * settles under the flood take at most twice what the slowest in a hundred takes without it. */
-static bool flooded_by(const char *name, int percent) {
-    static double idle[FLOOD_ROUNDS * FLOOD_SETTLES], flooded[FLOOD_ROUNDS * FLOOD_SETTLES];
-    struct scissor_client *client = NULL;
-    struct scissor_session *s = NULL;
-    struct scissor_session_spec spec = spec_of(16, 256, 0);
-    struct proto_pool_stat before, after;
-    uint64_t time, lost = 0, lost_idle = 0, frames = 0;
-    const int n = FLOOD_ROUNDS * FLOOD_SETTLES;
-    assert_int_equal(scissor_connect(d.dir, &client), 0);
-    assert_int_equal(scissor_open(client, &spec, &s), 0);
-    time_settles(s, idle, &lost_idle); /* warm up */
-    pid_t pid = start_role(&d, name, 0, &time);
-    assert_int_equal(harness_stat(&d, &before), 0);
-    for (int round = 0; round < FLOOD_ROUNDS; round++) {
-        assert_int_equal(kill(pid, SIGSTOP), 0);
-        harness_sleep_ms(20); /* what is on its way arrives */
-        time_settles(s, idle + round * FLOOD_SETTLES, &lost_idle);
-        assert_int_equal(kill(pid, SIGCONT), 0);
-        harness_sleep_ms(20);
-        time_settles(s, flooded + round * FLOOD_SETTLES, &lost);
-    }
-    harness_kill(pid);
-    assert_int_equal(scissor_close(s), 0);
-    scissor_disconnect(client);
-    assert_int_equal(harness_stat(&d, &after), 0);
-    for (int i = 0; i < PROTO_FRAME_COUNT; i++)
-        frames += after.frames[i] - before.frames[i];
-    assert_true(frames > 200); /* it was one */
-    qsort(idle, n, sizeof *idle, by_value);
-    qsort(flooded, n, sizeof *flooded, by_value);
-    double bound = 2 * idle[n * 99 / 100], p90 = flooded[n * 90 / 100], p99 = flooded[n * 99 / 100];
-    printf("flood of %s frames (%llu): settle idle median %.2f ms, p99 %.2f ms; flooded median %.2f ms, p90 %.2f ms, "
-           "p99 %.2f ms; to idle p99: median %.2f, p90 %.2f, p99 %.2f; settles without all scores: %llu of %d\n",
-           name, (unsigned long long)frames, idle[n / 2], bound / 2, flooded[n / 2], p90, p99,
-           2 * flooded[n / 2] / bound, 2 * p90 / bound, 2 * p99 / bound, (unsigned long long)lost, n);
-    return flooded[n * percent / 100] <= bound && lost * 100 <= (uint64_t)n;
-}
-
-/* Noise of the machine can only break the promise, so one of three trials is enough. */
-static void flood(const char *name, int percent) {
-    for (int attempt = 0; attempt < 3; attempt++)
-        if (flooded_by(name, percent))
-            return;
-    fail_msg("a flood of %s frames makes others' settles slow", name);
-}
-
-static void flood_of_small_frames(void **state) {
-    (void)state;
-    flood("small", 90);
-}
-
-/* Frames of a mebibyte keep the flooder, nanomsg's workers, the front and the daemon busy with copying; where there are
- * fewer processors than that, the measured client waits for one. The ordinary settle is what is held to the bound. */
-static void flood_of_large_frames(void **state) {
-    (void)state;
-    flood("large", 50);
-}
-
 int main(int argc, char **argv) {
     if (argc > 3)
         return role(argc, argv);
     harness_init(240);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(clients_die_in_every_phase), cmocka_unit_test(operator_closes_busy_sessions),
-        cmocka_unit_test(daemon_is_killed),           cmocka_unit_test(daemon_ends_under_clients),
-        cmocka_unit_test(flood_of_small_frames),      cmocka_unit_test(flood_of_large_frames),
+        cmocka_unit_test(clients_die_in_every_phase),
+        cmocka_unit_test(operator_closes_busy_sessions),
+        cmocka_unit_test(daemon_is_killed),
+        cmocka_unit_test(daemon_ends_under_clients),
     };
     return cmocka_run_group_tests_name("death", tests, start, stop);
 }

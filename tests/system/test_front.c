@@ -28,6 +28,7 @@
 struct session {
     struct harness_daemon d;
     int fd, push;
+    uint32_t score_socket;
     struct proto_opened opened;
     uint64_t sequence, generation;
     uint32_t settled;
@@ -39,10 +40,10 @@ static int session_start_with(void **state, const char *const *args) {
     *state = s;
     harness_open_default(&open);
     strcpy(open.groups[0].policy, "scissorhands");
-    if (harness_start(&s->d, args) < 0 || (s->fd = harness_hello(&s->d)) < 0 ||
+    if (harness_start(&s->d, args) < 0 || (s->fd = harness_hello_scores(&s->d, &s->score_socket)) < 0 ||
         harness_open(s->fd, &open, &s->opened, NULL) < 0)
         return -1;
-    s->push = harness_push(&s->d);
+    s->push = harness_push(&s->d, s->score_socket);
     return s->push < 0 ? -1 : 0;
 }
 
@@ -103,7 +104,7 @@ static void session_send(struct session *s, const void *frame, size_t size) {
             return;
         assert_int_equal(nn_errno(), ETIMEDOUT);
         nn_close(s->push);
-        s->push = harness_push(&s->d);
+        s->push = harness_push(&s->d, s->score_socket);
         assert_true(s->push >= 0);
         nn_setsockopt(s->push, NN_SOL_SOCKET, NN_SNDTIMEO, &patience, sizeof patience);
     }
@@ -137,6 +138,28 @@ static void test_scores_arrive(void **state) {
     for (int i = 0; i < 20; i++)
         assert_int_equal(session_settle(s), 0);
     assert_int_equal(harness_wait_counter(&s->d, FRAMES(FOLDED), 20, HARNESS_PATIENCE_MS), 0);
+}
+
+/* As long as there are no more clients than score sockets, each has one to itself; and any of them will do. */
+static void test_score_sockets_are_spread(void **state) {
+    struct session *s = *state;
+    uint32_t clients[PROTO_SCORE_SOCKETS] = {0}, n = 0;
+    int fds[2 * PROTO_SCORE_SOCKETS - 1];
+    session_warm_up(s);
+    clients[s->score_socket]++;
+    for (uint32_t i = 0; i < 2 * PROTO_SCORE_SOCKETS - 1; i++) {
+        fds[i] = harness_hello_scores(&s->d, &n);
+        assert_true(fds[i] >= 0 && n < PROTO_SCORE_SOCKETS);
+        assert_int_equal(clients[n]++, (i + 1) / PROTO_SCORE_SOCKETS);
+    }
+    for (uint32_t i = 0; i < 2 * PROTO_SCORE_SOCKETS - 1; i++)
+        close(fds[i]);
+    for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
+        nn_close(s->push);
+        s->push = harness_push(&s->d, i);
+        assert_true(s->push >= 0);
+        assert_int_equal(session_settle(s), 0);
+    }
 }
 
 /* ---------- death ---------- */
@@ -194,7 +217,9 @@ static void send_wrong_byte(const struct harness_daemon *d, const char *name, ui
 static void test_wrong_byte(void **state) {
     struct session *s = *state;
     session_warm_up(s);
-    send_wrong_byte(&s->d, PROTO_SCORE_SOCKET, 0x50); /* PUSH */
+    char name[32];
+    snprintf(name, sizeof name, PROTO_SCORE_SOCKET_FORMAT, s->score_socket);
+    send_wrong_byte(&s->d, name, 0x50); /* PUSH */
     session_settle(s);
     assert_int_equal(harness_wait_counter(&s->d, RESTARTS, 1, HARNESS_PATIENCE_MS), 0);
     assert_int_equal(harness_wait_log(&s->d, "the front was ended by signal 6", 1000), 0);
@@ -367,7 +392,8 @@ static int flood_main(const char *dir, size_t size) {
                                .payload_bytes = (uint32_t)(size - sizeof head)};
     snprintf(d.dir, sizeof d.dir, "%s", dir);
     uint8_t *frame = calloc(1, size);
-    int push = harness_push(&d);
+    uint32_t score_socket = 0;
+    int push = harness_hello_scores(&d, &score_socket) < 0 ? -1 : harness_push(&d, score_socket);
     if (!frame || push < 0)
         return 1;
     memcpy(frame, &head, sizeof head);
@@ -443,6 +469,7 @@ int main(int argc, char **argv) {
         return flood_main(argv[2], (size_t)atoi(argv[3]));
     const struct CMUnitTest tests[] = {
         TEST(test_scores_arrive),
+        TEST(test_score_sockets_are_spread),
         TEST_HASTY(test_front_killed),
         TEST_HASTY(test_front_killed_often),
         TEST_HASTY(test_wrong_byte),

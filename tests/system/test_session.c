@@ -324,7 +324,8 @@ static void frames_are_judged(void **state) {
     char frame[512];
     struct proto_open open;
     struct proto_opened opened;
-    int socket = harness_hello(&d), push = harness_push(&d);
+    uint32_t score_socket = 0;
+    int socket = harness_hello_scores(&d, &score_socket), push = harness_push(&d, score_socket);
     assert_true(socket >= 0 && push >= 0);
     harness_open_default(&open);
     open.groups[0].max_rows = open.groups[0].guaranteed_rows + 64; /* so that it wants mass */

@@ -112,6 +112,7 @@ static void test_open_fields(void **state) {
         {FIELD(fresh_rows), 8},
         {FIELD(fresh_rows), 2048},
         {FIELD(priority), 1001},
+        {FIELD(wait_ms), PROTO_MAX_WAIT_MS + 1},
         {FIELD(pool), 1},
         {FIELD(group_count), 0},
         {FIELD(group_count), 9},
@@ -217,10 +218,59 @@ static void test_queue(void **state) {
     assert_int_equal(rig.sessions[waits].peer, -1);
     assert_int_equal(rig.peers[peer].code, SCISSOR_FULL);
 
-    int other = rig_connect(&rig); /* one that dies in the queue */
+    int other = rig_connect(&rig); /* one that dies in the queue: nobody has refused it */
+    uint64_t refused = stat_now().refused, events = rig.events[PROTO_EVENT_REFUSED];
     rig_open(&rig, other, &spec);
     rig_disconnect(&rig, other);
+    rig_act(&rig);
     assert_int_equal(stat_now().waiting, 0);
+    assert_int_equal(stat_now().refused, refused);
+    assert_int_equal(rig.events[PROTO_EVENT_REFUSED], events);
+}
+
+/* Whoever leaves the head of the queue, or gives up the last bytes, lets the next one in at once. */
+static void test_queue_goes_on(void **state) {
+    uint8_t admin[PROTO_TOKEN_BYTES];
+    (void)state;
+    memset(admin, 7, sizeof admin);
+    rig_init(&rig, 10 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(0), large = rig_spec(2, 2, 256, 64, 64 + 512, 0, "streaming");
+    assert_true(rig_open_now(&rig, peer, &spec) >= 0);
+    large.wait_ms = spec.wait_ms = 100;
+    int head = rig_open(&rig, peer, &large), next = rig_open(&rig, peer, &spec);
+    assert_int_equal(stat_now().waiting, 2);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, 2, 1, admin);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[head].peer, -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_ECLOSED);
+    assert_true(rig.sessions[next].opened);
+}
+
+static void test_queue_takes_pages_of_the_ended(void **state) {
+    (void)state;
+    rig_init(&rig, 10 * MIB, true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(0);
+    int first = rig_open_now(&rig, peer, &spec);
+    uint64_t cost = stat_now().guaranteed_bytes;
+    rig_disconnect(&rig, peer);
+    rig_jobs(&rig);
+    broker_free(rig.broker);
+    rig.config.pools[0].limit_bytes = cost; /* just one */
+    assert_int_equal(broker_new(&rig.config, &rig.broker), 0);
+    peer = rig_connect(&rig);
+    first = rig_open_now(&rig, peer, &spec);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[first].id, 1, rig.sessions[first].token);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[first].closed);
+    spec.wait_ms = 100;
+    int waits = rig_open(&rig, peer, &spec);
+    rig_jobs(&rig);
+    assert_false(rig.sessions[waits].opened);
+    rig_close(&rig, first);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[waits].opened);
 }
 
 /* An open right after a death is held until the dead one's memory is back. */
@@ -275,6 +325,33 @@ static void test_busy_is_shrunk_at_settle(void **state) {
     settle_times(a, 1);
     assert_true(rig.sessions[waits].opened);
     assert_true(rig.sessions[a].lease->word == PROTO_LEASE_FREE);
+}
+
+/* What a busy session has been told to give is not asked for again while it is about to give a part of it. */
+static void test_no_more_is_taken_than_is_missing(void **state) {
+    (void)state;
+    rig_init(&rig, 40 * MIB, true);
+    int peer = rig_connect(&rig), second = rig_connect(&rig);
+    struct proto_open spec = four_mib(64 + 8192), large = rig_spec(2, 2, 256, 64, 64 + 1024, 0, "streaming");
+    int a = rig_open_now(&rig, peer, &spec);
+    settle_times(a, 140);
+    assert_true(stat_now().lent_bytes > 30 * MIB);
+    rig.sessions[a].lease->word = PROTO_LEASE_CLIENT;
+    large.wait_ms = spec.wait_ms = 1000;
+    spec.groups[0].max_rows = 0;
+    int small = rig_open(&rig, second, &spec), waits = rig_open(&rig, peer, &large);
+    rig_jobs(&rig);
+    rig_settle(&rig, a, 64, 0); /* gives what the first needs */
+    rig_disconnect(&rig, second);
+    (void)small;
+    for (int i = 0; i < 5; i++)
+        rig_disconnect(&rig, rig_connect(&rig)); /* whatever makes the queue look again */
+    rig_jobs(&rig);
+    rig.sessions[a].lease->word = PROTO_LEASE_FREE;
+    settle_times(a, 1);
+    assert_true(rig.sessions[waits].opened);
+    assert_true(stat_now().reclaims * 2 * MIB < stat_now().guaranteed_bytes);
+    assert_true(stat_now().limit_bytes - stat_now().guaranteed_bytes - stat_now().lent_bytes < 4 * MIB);
 }
 
 /* One that was in a step when its memory was wanted, and then idles, is tried again. */
@@ -379,9 +456,12 @@ int main(void) {
         cmocka_unit_test_teardown(test_limits, teardown),
         cmocka_unit_test_teardown(test_full, teardown),
         cmocka_unit_test_teardown(test_queue, teardown),
+        cmocka_unit_test_teardown(test_queue_goes_on, teardown),
+        cmocka_unit_test_teardown(test_queue_takes_pages_of_the_ended, teardown),
         cmocka_unit_test_teardown(test_open_waits_for_closing, teardown),
         cmocka_unit_test_teardown(test_idle_is_shrunk_for_open, teardown),
         cmocka_unit_test_teardown(test_busy_is_shrunk_at_settle, teardown),
+        cmocka_unit_test_teardown(test_no_more_is_taken_than_is_missing, teardown),
         cmocka_unit_test_teardown(test_idle_is_tried_again, teardown),
         cmocka_unit_test_teardown(test_quarantine, teardown),
         cmocka_unit_test_teardown(test_pools, teardown),

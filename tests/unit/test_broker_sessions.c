@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -369,7 +370,7 @@ static void test_control_reads(void **state) {
     assert_int_equal(head.kv_head, 1);
     assert_int_equal(head.settled, 192);
     assert_int_equal(head.newest, 191);
-    assert_true(head.mass > 0);
+    assert_true(head.lowest_share > 0 && head.lowest_share <= 1);
     rig_settle(&rig, t, 64, 0);
     rig_control(&rig, PROTO_OP_SESSION, rig.sessions[t].id, 0, NULL); /* while its job runs */
     assert_int_equal(rig.answer.count, 4);
@@ -381,6 +382,68 @@ static void test_control_reads(void **state) {
     broker_control(rig.broker, "short", 5, 1, rig.now);
     rig_act(&rig);
     assert_int_equal(rig.answer.code, SCISSOR_EPROTO);
+}
+
+/* The heads have their numbers from the first moment on. */
+static void test_heads_of_a_new_session(void **state) {
+    struct proto_head_stat heads[4];
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "window");
+    rig_control(&rig, PROTO_OP_SESSION, rig.sessions[s].id, 0, NULL);
+    assert_int_equal(rig.answer.count, 4);
+    memcpy(heads, rig.answer_entries, sizeof heads);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(heads[i].layer, i / 2);
+        assert_int_equal(heads[i].kv_head, i % 2);
+    }
+}
+
+static float scattered(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
+    (void)context, (void)layer, (void)kv_head, (void)plane;
+    return (float)(slot * 2654435761u >> 16) / 65536;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The value of a session is what its F least important rows carry. */
+static void test_lowest_mass(void **state) {
+    struct proto_session_stat stat;
+    double mass[512 + 64], lowest = 0;
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    struct proto_open spec = rig_spec(1, 1, 64, 64, 192, 1024, "window");
+    int s = rig_open_now(&rig, rig_connect(&rig), &spec);
+    for (int i = 0; i < 8; i++)
+        settle(s, 64);
+    deliver(rig_frame(&rig.sessions[s], 0, 1, 64, 64, scattered, NULL, frame));
+    settle(s, 64);
+    for (uint32_t i = 0; i < 512 + 64; i++)
+        mass[i] = scattered(NULL, 0, 0, 0, i) / (i < 512 ? 64 : 64 - (i - 512)); /* a fresh row is seen by fewer */
+    qsort(mass, 512 + 64, sizeof *mass, by_value);
+    for (uint32_t i = 0; i < 64; i++)
+        lowest += mass[i];
+    rig_control(&rig, PROTO_OP_SESSIONS, 0, 0, NULL);
+    memcpy(&stat, rig.answer_entries, sizeof stat);
+    assert_int_equal(stat.settled_min, 512 + 64);
+    assert_true(stat.lowest_mass > lowest * 0.9999 && stat.lowest_mass < lowest * 1.0001);
+}
+
+/* A client that asks for the end twice gets two answers. */
+static void test_close_twice(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "window"), peer = rig.sessions[s].peer;
+    struct proto_close again = {.session = rig.sessions[s].id};
+    rig_close(&rig, s);
+    rig_send(&rig, peer, PROTO_CLOSE, 999999, &again, NULL, 0);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_ESTATE);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[s].peer, -1); /* its own request was answered */
+    assert_int_equal(broker_session_count(rig.broker), 0);
 }
 
 int main(void) {
@@ -395,6 +458,9 @@ int main(void) {
         cmocka_unit_test_teardown(test_operator_close_in_settle, teardown),
         cmocka_unit_test_teardown(test_death, teardown),
         cmocka_unit_test_teardown(test_control_reads, teardown),
+        cmocka_unit_test_teardown(test_heads_of_a_new_session, teardown),
+        cmocka_unit_test_teardown(test_lowest_mass, teardown),
+        cmocka_unit_test_teardown(test_close_twice, teardown),
     };
     return cmocka_run_group_tests_name("broker: sessions", tests, NULL, NULL);
 }

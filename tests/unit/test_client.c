@@ -420,6 +420,40 @@ static void late_opened_is_given_back(void **state) {
     assert_int_equal(attention_step(&model, f.session, 1, 0, NULL), 0);
 }
 
+static bool fake_holds(struct fake *fake) {
+    pthread_mutex_lock(&fake->lock);
+    bool holds = fake->held != NULL;
+    pthread_mutex_unlock(&fake->lock);
+    return holds;
+}
+
+static enum fake_verdict hold_failed(struct fake *fake, uint16_t type, struct fake_packet *p) {
+    (void)fake;
+    (void)p;
+    return type == PROTO_FAILED ? FAKE_HOLD : FAKE_SEND;
+}
+
+/* Nor may a refusal that comes so late end the connection. */
+static void late_refusal_is_no_offence(void **state) {
+    (void)state;
+    struct scissor_session_spec spec = spec_of(&model, 16, 96);
+    struct scissor_session *refused = NULL;
+    open_session(16, 96);
+    scissor_set_timeout(f.client, 50);
+    fake_set_hook(&f.fake, hold_failed);
+    f.fake.refuse_open = SCISSOR_BUSY;
+    assert_int_equal(scissor_open(f.client, &spec, &refused), SCISSOR_ETIMEDOUT);
+    for (int i = 0; i < 2500 && !fake_holds(&f.fake); i++)
+        usleep(2000);
+    f.fake.refuse_open = 0;
+    fake_set_hook(&f.fake, NULL);
+    fake_send_held(&f.fake);
+    scissor_set_timeout(f.client, 5000);
+    assert_int_equal(attention_step(&model, f.session, 1, 0, NULL), 0);
+    assert_int_equal(scissor_open(f.client, &spec, &refused), 0);
+    assert_int_equal(scissor_close(refused), 0);
+}
+
 static void lease_is_waited_for(void **state) {
     (void)state;
     open_session(16, 96);
@@ -493,19 +527,13 @@ static void interrupted_calls_go_on(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(steps_and_settles),
-        TEST(states_are_checked),
-        TEST(positions_come_in_pages),
-        TEST(frames_hold_the_scores),
-        TEST(frames_are_split),
-        TEST(lost_scores_are_said),
-        TEST(shrink_between_steps),
-        TEST(shrink_waits_for_the_step),
-        TEST(operator_closes),
-        TEST(settle_goes_on_after_a_time_out),
-        TEST(late_opened_is_given_back),
-        TEST(lease_is_waited_for),
-        TEST(two_threads),
+        TEST(steps_and_settles),         TEST(states_are_checked),
+        TEST(positions_come_in_pages),   TEST(frames_hold_the_scores),
+        TEST(frames_are_split),          TEST(lost_scores_are_said),
+        TEST(shrink_between_steps),      TEST(shrink_waits_for_the_step),
+        TEST(operator_closes),           TEST(settle_goes_on_after_a_time_out),
+        TEST(late_opened_is_given_back), TEST(late_refusal_is_no_offence),
+        TEST(lease_is_waited_for),       TEST(two_threads),
         TEST(interrupted_calls_go_on),
     };
     return cmocka_run_group_tests_name("client", tests, NULL, NULL);

@@ -103,14 +103,16 @@ static void welcome_is_checked(void **state) {
     struct scissor_client *client = NULL;
     const struct proto_welcome good = {
         .major = 1, .capabilities = PROTO_CAP_HOST, .pool_count = 1, .score_frame_max = PROTO_SCORE_MAX};
-    struct proto_welcome w[5] = {good, good, good, good, good};
-    const int codes[5] = {SCISSOR_EVERSION, SCISSOR_EPROTO, SCISSOR_EPROTO, SCISSOR_EPROTO, SCISSOR_EPROTO};
+    struct proto_welcome w[6] = {good, good, good, good, good, good};
+    const int codes[6] = {SCISSOR_EVERSION, SCISSOR_EPROTO, SCISSOR_EPROTO,
+                          SCISSOR_EPROTO,   SCISSOR_EPROTO, SCISSOR_EPROTO};
     w[0].major = 2;
     w[1].capabilities = PROTO_CAP_CUDA;
     w[2].score_frame_max = 100;
     w[3].score_frame_max = PROTO_SCORE_MAX + 1;
     memset(w[4].version, 'x', sizeof w[4].version);
-    for (int i = 0; i < 5; i++) {
+    w[5].score_socket = PROTO_SCORE_SOCKETS;
+    for (int i = 0; i < 6; i++) {
         wrong_welcome = w[i];
         fake_set_hook(&fake, replace_welcome);
         assert_int_equal(scissor_connect(fake.dir, &client), codes[i]);
@@ -144,6 +146,7 @@ static void spec_is_checked(void **state) {
     BAD(spec.storage_dtype = 9, "storage_dtype")
     BAD(spec.fresh_rows = 17, "fresh_rows")
     BAD(spec.fresh_rows = 2048, "fresh_rows")
+    BAD(spec.wait_ms = 600001, "wait_ms")
     BAD(spec.priority = 1001, "priority")
     BAD(memset(spec.name, 'x', sizeof spec.name), "name")
     BAD(spec.groups[0].layers = 0, "layers")

@@ -1,10 +1,15 @@
 /* test_client_losses.c - libscissor when something gives way under it: a daemon that goes away at each message, no
  * memory at the k-th allocation, random noise in messages and in the control page. */
+#include <nanomsg/nn.h>
+#include <nanomsg/pipeline.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -12,6 +17,7 @@
 #include "alloc.h"
 #include "attention.h"
 #include "fake_daemon.h"
+#include "internal.h"
 #include "scissor.h"
 
 static const struct attention_model model = {.seed = 1,
@@ -141,6 +147,94 @@ static void daemon_goes_while_waiting(void **state) {
     }
 }
 
+/* ---------- scores that nobody takes ---------- */
+
+#define SOON_NS 5000000000u /* far more than the second after which the library helps itself */
+
+/* Settles until nanomsg has taken the scores; gives the number of settles that had to go without, or -1 if something
+ * went wrong (cmocka's assertions are for the test's own thread). */
+static int settle_until_taken(struct scissor_session *session) {
+    uint64_t begin = scissor__now();
+    int lost = 0;
+    for (;; lost++) {
+        int r = attention_step(&model, session, 16, 0, NULL);
+        if (r == 0)
+            r = scissor_settle(session);
+        if (r == 0)
+            return lost;
+        if (r != SCISSOR_SCORES_LOST || scissor__now() - begin >= SOON_NS)
+            return -1;
+    }
+}
+
+static void *settle_in_thread(void *session) {
+    return (void *)(intptr_t)settle_until_taken(session);
+}
+
+/* nanomsg forgets where to connect to, as it seems to do when the other side dies in the middle of the greeting. Two
+ * threads are at it. */
+static void socket_that_does_not_connect_again(void **state) {
+    (void)state;
+    struct scissor_session_spec spec = good_spec();
+    struct scissor_session *sessions[2];
+    struct scissor_client *client = connected();
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(scissor_open(client, &spec, &sessions[i]), 0);
+        assert_true(settle_until_taken(sessions[i]) >= 0);
+    }
+    for (int round = 0; round < 2; round++) {
+        pthread_t threads[2];
+        assert_int_equal(nn_shutdown(client->push.socket, 1), 0);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(pthread_create(&threads[i], NULL, settle_in_thread, sessions[i]), 0);
+        for (int i = 0; i < 2; i++) {
+            void *lost = NULL;
+            pthread_join(threads[i], &lost);
+            assert_true((intptr_t)lost > 3);
+        }
+    }
+    scissor_disconnect(client);
+}
+
+/* Somebody accepts and never greets; he is still there, with the connection open, when the right one has come. */
+static void reader_that_never_greets(void **state) {
+    (void)state;
+    struct scissor_session_spec spec = good_spec();
+    struct scissor_session *session = NULL;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char url[128];
+    struct proto_score score;
+    static char frame[PROTO_SCORE_MAX];
+    int mute = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), patience = 5000;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/" PROTO_SCORE_SOCKET_FORMAT, fake.dir, 1);
+    snprintf(url, sizeof url, "ipc://%s", address.sun_path);
+    assert_int_equal(bind(mute, (struct sockaddr *)&address, sizeof address), 0);
+    assert_int_equal(listen(mute, 8), 0);
+    fake.score_socket = 1;
+    struct scissor_client *client = connected();
+    int held = accept(mute, NULL, NULL);
+    assert_true(held >= 0);
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(attention_step(&model, session, 16, 0, NULL), 0);
+        assert_int_equal(scissor_settle(session), SCISSOR_SCORES_LOST);
+    }
+    assert_int_equal(unlink(address.sun_path), 0);
+    int pull = nn_socket(AF_SP, NN_PULL);
+    nn_setsockopt(pull, NN_SOL_SOCKET, NN_RCVTIMEO, &patience, sizeof patience);
+    assert_true(nn_bind(pull, url) >= 0);
+    assert_true(settle_until_taken(session) >= 0);
+    assert_true(nn_recv(pull, frame, sizeof frame, 0) > (int)sizeof score);
+    memcpy(&score, frame, sizeof score);
+    assert_int_equal(score.session, scissor_session_id(session));
+    assert_int_equal(score.sequence, 1); /* what was not taken has no number */
+    scissor_disconnect(client);
+    nn_close(pull);
+    close(held);
+    close(mute);
+    unlink(address.sun_path);
+}
+
 /* ---------- no memory ---------- */
 
 static void allocation_fails_at_each_place(void **state) {
@@ -256,7 +350,8 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(daemon_goes_at_each_message),  TEST(daemon_goes_while_waiting), TEST(allocation_fails_at_each_place),
-        TEST(failed_calls_can_be_repeated), TEST(noise_does_not_crash),
+        TEST(failed_calls_can_be_repeated), TEST(noise_does_not_crash),      TEST(socket_that_does_not_connect_again),
+        TEST(reader_that_never_greets),
     };
     return cmocka_run_group_tests_name("client losses", tests, NULL, NULL);
 }

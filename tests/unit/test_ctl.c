@@ -216,9 +216,30 @@ static void test_views(void **state) {
     struct out o;
     struct proto_session_stat s = some_session(3, "reader");
     struct proto_head_stat heads[] = {
-        {.layer = 0, .kv_head = 0, .settled = 100, .pages = 2, .oldest = 5, .newest = 900, .evicted = 10, .mass = 0.5},
-        {.layer = 0, .kv_head = 1, .settled = 128, .pages = 2, .oldest = 0, .newest = 910, .evicted = 1, .mass = 0.7},
-        {.layer = 1, .kv_head = 0, .settled = 64, .pages = 1, .oldest = 1, .newest = 64, .evicted = 2, .mass = 0.25},
+        {.layer = 0,
+         .kv_head = 0,
+         .settled = 100,
+         .pages = 2,
+         .oldest = 5,
+         .newest = 900,
+         .evicted = 10,
+         .lowest_share = 0.5},
+        {.layer = 0,
+         .kv_head = 1,
+         .settled = 128,
+         .pages = 2,
+         .oldest = 0,
+         .newest = 910,
+         .evicted = 1,
+         .lowest_share = 0.7},
+        {.layer = 1,
+         .kv_head = 0,
+         .settled = 64,
+         .pages = 1,
+         .oldest = 1,
+         .newest = 64,
+         .evicted = 2,
+         .lowest_share = 0.25},
     };
     struct proto_event event = {
         .type = PROTO_EVENT_EVICTED, .session = 3, .rows = 1234, .reason = PROTO_REASON_PRESSURE, .name = "reader"};
@@ -238,7 +259,7 @@ static void test_views(void **state) {
     assert_shows(&o, "12.3\n"); /* the rate */
     assert_shows(&o, "3  reader   42  ready       12,345    100-128       256  3.0 MiB");
     assert_shows(&o, "evicted     rows: 7 budget, 8 pressure, 1 death\n");
-    assert_shows(&o, "    0         2            100-128      4       0     910            11      0.600\n");
+    assert_shows(&o, "    0         2            100-128      4       0     910            11            60.00 %\n");
     assert_shows(&o, "rows evicted       session 3 (reader)  1,234 rows  by pressure\n");
     out_deinit(&o);
 }

@@ -118,6 +118,7 @@ static void document_has_the_offsets(void **state) {
     U64(proto_welcome, epoch);
     U32(proto_welcome, pool_count);
     U32(proto_welcome, score_frame_max);
+    U32(proto_welcome, score_socket);
     U64(proto_failed, session);
     OFFSET(proto_failed, text, "text 192", text);
     U32(proto_open, compute_dtype);
