@@ -37,7 +37,7 @@ CFLAGS_ALL = -std=gnu11 $(OPT) -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-p
 LDFLAGS_ALL = -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # folder -> extra flags of its objects
-$(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg)
+$(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg inih)
 $(BUILD)/client/%.o: EXTRA = $(call PKG,nanomsg)
 $(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson) -Iclient
 $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
@@ -80,7 +80,7 @@ $(BUILD)/%.o: %.c
 
 $(BUILD)/scissord: $(DAEMON_O) $(BROKER_O) $(PROTO_O) $(KERNELS_O)
 	$(call say,LINK)
-	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,libuv nanomsg) -lm
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,libuv nanomsg inih) -lm
 
 $(BUILD)/scissorctl: $(CTL_O) $(PROTO_O) $(BUILD)/kernels/dtype.o
 	$(call say,LINK)
@@ -108,7 +108,7 @@ $(BUILD)/libscissor.pc: client/libscissor.pc.in Makefile
 
 $(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
 	$(call say,LINK)
-	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson) -lm
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih) -lm
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm

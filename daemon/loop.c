@@ -207,7 +207,7 @@ static void server_finish(struct server *s) {
     s->phase = SERVER_ENDED;
     uv_close((uv_handle_t *)&s->deadline, NULL);
     uv_close((uv_handle_t *)&s->stop_timer, NULL);
-    for (size_t i = 0; i < 2; i++)
+    for (size_t i = 0; i < SERVER_SIGNALS; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
     attach_deinit(&s->attach);
     front_link_deinit(&s->front);
@@ -260,8 +260,15 @@ static void server_on_signal(uv_signal_t *handle, int signal) {
     server_pump(s);
 }
 
+static void server_on_hangup(uv_signal_t *handle, int signal) {
+    struct server *s = handle->data;
+    (void)signal;
+    if (s->phase < SERVER_SETTLING)
+        s->reload(s->reload_data, s->broker);
+}
+
 static int server_init(struct server *s) {
-    static const int signals[] = {SIGTERM, SIGINT};
+    static const int signals[SERVER_SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
     int r = uv_loop_init(&s->loop);
     if (r < 0)
         return r;
@@ -269,10 +276,10 @@ static int server_init(struct server *s) {
     uv_timer_init(&s->loop, &s->deadline);
     uv_timer_init(&s->loop, &s->stop_timer);
     s->deadline.data = s->stop_timer.data = s;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < SERVER_SIGNALS; i++) {
         uv_signal_init(&s->loop, &s->signals[i]);
         s->signals[i].data = s;
-        r = uv_signal_start(&s->signals[i], server_on_signal, signals[i]);
+        r = uv_signal_start(&s->signals[i], signals[i] == SIGHUP ? server_on_hangup : server_on_signal, signals[i]);
         if (r < 0)
             return r;
     }
@@ -280,10 +287,16 @@ static int server_init(struct server *s) {
     return r < 0 ? r : front_link_init(&s->front, s, s->rundir->path);
 }
 
-int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text) {
+int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text,
+               void (*reload)(void *data, struct broker *broker), void *reload_data) {
     static struct server server;
     struct server *s = &server;
-    *s = (struct server){.broker = broker, .rundir = rundir, .ready_text = ready_text, .deadline_ns = UINT64_MAX};
+    *s = (struct server){.broker = broker,
+                         .rundir = rundir,
+                         .ready_text = ready_text,
+                         .reload = reload,
+                         .reload_data = reload_data,
+                         .deadline_ns = UINT64_MAX};
     s->bulk_jobs_max = server_bulk_jobs_max();
     s->held_last = &s->held;
     int r = server_init(s);

@@ -22,16 +22,20 @@ enum server_phase {
     SERVER_ENDED,
 };
 
+#define SERVER_SIGNALS 3
+
 struct server {
     uv_loop_t loop;
     uv_timer_t deadline;   /* broker_deadline() */
     uv_timer_t stop_timer; /* bounds a phase of the end */
-    uv_signal_t signals[2];
+    uv_signal_t signals[SERVER_SIGNALS];
     struct broker *broker;
     struct attach attach;
     struct front_link front;
     struct rundir *rundir;
     const char *ready_text;
+    void (*reload)(void *data, struct broker *broker);
+    void *reload_data;
     uint64_t deadline_ns; /* what the timer is set to */
     uint32_t jobs;        /* on the thread pool now, or held back */
     uint32_t bulk_jobs, bulk_jobs_max;
@@ -40,9 +44,10 @@ struct server {
     int status; /* exit status */
 };
 
-/* Runs until a signal has ended it; takes the broker over and frees it. `ready_text` is logged when clients may come.
- * Gives the exit status. */
-int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text);
+/* Runs until a signal has ended it; takes the broker over and frees it. `ready_text` is logged when clients may come;
+ * `reload` is called at each SIGHUP. Gives the exit status. */
+int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text,
+               void (*reload)(void *data, struct broker *broker), void *reload_data);
 
 /* Carries out whatever the broker wants done; after every call of it. */
 void server_pump(struct server *s);

@@ -10,7 +10,7 @@
 
 #include "backend.h"
 #include "broker/broker.h"
-#include "broker/policy.h"
+#include "daemon/config.h"
 #include "daemon/front.h"
 #include "daemon/log.h"
 #include "daemon/loop.h"
@@ -44,15 +44,7 @@ static void main_set_limits(void) {
     snprintf(threads, sizeof threads, "%ld", cores < 2 ? 2 : cores);
     setenv("UV_THREADPOOL_SIZE", threads, 0);
     signal(SIGPIPE, SIG_IGN);
-}
-
-static int main_check_policy(const char *name, char *why, size_t why_bytes) {
-    if (policy_lookup(name))
-        return 0;
-    size_t used = (size_t)snprintf(why, why_bytes, "--policy: there is no policy '%s'; there are:", name);
-    for (size_t i = 0; policy_class_at(i) && used < why_bytes; i++)
-        used += (size_t)snprintf(why + used, why_bytes - used, " %s", policy_class_at(i)->name);
-    return SCISSOR_EINVAL;
+    signal(SIGHUP, SIG_IGN); /* until the loop listens to it */
 }
 
 static int main_random(void *bytes, size_t size) {
@@ -65,20 +57,25 @@ static int main_random(void *bytes, size_t size) {
     return 0;
 }
 
+static void main_fill_config(const struct daemon_options *options, struct broker_config *config) {
+    broker_config_init(config);
+    config->score_wait_ns = options->score_wait_ms * 1000000;
+    config->sessions_max = (uint32_t)options->sessions_max;
+    config->sessions_per_peer_max =
+        (uint32_t)(options->client_sessions_max < options->sessions_max ? options->client_sessions_max
+                                                                        : options->sessions_max);
+    config->default_policy = options->policy;
+}
+
 /* One pool: the host's memory. Gives NULL when it has said why. */
 static struct broker *main_make_broker(const struct daemon_options *options, struct kernel_backend *backend,
                                        const struct rundir *rundir) {
     struct broker_config config;
     struct broker *broker = NULL;
-    broker_config_init(&config);
+    main_fill_config(options, &config);
     config.pools[0] =
         (struct broker_pool_config){.name = backend->name, .backend = backend, .limit_bytes = options->pool_bytes};
     config.pool_count = 1;
-    config.score_wait_ns = options->score_wait_ms * 1000000;
-    config.sessions_max = (uint32_t)options->sessions_max;
-    if (config.sessions_per_peer_max > config.sessions_max)
-        config.sessions_per_peer_max = config.sessions_max;
-    config.default_policy = options->policy;
     config.random = main_random;
     memcpy(config.admin_key, rundir->admin_key, sizeof config.admin_key);
     int r = broker_new(&config, &broker);
@@ -88,7 +85,51 @@ static struct broker *main_make_broker(const struct daemon_options *options, str
     return broker;
 }
 
-static int main_serve(const struct daemon_options *options) {
+/* ---------- reload ---------- */
+
+struct main_reload {
+    int argc;
+    char **argv;
+    struct daemon_options *options; /* in force */
+};
+
+static void main_log_change(void *data, const char *name, const char *was, const char *is, bool live) {
+    (void)data;
+    if (live)
+        daemon_log(LOG_NOTICE, "reload: %s is %s now, was %s", name, is, was);
+    else
+        daemon_log(LOG_WARNING, "reload: %s stays as it is (%s) until the next start", name, *was ? was : "default");
+}
+
+/* At SIGHUP. A file that is wrong changes nothing. */
+static void main_reload(void *data, struct broker *broker) {
+    struct main_reload *reload = data;
+    struct daemon_options *options = reload->options, next;
+    struct broker_config config;
+    char why[512];
+    if (daemon_config_load(reload->argc, reload->argv, &next, why, sizeof why) < 0) {
+        daemon_log(LOG_ERR, "reload: %s; all values stay as they were", why);
+        return;
+    }
+    main_fill_config(&next, &config);
+    int r = broker_reconfigure(broker, &config);
+    if (r < 0) {
+        daemon_log(LOG_ERR, "reload: %s; all values stay as they were", scissor_strerror(r));
+        return;
+    }
+    if (next.pool_bytes == 0)
+        next.pool_bytes = options->pool_bytes; /* the one that was worked out at the start still is right */
+    daemon_log_init(next.verbose);
+    daemon_options_compare(options, &next, main_log_change, NULL);
+    daemon_log(LOG_NOTICE, "reload: %s is in force", *next.config ? next.config : "no configuration file");
+    /* What takes a start stays, so that the next reload says so again. */
+    next.pool_bytes = options->pool_bytes;
+    memcpy(next.dir, options->dir, sizeof next.dir);
+    *options = next;
+}
+
+static int main_serve(struct main_reload *reload) {
+    const struct daemon_options *options = reload->options;
     char why[256], ready[256], size[32];
     struct rundir rundir;
     struct kernel_backend *backend = kernel_host_backend(NULL);
@@ -96,7 +137,7 @@ static int main_serve(const struct daemon_options *options) {
         daemon_log(LOG_ERR, "SCISSOR_HOST_PATH names a path that this processor cannot run: %s", strerror(errno));
         return 1;
     }
-    if (rundir_init(&rundir, options->dir, why, sizeof why) < 0) {
+    if (rundir_init(&rundir, *options->dir ? options->dir : NULL, why, sizeof why) < 0) {
         daemon_log(LOG_ERR, "%s", why);
         return 1;
     }
@@ -106,7 +147,7 @@ static int main_serve(const struct daemon_options *options) {
         snprintf(ready, sizeof ready, "scissord %s: ready; pool %s of %s memory (%s), sockets in %s", SCISSOR_VERSION,
                  daemon_size_text(options->pool_bytes, " ", size, sizeof size), backend->name, backend->path,
                  rundir.path);
-        status = server_run(&rundir, broker, ready);
+        status = server_run(&rundir, broker, ready, main_reload, reload);
     }
     rundir_deinit(&rundir);
     if (status == 0)
@@ -114,24 +155,33 @@ static int main_serve(const struct daemon_options *options) {
     return status;
 }
 
+/* What is asked for instead of a daemon; true if it was. */
+static bool main_print(const struct daemon_options *options) {
+    if (options->help)
+        daemon_options_help(stdout);
+    else if (options->version)
+        printf("scissord %s\n", SCISSOR_VERSION);
+    else if (*options->man)
+        daemon_options_man(stdout, options->man[0] == '5');
+    else if (options->check)
+        daemon_options_print(stdout, options);
+    else
+        return false;
+    return true;
+}
+
 int main(int argc, char **argv) {
     struct daemon_options options;
-    char why[256], size[32];
+    struct main_reload reload = {argc, argv, &options};
+    char why[512], size[32];
     if (argc == 3 && strcmp(argv[1], FRONT_ARGUMENT) == 0)
         return front_main(argv[2]);
-    if (daemon_options_parse(argc, argv, &options, why, sizeof why) < 0 ||
-        main_check_policy(options.policy, why, sizeof why) < 0) {
+    if (daemon_config_load(argc, argv, &options, why, sizeof why) < 0) {
         fprintf(stderr, "scissord: %s\n", why);
         return 2;
     }
-    if (options.help) {
-        daemon_options_help(stdout);
+    if (main_print(&options))
         return 0;
-    }
-    if (options.version) {
-        printf("scissord %s\n", SCISSOR_VERSION);
-        return 0;
-    }
     daemon_log_init(options.verbose);
     main_set_limits();
     if (options.pool_bytes == 0) {
@@ -139,5 +189,5 @@ int main(int argc, char **argv) {
         daemon_log(LOG_NOTICE, "no --pool: taking a quarter of the available memory, %s",
                    daemon_size_text(options.pool_bytes, " ", size, sizeof size));
     }
-    return main_serve(&options);
+    return main_serve(&reload);
 }

@@ -1,5 +1,5 @@
-/* options.c - getopt_long over the table in options.h. */
-#include "daemon/options.h"
+/* options.c - values by the table in options.h, and getopt_long over it. What is printed from it: options_print.c. */
+#include "daemon/options_table.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -9,23 +9,12 @@
 
 #include "scissor_error.h"
 
-enum option_type { OPTION_SIZE, OPTION_NUMBER, OPTION_TEXT, OPTION_FLAG };
-
-struct option_info {
-    const char *name;
-    enum option_type type;
-    uint64_t min, max;
-    const char *standard, *unit, *text;
-    size_t offset;
-};
-
-static const struct option_info option_table[] = {
-#define OPTION_ROW(field, name, type, min, max, standard, unit, text) \
-    {name, OPTION_##type, min, max, standard, unit, text, offsetof(struct daemon_options, field)},
+const struct option_info option_table[DAEMON_OPTIONS] = {
+#define OPTION_ROW(field, name, type, scope, min, max, standard, unit, text) \
+    {name, OPTION_##type, DAEMON_##scope, min, max, standard, unit, text, offsetof(struct daemon_options, field)},
     DAEMON_OPTION_MAP(OPTION_ROW)
 #undef OPTION_ROW
 };
-#define OPTION_COUNT (sizeof option_table / sizeof *option_table)
 
 /* ---------- sizes ---------- */
 
@@ -85,52 +74,67 @@ static int option_number(const char *text, uint64_t *ret) {
     return 0;
 }
 
-static int option_refuse(const struct option_info *o, const char *text, char *why, size_t why_bytes) {
+/* Says what is expected; `dashes` stands before the name. */
+static int option_refuse(const struct option_info *o, const char *dashes, const char *text, char *why,
+                         size_t why_bytes) {
     char least[32], most[32];
     if (o->type == OPTION_SIZE)
-        snprintf(why, why_bytes, "--%s: '%s' is not a size; expected e.g. 256MiB (%s .. %s)", o->name, text,
+        snprintf(why, why_bytes, "%s%s: '%s' is not a size; expected e.g. 256MiB (%s .. %s)", dashes, o->name, text,
                  daemon_size_text(o->min, "", least, sizeof least), daemon_size_text(o->max, "", most, sizeof most));
     else if (o->type == OPTION_NUMBER)
-        snprintf(why, why_bytes, "--%s: '%s' is not a number in range; expected e.g. %s (%" PRIu64 " .. %" PRIu64 ")",
-                 o->name, text, o->standard, o->min, o->max);
+        snprintf(why, why_bytes, "%s%s: '%s' is not a number in range; expected e.g. %s (%" PRIu64 " .. %" PRIu64 "%s)",
+                 dashes, o->name, text, o->standard, o->min, o->max, strcmp(o->unit, "MS") == 0 ? " ms" : "");
+    else if (o->type == OPTION_FLAG)
+        snprintf(why, why_bytes, "%s%s: '%s' is neither yes nor no; expected yes or no", dashes, o->name, text);
     else
-        snprintf(why, why_bytes, "--%s: '%s' is not a text of %" PRIu64 " to %" PRIu64 " bytes", o->name, text, o->min,
-                 o->max);
+        snprintf(why, why_bytes, "%s%s: '%s' is not a text of %" PRIu64 " to %" PRIu64 " bytes", dashes, o->name, text,
+                 o->min, o->max);
     return SCISSOR_EINVAL;
 }
 
-/* Writes the field of one option; `text` is NULL for a flag. */
-static int option_set(struct daemon_options *to, const struct option_info *o, const char *text, char *why,
-                      size_t why_bytes) {
+static int option_flag(const char *text, bool *ret) {
+    static const char *const yes[] = {"yes", "true", "on", "1"}, *const no[] = {"no", "false", "off", "0"};
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+        bool is_yes = strcasecmp(text, yes[i]) == 0;
+        if (is_yes || strcasecmp(text, no[i]) == 0) {
+            *ret = is_yes;
+            return 0;
+        }
+    }
+    return SCISSOR_EINVAL;
+}
+
+/* Writes the field of one option, or nothing if the value is bad. */
+static int option_set(struct daemon_options *to, const struct option_info *o, const char *text) {
     char *field = (char *)to + o->offset;
     uint64_t value;
-    if (o->type == OPTION_FLAG) {
-        *(bool *)field = true;
-        return 0;
-    }
+    if (o->type == OPTION_FLAG)
+        return option_flag(text, (bool *)field);
     if (o->type == OPTION_TEXT) {
         size_t length = strlen(text);
         if (length < o->min || length > o->max)
-            return option_refuse(o, text, why, why_bytes);
-        *(const char **)field = text;
+            return SCISSOR_EINVAL;
+        memcpy(field, text, length + 1);
         return 0;
     }
     int r = o->type == OPTION_SIZE ? daemon_size_parse(text, &value) : option_number(text, &value);
     if (r < 0 || value < o->min || value > o->max)
-        return option_refuse(o, text, why, why_bytes);
+        return SCISSOR_EINVAL;
     *(uint64_t *)field = value;
     return 0;
 }
 
+/* ---------- the command line ---------- */
+
 int daemon_options_parse(int argc, char **argv, struct daemon_options *ret, char *why, size_t why_bytes) {
-    struct option long_options[OPTION_COUNT + 1] = {0};
+    struct option long_options[DAEMON_OPTIONS + 1] = {0};
     struct daemon_options options = {0};
     int index;
-    for (size_t i = 0; i < OPTION_COUNT; i++) {
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++) {
         const struct option_info *o = &option_table[i];
         long_options[i].name = o->name;
         long_options[i].has_arg = o->type == OPTION_FLAG ? no_argument : required_argument;
-        if (*o->standard && option_set(&options, o, o->standard, why, why_bytes) < 0)
+        if (*o->standard && option_set(&options, o, o->standard) < 0)
             abort(); /* the table is wrong */
     }
     optind = 0; /* glibc: start anew */
@@ -142,8 +146,10 @@ int daemon_options_parse(int argc, char **argv, struct daemon_options *ret, char
                      argv[optind - 1]);
             return SCISSOR_EINVAL;
         }
-        if (option_set(&options, &option_table[index], optarg, why, why_bytes) < 0)
-            return SCISSOR_EINVAL;
+        const char *text = optarg ? optarg : "yes";
+        if (option_set(&options, &option_table[index], text) < 0)
+            return option_refuse(&option_table[index], "--", text, why, why_bytes);
+        options.source[index] = DAEMON_FROM_LINE;
     }
     if (optind < argc) {
         snprintf(why, why_bytes, "'%s' is not an option; see scissord --help", argv[optind]);
@@ -153,28 +159,38 @@ int daemon_options_parse(int argc, char **argv, struct daemon_options *ret, char
     return 0;
 }
 
-/* ---------- help ---------- */
+/* ---------- the file ---------- */
 
-static void option_help(FILE *to, const struct option_info *o) {
-    char left[48], least[32], most[32];
-    snprintf(left, sizeof left, "--%s %s", o->name, o->unit);
-    fprintf(to, "  %-18s %s", left, o->text);
-    if (o->type == OPTION_SIZE)
-        fprintf(to, " (%s .. %s)", daemon_size_text(o->min, "", least, sizeof least),
-                daemon_size_text(o->max, "", most, sizeof most));
-    else if (o->type == OPTION_NUMBER)
-        fprintf(to, " (%" PRIu64 " .. %" PRIu64 ", default %s)", o->min, o->max, o->standard);
-    else if (*o->standard)
-        fprintf(to, " (default %s)", o->standard);
-    fputc('\n', to);
+static int option_unknown(const char *name, char *why, size_t why_bytes) {
+    size_t used = (size_t)snprintf(why, why_bytes, "unknown option '%s'; expected one of:", name);
+    for (size_t i = 0; i < DAEMON_OPTIONS && used < why_bytes; i++)
+        if (option_in_file(&option_table[i]))
+            used += (size_t)snprintf(why + used, why_bytes - used, " %s", option_table[i].name);
+    return SCISSOR_EINVAL;
 }
 
-void daemon_options_help(FILE *to) {
-    fputs("Usage: scissord [OPTION]...\n"
-          "Owns the KV caches of all model sessions on this machine and keeps them within one budget.\n"
-          "Runs in the foreground and logs to stderr; SIGTERM ends it cleanly.\n\n",
-          to);
-    for (size_t i = 0; i < OPTION_COUNT; i++)
-        option_help(to, &option_table[i]);
-    fputs("\nA SIZE is a number of bytes or one with a unit: 256MiB, 1.5GiB, 100MB.\n", to);
+int daemon_options_set_from_file(struct daemon_options *o, const char *name, const char *value, char *why,
+                                 size_t why_bytes) {
+    struct daemon_options scratch;
+    size_t i = 0;
+    while (i < DAEMON_OPTIONS && strcmp(option_table[i].name, name) != 0)
+        i++;
+    if (i == DAEMON_OPTIONS || option_table[i].scope == DAEMON_HIDDEN)
+        return option_unknown(name, why, why_bytes);
+    const struct option_info *info = &option_table[i];
+    if (!option_in_file(info)) {
+        snprintf(why, why_bytes, "%s can stand on the command line only", name);
+        return SCISSOR_EINVAL;
+    }
+    if (o->in_file[i]) {
+        snprintf(why, why_bytes, "%s is given a second time; expected once", name);
+        return SCISSOR_EINVAL;
+    }
+    bool beneath = o->source[i] == DAEMON_FROM_LINE;
+    if (option_set(beneath ? &scratch : o, info, value) < 0)
+        return option_refuse(info, "", value, why, why_bytes);
+    o->in_file[i] = true;
+    if (!beneath)
+        o->source[i] = DAEMON_FROM_FILE;
+    return 0;
 }

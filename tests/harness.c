@@ -233,8 +233,8 @@ bool harness_alive(const struct harness_daemon *d) {
 }
 
 int harness_start_again(struct harness_daemon *d, const char *const *args) {
-    const char *argv[HARNESS_ARGUMENTS] = {harness_program("scissord"), "--dir", d->dir};
-    size_t argc = 3;
+    const char *argv[HARNESS_ARGUMENTS] = {harness_program("scissord"), "--config", "/dev/null", "--dir", d->dir};
+    size_t argc = 5;
     bool pool = false;
     for (; args && *args && argc < HARNESS_ARGUMENTS - 3; args++) {
         pool = pool || strncmp(*args, "--pool", 6) == 0;

@@ -72,6 +72,18 @@ int broker_new(const struct broker_config *config, struct broker **ret_broker) {
     return 0;
 }
 
+int broker_reconfigure(struct broker *b, const struct broker_config *config) {
+    const struct policy_class *policy = config->default_policy ? policy_lookup(config->default_policy) : NULL;
+    if (!policy || config->sessions_max < 1)
+        return SCISSOR_EINVAL;
+    b->config.score_wait_ns = config->score_wait_ns;
+    b->config.open_queue_max = config->open_queue_max;
+    b->config.sessions_max = config->sessions_max;
+    b->config.sessions_per_peer_max = config->sessions_per_peer_max;
+    b->config.default_policy = policy->name;
+    return 0;
+}
+
 struct broker *broker_free(struct broker *b) {
     if (!b)
         return NULL;

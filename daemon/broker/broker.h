@@ -53,6 +53,10 @@ void broker_config_init(struct broker_config *config);
 
 /* 0 or a negative scissor_error. */
 int broker_new(const struct broker_config *config, struct broker **ret_broker);
+/* Takes over what may change at any time: score wait, default policy and limits of sessions and of the queue; the rest
+ * of `config` is not looked at. What is open or waits stays. 0, or EINVAL: nothing has changed. `config` may have been
+ * made by broker_config_init(), and default_policy need not outlive the call. */
+int broker_reconfigure(struct broker *b, const struct broker_config *config);
 /* All peers must be gone and all jobs done; asserts that every pool came back to zero. NULL allowed; returns NULL. */
 struct broker *broker_free(struct broker *b);
 

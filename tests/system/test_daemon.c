@@ -24,7 +24,7 @@ static int run_daemon(char *text, size_t bytes, const char *a, const char *b, co
     int status = -1;
     assert_int_equal(harness_directory(base, sizeof base), 0);
     snprintf(output, sizeof output, "%s/output", base);
-    const char *argv[] = {harness_program("scissord"), a, b, c, NULL};
+    const char *argv[] = {harness_program("scissord"), "--config", "/dev/null", a, b, c, NULL};
     assert_int_equal(harness_run(argv, output, &status), 0);
     assert_true(harness_read_file(output, text, bytes) >= 0);
     return status;

@@ -89,7 +89,7 @@ static void test_defaults(void **state) {
     struct daemon_options o;
     char why[256] = "", *argv[] = {"scissord", NULL};
     assert_int_equal(daemon_options_parse(1, argv, &o, why, sizeof why), 0);
-    assert_true(o.pool_bytes == 0 && o.dir == NULL && !o.verbose);
+    assert_true(o.pool_bytes == 0 && !*o.dir && !o.verbose);
     assert_int_equal(o.score_wait_ms, 50);
     assert_int_equal(o.sessions_max, 1024);
     assert_string_equal(o.policy, "scissorhands");
@@ -104,7 +104,7 @@ static void test_refusals(void **state) {
     assert_int_equal(PARSE(&o, why, "--pool", "1023KiB"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--pool", "2PiB"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--score-wait", "10001"), SCISSOR_EINVAL);
-    assert_string_equal(why, "--score-wait: '10001' is not a number in range; expected e.g. 50 (0 .. 10000)");
+    assert_string_equal(why, "--score-wait: '10001' is not a number in range; expected e.g. 50 (0 .. 10000 ms)");
     assert_int_equal(PARSE(&o, why, "--score-wait", "-1"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--score-wait", "99999999999999999999999"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--sessions-max", "0"), SCISSOR_EINVAL);
@@ -129,18 +129,38 @@ static void test_help(void **state) {
     FILE *f = open_memstream(&text, &size);
     daemon_options_help(f);
     fclose(f);
-#define HAS(field, name, type, min, max, standard, unit, words) \
-    assert_non_null(strstr(text, "--" name));                   \
-    assert_non_null(strstr(text, words));
+#define HAS(field, name, type, scope, min, max, standard, unit, words)           \
+    assert_int_equal(!strstr(text, "--" name), DAEMON_##scope == DAEMON_HIDDEN); \
+    assert_int_equal(!strstr(text, words), DAEMON_##scope == DAEMON_HIDDEN);
     DAEMON_OPTION_MAP(HAS)
 #undef HAS
     free(text);
+}
+
+/* Of the manual pages, one has all options, the other what may stand in a file. */
+static void test_man(void **state) {
+    (void)state;
+    for (int file = 0; file < 2; file++) {
+        char *text = NULL, item[64];
+        size_t size = 0;
+        FILE *f = open_memstream(&text, &size);
+        daemon_options_man(f, file);
+        fclose(f);
+#define HAS(field, name, type, scope, min, max, standard, unit, words)                                   \
+    snprintf(item, sizeof item, file ? ".It Ic %s" : ".It Fl \\-%s", name);                              \
+    assert_int_equal(strstr(text, item) != NULL, DAEMON_##scope < (file ? DAEMON_LINE : DAEMON_HIDDEN)); \
+    assert_int_equal(strstr(text, words) != NULL, DAEMON_##scope < (file ? DAEMON_LINE : DAEMON_HIDDEN));
+        DAEMON_OPTION_MAP(HAS)
+#undef HAS
+        free(text);
+    }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),    cmocka_unit_test(test_size_texts), cmocka_unit_test(test_values),
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_help),
+        cmocka_unit_test(test_man),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,112 @@
+/* config.c - reads the configuration file with inih, line by line, and stops at the first line that is wrong.
+ *
+ * inih cuts long lines in pieces, joins indented ones to the line before and says only the number of a line that it
+ * cannot read; so it gets its lines from here, one at a time, checked and without their indentation. */
+#include "daemon/config.h"
+
+#include <errno.h>
+#include <ini.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "broker/policy.h"
+#include "scissor_error.h"
+
+struct config_reader {
+    FILE *file;
+    struct daemon_options *options;
+    const char *path;
+    unsigned line;
+    bool wrong; /* `why` is written */
+    char *why;
+    size_t why_bytes;
+};
+
+static void config_refuse(struct config_reader *r, const char *text) {
+    if (!r->wrong)
+        snprintf(r->why, r->why_bytes, "%s:%u: %s", r->path, r->line, text);
+    r->wrong = true;
+}
+
+/* inih's fgets: the next line, or NULL at the end and after a line that is wrong. */
+static char *config_next_line(char *line, int capacity, void *stream) {
+    struct config_reader *r = stream;
+    char *text = NULL, message[96];
+    size_t bytes = 0;
+    ssize_t length = r->wrong ? -1 : getline(&text, &bytes, r->file);
+    if (length < 0) {
+        free(text);
+        return NULL;
+    }
+    r->line++;
+    size_t indent = strspn(text, " \t"), most = (size_t)capacity - 2;
+    if (strlen(text) != (size_t)length)
+        config_refuse(r, "the line has a zero byte; expected a text file");
+    else if ((size_t)length - indent > most) {
+        snprintf(message, sizeof message, "the line is too long; expected at most %zu characters", most);
+        config_refuse(r, message);
+    } else
+        memcpy(line, text + indent, (size_t)length - indent + 1);
+    free(text);
+    return r->wrong ? NULL : line;
+}
+
+/* `option` is how the policy was given. */
+static int config_check_policy(const char *option, const char *name, char *why, size_t why_bytes) {
+    if (policy_lookup(name))
+        return 0;
+    size_t used = (size_t)snprintf(why, why_bytes, "%s: there is no policy '%s'; there are:", option, name);
+    for (size_t i = 0; policy_class_at(i) && used < why_bytes; i++)
+        used += (size_t)snprintf(why + used, why_bytes - used, " %s", policy_class_at(i)->name);
+    return SCISSOR_EINVAL;
+}
+
+static int config_take(void *data, const char *section, const char *name, const char *value) {
+    struct config_reader *r = data;
+    char why[512];
+    if (*section) {
+        snprintf(why, sizeof why, "%s stands in a section [%s]; expected no sections", name, section);
+        config_refuse(r, why);
+    } else if (daemon_options_set_from_file(r->options, name, value, why, sizeof why) < 0 ||
+               (strcmp(name, "policy") == 0 && config_check_policy(name, value, why, sizeof why) < 0))
+        config_refuse(r, why);
+    return !r->wrong;
+}
+
+int daemon_config_read(struct daemon_options *options, char *why, size_t why_bytes) {
+    bool named = *options->config;
+    const char *path = named ? options->config : DAEMON_CONFIG_FILE;
+    FILE *file = fopen(path, "re");
+    if (!file) {
+        if (!named && errno == ENOENT)
+            return 0;
+        snprintf(why, why_bytes, "cannot read %s: %s", path, strerror(errno));
+        return SCISSOR_EINVAL;
+    }
+    struct config_reader reader = {.file = file, .options = options, .path = path, .why = why, .why_bytes = why_bytes};
+    int r = ini_parse_stream(config_next_line, &reader, config_take, &reader);
+    if (r > 0 && (!reader.wrong || (unsigned)r < reader.line)) {
+        reader.line = (unsigned)r; /* not a "name = value", and inih went on after it */
+        reader.wrong = false;
+        config_refuse(&reader, "expected NAME = VALUE");
+    } else if (!reader.wrong && (r < 0 || ferror(file))) {
+        snprintf(why, why_bytes, "cannot read %s: %s", path, strerror(errno));
+        reader.wrong = true;
+    }
+    fclose(file);
+    if (!named)
+        snprintf(options->config, sizeof options->config, "%s", DAEMON_CONFIG_FILE);
+    return reader.wrong ? SCISSOR_EINVAL : 0;
+}
+
+int daemon_config_load(int argc, char **argv, struct daemon_options *ret, char *why, size_t why_bytes) {
+    struct daemon_options options;
+    int r = daemon_options_parse(argc, argv, &options, why, why_bytes);
+    if (r == 0)
+        r = config_check_policy("--policy", options.policy, why, why_bytes);
+    if (r == 0 && !options.help && !options.version && !*options.man)
+        r = daemon_config_read(&options, why, why_bytes);
+    if (r == 0)
+        *ret = options;
+    return r;
+}

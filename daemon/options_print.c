@@ -1,0 +1,130 @@
+/* options_print.c - what is made from the table of options beside the parsers: help, --check, manual pages, and what a
+ * reload has changed. */
+#include "daemon/options_table.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* " (1MiB .. 1PiB, default ...)" or nothing. */
+static void option_print_bounds(FILE *to, const struct option_info *o) {
+    char least[32], most[32];
+    const char *comma = "";
+    if (o->type != OPTION_SIZE && o->type != OPTION_NUMBER && !*o->standard)
+        return;
+    fputs(" (", to);
+    if (o->type == OPTION_SIZE) {
+        fprintf(to, "%s .. %s", daemon_size_text(o->min, "", least, sizeof least),
+                daemon_size_text(o->max, "", most, sizeof most));
+        comma = ", ";
+    } else if (o->type == OPTION_NUMBER) {
+        fprintf(to, "%" PRIu64 " .. %" PRIu64, o->min, o->max);
+        comma = ", ";
+    }
+    if (*o->standard)
+        fprintf(to, "%sdefault %s", comma, o->standard);
+    fputc(')', to);
+}
+
+void daemon_options_help(FILE *to) {
+    fputs(
+        "Usage: scissord [OPTION]...\n"
+        "Owns the KV caches of all model sessions on this machine and keeps them within one budget.\n"
+        "Runs in the foreground and logs to stderr; SIGTERM ends it cleanly, SIGHUP reads the configuration again.\n\n",
+        to);
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++) {
+        const struct option_info *o = &option_table[i];
+        char left[48];
+        if (o->scope == DAEMON_HIDDEN)
+            continue;
+        snprintf(left, sizeof left, "--%s %s", o->name, o->unit);
+        fprintf(to, "  %-24s %s", left, o->text);
+        option_print_bounds(to, o);
+        fputc('\n', to);
+    }
+    fputs("\nA SIZE is a number of bytes or one with a unit: 256MiB, 1.5GiB, 100MB.\n", to);
+}
+
+/* ---------- values ---------- */
+
+/* Without loss, as daemon_size_parse() reads it. */
+static void option_size_text(uint64_t bytes, char *text, size_t text_bytes) {
+    static const char *const units[] = {"", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    size_t unit = 0;
+    while (bytes && bytes % 1024 == 0 && unit + 1 < sizeof units / sizeof *units) {
+        bytes /= 1024;
+        unit++;
+    }
+    snprintf(text, text_bytes, "%" PRIu64 "%s", bytes, units[unit]);
+}
+
+/* As a file has it; empty if there is none. */
+static const char *option_value_text(const struct daemon_options *o, size_t i, char *text, size_t text_bytes) {
+    const struct option_info *info = &option_table[i];
+    const char *field = (const char *)o + info->offset;
+    if (info->type == OPTION_FLAG)
+        snprintf(text, text_bytes, "%s", *(const bool *)field ? "yes" : "no");
+    else if (info->type == OPTION_TEXT)
+        snprintf(text, text_bytes, "%s", field);
+    else if (info->type == OPTION_NUMBER)
+        snprintf(text, text_bytes, "%" PRIu64, *(const uint64_t *)field);
+    else if (*(const uint64_t *)field == 0 && !*info->standard)
+        *text = 0;
+    else
+        option_size_text(*(const uint64_t *)field, text, text_bytes);
+    return text;
+}
+
+void daemon_options_print(FILE *to, const struct daemon_options *o) {
+    static const char *const sources[] = {"default", "file", "command line"};
+    char text[256];
+    fprintf(to, "; scissord %s, configuration file: %s\n", SCISSOR_VERSION, *o->config ? o->config : "none");
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++) {
+        if (!option_in_file(&option_table[i]))
+            continue;
+        if (*option_value_text(o, i, text, sizeof text))
+            fprintf(to, "%s = %s ; %s\n", option_table[i].name, text, sources[o->source[i]]);
+        else
+            fprintf(to, "; %s: %s\n", option_table[i].name, option_table[i].text);
+    }
+}
+
+void daemon_options_compare(const struct daemon_options *before, const struct daemon_options *after,
+                            void (*changed)(void *data, const char *name, const char *was, const char *is, bool live),
+                            void *data) {
+    char was[256], is[256];
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++)
+        if (option_in_file(&option_table[i]) &&
+            strcmp(option_value_text(before, i, was, sizeof was), option_value_text(after, i, is, sizeof is)) != 0)
+            changed(data, option_table[i].name, was, is, option_table[i].scope == DAEMON_LIVE);
+}
+
+/* ---------- manual pages ---------- */
+
+/* One line of running text, of which roff must take nothing for its own. */
+static void option_man_text(FILE *to, const char *text) {
+    for (; *text; text++) {
+        if (*text == '\\')
+            fputs("\\e", to);
+        else
+            fputc(*text, to);
+    }
+}
+
+void daemon_options_man(FILE *to, bool file) {
+    fputs(".Bl -tag -width Ds\n", to);
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++) {
+        const struct option_info *o = &option_table[i];
+        if (o->scope == DAEMON_HIDDEN || (file && !option_in_file(o)))
+            continue;
+        if (file)
+            fprintf(to, ".It Ic %s No = Ar %s\n", o->name, o->type == OPTION_FLAG ? "yes|no" : o->unit);
+        else
+            fprintf(to, ".It Fl \\-%s%s%s\n", o->name, *o->unit ? " Ar " : "", o->unit);
+        option_man_text(to, o->text);
+        option_print_bounds(to, o);
+        fputs(file && o->type == OPTION_FLAG ? " (default no).\n" : ".\n", to);
+        if (file && o->scope == DAEMON_START)
+            fputs("A change takes effect at the next start.\n", to);
+    }
+    fputs(".El\n", to);
+}
