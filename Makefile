@@ -60,6 +60,7 @@ UNIT_T    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/
 SIM_T     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/sim/test_*.c)))
 SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/system/test_*.c)))
 BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
+PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 libscissor.3)
 PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run
 LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so $(BUILD)/libscissor.pc
 
@@ -70,8 +71,9 @@ $(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) model: | deps
 endif
 
 .DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
 .PHONY: all
-all: $(PROGRAMS) $(LIBRARIES) ## build everything but the tests
+all: $(PROGRAMS) $(LIBRARIES) $(PAGES) ## build everything but the tests
 
 $(BUILD)/%.o: %.c
 	$(call say,CC)
@@ -103,6 +105,45 @@ $(BUILD)/libscissor.pc: client/libscissor.pc.in Makefile
 	$(call say,GEN)
 	@mkdir -p $(@D)
 	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
+
+# ---------- manual pages ----------
+
+# What stands in a table of the sources goes into the pages from there: @NAME@ on a line of its own is replaced.
+insert = sed -e '/^@$(1)@$$/{r $(2)' -e 'd}'
+
+# Roff must take nothing in a program for its own.
+LITERAL := sed 's/\\/\\e/g; s/^\./\\\&./'
+
+$(BUILD)/man/scissord.8: daemon/scissord.8.in $(BUILD)/scissord
+	$(call say,GEN)
+	@mkdir -p $(@D)
+	$(Q)$(BUILD)/scissord --man-options 8 >$@.options
+	$(Q)$(BUILD)/scissord --man-options p >$@.policies
+	$(Q)$(call insert,OPTIONS,$@.options) -e '/^@POLICIES@$$/{r $@.policies' -e 'd}' $< >$@
+
+$(BUILD)/man/scissord.conf.5: daemon/scissord.conf.5.in $(BUILD)/scissord
+	$(call say,GEN)
+	@mkdir -p $(@D)
+	$(Q)$(BUILD)/scissord --man-options 5 >$@.options
+	$(Q)$(call insert,OPTIONS,$@.options) $< >$@
+
+$(BUILD)/man/scissorctl.1: client/ctl/scissorctl.1
+	$(call say,GEN)
+	@mkdir -p $(@D)
+	$(Q)cp $< $@
+
+$(BUILD)/man/scissor-run.1: client/llama/scissor-run.1.in client/llama/options.awk $(BUILD)/scissor-run
+	$(call say,GEN)
+	@mkdir -p $(@D)
+	$(Q)$(BUILD)/scissor-run --help | awk -f client/llama/options.awk >$@.options
+	$(Q)$(call insert,OPTIONS,$@.options) $< >$@
+
+$(BUILD)/man/libscissor.3: client/libscissor.3.in proto/scissor_error.h $(BUILD)/tests/readme_example.c
+	$(call say,GEN)
+	@mkdir -p $(@D)
+	$(Q)$(LITERAL) $(BUILD)/tests/readme_example.c >$@.example
+	$(Q)awk -f client/errors.awk proto/scissor_error.h >$@.errors
+	$(Q)$(call insert,EXAMPLE,$@.example) -e '/^@ERRORS@$$/{r $@.errors' -e 'd}' $< >$@
 
 # ---------- tests ----------
 

@@ -161,8 +161,10 @@ static bool main_print(const struct daemon_options *options) {
         daemon_options_help(stdout);
     else if (options->version)
         printf("scissord %s\n", SCISSOR_VERSION);
+    else if (*options->man == 'p')
+        daemon_policies_man(stdout);
     else if (*options->man)
-        daemon_options_man(stdout, options->man[0] == '5');
+        daemon_options_man(stdout, *options->man == '5');
     else if (options->check)
         daemon_options_print(stdout, options);
     else

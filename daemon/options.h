@@ -29,7 +29,7 @@
     X(check, "check", FLAG, LINE, 0, 0, "", "", "print the configuration that would be in force, and exit")            \
     X(help, "help", FLAG, LINE, 0, 0, "", "", "print this and exit")                                                   \
     X(version, "version", FLAG, LINE, 0, 0, "", "", "print the version and exit")                                      \
-    X(man, "man-options", TEXT, HIDDEN, 1, 1, "", "SECTION", "print the options for a manual page: 8 or 5")
+    X(man, "man-options", TEXT, HIDDEN, 1, 1, "", "WHAT", "print a list for a manual page")
 
 #define DAEMON_FIELD_SIZE(field) uint64_t field
 #define DAEMON_FIELD_NUMBER(field) uint64_t field
@@ -63,8 +63,10 @@ int daemon_options_set_from_file(struct daemon_options *o, const char *name, con
 void daemon_options_help(FILE *to);
 /* What is in force, as a configuration file whose comments say where each value comes from. */
 void daemon_options_print(FILE *to, const struct daemon_options *o);
-/* A list in mdoc(7): for section 8 every option, for section 5 what may stand in a file. */
+/* A list in mdoc(7), of every option or of what may stand in a file. */
 void daemon_options_man(FILE *to, bool file);
+/* A list in mdoc(7) of the policies and their parameters. */
+void daemon_policies_man(FILE *to);
 
 /* How the options that may stand in a file differ: calls back for each, with both values as a file has them. */
 void daemon_options_compare(const struct daemon_options *before, const struct daemon_options *after,

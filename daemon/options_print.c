@@ -5,6 +5,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "broker/policy.h"
+
 /* " (1MiB .. 1PiB, default ...)" or nothing. */
 static void option_print_bounds(FILE *to, const struct option_info *o) {
     char least[32], most[32];
@@ -125,6 +127,23 @@ void daemon_options_man(FILE *to, bool file) {
         fputs(file && o->type == OPTION_FLAG ? " (default no).\n" : ".\n", to);
         if (file && o->scope == DAEMON_START)
             fputs("A change takes effect at the next start.\n", to);
+    }
+    fputs(".El\n", to);
+}
+
+void daemon_policies_man(FILE *to) {
+    fputs(".Bl -tag -width Ds\n", to);
+    for (size_t i = 0; policy_class_at(i); i++) {
+        const struct policy_class *policy = policy_class_at(i);
+        fprintf(to, ".It Cm %s\n", policy->name);
+        option_man_text(to, policy->text);
+        fprintf(to, ".\n%s", policy->params->name ? ".Bl -tag -width Ds\n" : "");
+        for (const struct policy_param_info *p = policy->params; p->name; p++) {
+            fprintf(to, ".It Ic %s\n", p->name);
+            option_man_text(to, p->text);
+            fprintf(to, " (%.10g .. %.10g, default %.10g).\n", p->min, p->max, p->value);
+        }
+        fputs(policy->params->name ? ".El\n" : "", to);
     }
     fputs(".El\n", to);
 }
