@@ -62,7 +62,7 @@ SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/syste
 BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
 PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 libscissor.3)
 PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run
-LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so $(BUILD)/libscissor.pc
+LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so
 
 # `make deps check` installs before it builds, however many jobs there are.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
@@ -100,11 +100,6 @@ $(BUILD)/libscissor.so: $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) -shared -Wl,-soname,libscissor.so.0 -Wl,--no-undefined $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg) -lm
 	$(Q)ln -sf $(@F) $(BUILD)/libscissor.so.0
-
-$(BUILD)/libscissor.pc: client/libscissor.pc.in Makefile
-	$(call say,GEN)
-	@mkdir -p $(@D)
-	$(Q)sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' $< >$@
 
 # ---------- manual pages ----------
 
@@ -199,15 +194,28 @@ format: ## rewrite the sources with clang-format
 style: ## fail if a source is not formatted or breaks the layers
 	$(Q)tests/style.sh
 
-.PHONY: install
+# What `install` puts below PREFIX and `uninstall` takes away.
+INSTALLED := $(addprefix bin/,$(notdir $(PROGRAMS))) include/scissor.h include/scissor_error.h lib/libscissor.a \
+	lib/libscissor.so.0 lib/libscissor.so lib/pkgconfig/libscissor.pc share/bash-completion/completions/scissorctl \
+	$(foreach page,$(notdir $(PAGES)),share/man/man$(patsubst .%,%,$(suffix $(page)))/$(page))
+TO = $(DESTDIR)$(PREFIX)
+
+.PHONY: install uninstall
 install: all ## install into PREFIX (/usr/local), below DESTDIR if that is set
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include lib/pkgconfig)
-	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
-	install -m 644 client/scissor.h proto/scissor_error.h $(DESTDIR)$(PREFIX)/include
-	install -m 644 $(BUILD)/libscissor.a $(DESTDIR)$(PREFIX)/lib
-	install $(BUILD)/libscissor.so $(DESTDIR)$(PREFIX)/lib/libscissor.so.0
-	ln -sf libscissor.so.0 $(DESTDIR)$(PREFIX)/lib/libscissor.so
-	install -m 644 $(BUILD)/libscissor.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -d $(sort $(addprefix $(TO)/,$(dir $(INSTALLED))))
+	install $(PROGRAMS) $(TO)/bin
+	install -m 644 client/scissor.h proto/scissor_error.h $(TO)/include
+	install -m 644 $(BUILD)/libscissor.a $(TO)/lib
+	install -m 644 $(BUILD)/libscissor.so $(TO)/lib/libscissor.so.0
+	ln -sf libscissor.so.0 $(TO)/lib/libscissor.so
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' client/libscissor.pc.in >$(TO)/lib/pkgconfig/libscissor.pc
+	chmod 644 $(TO)/lib/pkgconfig/libscissor.pc
+	install -m 644 client/ctl/scissorctl.bash $(TO)/share/bash-completion/completions/scissorctl
+	for page in $(PAGES); do install -m 644 $$page $(TO)/share/man/man$${page##*.} || exit 1; done
+uninstall: ## remove what install put there; below DESTDIR empty folders, too
+	rm -f $(addprefix $(TO)/,$(INSTALLED))
+	$(if $(DESTDIR),cd $(DESTDIR) && for d in $(sort $(dir $(INSTALLED))); do \
+		[ ! -d $(PREFIX:/%=%)/$$d ] || rmdir -p --ignore-fail-on-non-empty $(PREFIX:/%=%)/$$d || exit 1; done)
 
 .PHONY: compdb
 compdb: ## compile_commands.json for editors (needs bear)

@@ -1,0 +1,184 @@
+/* test_install.c - what `make install` puts where, what others can do with it, and that `make uninstall` leaves
+ * nothing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "harness.h"
+
+static char base[64];
+static char text[65536]; /* what the last command printed */
+
+/* Runs a shell command with $D (the tree that is installed into) and $P (PREFIX below it) set; gives its status. */
+static int run(const char *command) {
+    char output[96];
+    int status = -1;
+    pid_t pid;
+    const char *argv[] = {"sh", "-c", command, NULL};
+    snprintf(output, sizeof output, "%s/output", base);
+    unlink(output); /* it would be appended to */
+    assert_int_equal(harness_spawn(argv, output, &pid), 0);
+    assert_int_equal(harness_wait(pid, 240000, &status), 0);
+    assert_true(harness_read_file(output, text, sizeof text) >= 0);
+    return status;
+}
+
+static void must(const char *command) {
+    int status = run(command);
+    if (status)
+        fail_msg("exit status %d of %s\n%s", status, command, text);
+}
+
+static int set_up(void **state) {
+    static const char *const of_make[] = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "DESTDIR", "PREFIX"};
+    char path[128];
+    (void)state;
+    /* An outer make's jobs and variables are not for the inner one. */
+    for (size_t i = 0; i < sizeof of_make / sizeof *of_make; i++)
+        unsetenv(of_make[i]);
+    if (harness_directory(base, sizeof base) < 0)
+        return -1;
+    snprintf(path, sizeof path, "%s/tree", base);
+    setenv("D", path, 1);
+    snprintf(path, sizeof path, "%s/tree/opt/kv", base);
+    setenv("P", path, 1);
+    setenv("B", getenv("BUILD") && *getenv("BUILD") ? getenv("BUILD") : "build", 1);
+    must("make --no-print-directory install BUILD=\"$B\" DESTDIR=\"$D\" PREFIX=/opt/kv");
+    return 0;
+}
+
+static void test_files(void **state) {
+    (void)state;
+    must("cd \"$D\" && find . ! -type d | sort");
+    assert_string_equal(text, "./opt/kv/bin/scissor-run\n"
+                              "./opt/kv/bin/scissorctl\n"
+                              "./opt/kv/bin/scissord\n"
+                              "./opt/kv/include/scissor.h\n"
+                              "./opt/kv/include/scissor_error.h\n"
+                              "./opt/kv/lib/libscissor.a\n"
+                              "./opt/kv/lib/libscissor.so\n"
+                              "./opt/kv/lib/libscissor.so.0\n"
+                              "./opt/kv/lib/pkgconfig/libscissor.pc\n"
+                              "./opt/kv/share/bash-completion/completions/scissorctl\n"
+                              "./opt/kv/share/man/man1/scissor-run.1\n"
+                              "./opt/kv/share/man/man1/scissorctl.1\n"
+                              "./opt/kv/share/man/man3/libscissor.3\n"
+                              "./opt/kv/share/man/man5/scissord.conf.5\n"
+                              "./opt/kv/share/man/man8/scissord.8\n");
+    must("readlink \"$P/lib/libscissor.so\"");
+    assert_string_equal(text, "libscissor.so.0\n");
+    must("find \"$D\" -type f -perm /111 | sed 's|.*/||' | sort");
+    assert_string_equal(text, "scissor-run\nscissorctl\nscissord\n");
+    must("find \"$D\" ! -type l -perm /022");
+    assert_string_equal(text, "");
+    must("\"$P/bin/scissord\" --version");
+    assert_string_equal(text, "scissord " SCISSOR_VERSION "\n");
+    must("PKG_CONFIG_PATH=\"$P/lib/pkgconfig\" pkg-config --modversion libscissor");
+    assert_string_equal(text, SCISSOR_VERSION "\n");
+}
+
+/* The shared library exports what the headers declare, and nothing else. */
+static void test_symbols(void **state) {
+    (void)state;
+    must(
+        "{ sed -n 's/^SCISSOR_API .*[ *]\\(scissor_[a-z_]*\\)(.*/\\1/p' \"$P/include/scissor.h\";"
+        "sed -n 's/^const char \\*\\(scissor_[a-z]*\\)(.*/\\1/p' \"$P/include/scissor_error.h\"; } |"
+        "LC_ALL=C sort >\"$D.declared\";"
+        /* What begins with an underscore is the compiler's. */
+        "nm -D --defined-only \"$P/lib/libscissor.so\" | sed 's/.* //' | grep -v '^_' | LC_ALL=C sort >\"$D.exported\";"
+        "diff \"$D.declared\" \"$D.exported\" && wc -l <\"$D.declared\"");
+    assert_true(atoi(text) >= 21);
+    must("objdump -p \"$P/lib/libscissor.so\" | grep SONAME");
+    assert_non_null(strstr(text, " libscissor.so.0\n"));
+}
+
+/* The program in README.md, built as it says there, with nothing of the source tree. */
+static void test_example(void **state) {
+    (void)state;
+    struct harness_daemon d;
+    char command[512];
+    if (run("nm -D \"$P/lib/libscissor.so\" | grep -E '__(a|ub|t)san_'") == 0) {
+        printf("SKIP: the library is built with a sanitizer, which a program without one cannot load\n");
+        skip();
+    }
+    must("cp \"$B/tests/readme_example.c\" \"$D.c\" && export PKG_CONFIG_PATH=\"$P/lib/pkgconfig\" &&"
+         "export PKG_CONFIG_SYSROOT_DIR=\"$D\" && cd / &&"
+         "${CC:-cc} -Wall -Werror \"$D.c\" $(pkg-config --cflags --libs libscissor) -o \"$D.program\"");
+    must("ldd \"$D.program\" | grep -c libscissor.so.0");
+    assert_int_equal(harness_start(&d, NULL), 0);
+    snprintf(command, sizeof command, "SCISSORD_DIR=%s LD_LIBRARY_PATH=\"$P/lib\" \"$D.program\"", d.dir);
+    must(command);
+    assert_string_equal(text, "1000 tokens seen, 232 rows held per head\n");
+    assert_int_equal(harness_stop(&d), 0);
+}
+
+/* Completes the last of the words. */
+static void complete(const char *words) {
+    char command[1024];
+    snprintf(command, sizeof command,
+             "PATH=\"$P/bin:$PATH\" bash -c '. \"$P/share/bash-completion/completions/scissorctl\";"
+             "COMP_WORDS=(%s); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _scissorctl; echo \"${COMPREPLY[@]}\"'",
+             words);
+    must(command);
+}
+
+static void test_completion(void **state) {
+    (void)state;
+    struct harness_daemon d;
+    struct proto_open open;
+    struct proto_opened one, two;
+    char words[256], expected[64];
+    complete("scissorctl se");
+    assert_string_equal(text, "sessions session\n");
+    complete("scissorctl --json help wa");
+    assert_string_equal(text, "watch\n");
+    complete("scissorctl watch --c");
+    assert_string_equal(text, "--count\n");
+    complete("scissorctl stat \"\"");
+    assert_string_equal(text, "\n");
+    complete("scissorctl --dir /nowhere close \"\"");
+    assert_string_equal(text, "\n");
+    assert_int_equal(harness_start(&d, NULL), 0);
+    harness_open_default(&open);
+    int fd = harness_hello(&d);
+    assert_int_equal(harness_open(fd, &open, &one, NULL), 0);
+    assert_int_equal(harness_open(fd, &open, &two, NULL), 0);
+    snprintf(words, sizeof words, "scissorctl --dir %s close \"\"", d.dir);
+    complete(words);
+    snprintf(expected, sizeof expected, "%llu %llu\n", (unsigned long long)one.session,
+             (unsigned long long)two.session);
+    assert_string_equal(text, expected);
+    snprintf(words, sizeof words, "scissorctl --dir = %s session %llu", d.dir, (unsigned long long)two.session);
+    complete(words);
+    snprintf(expected, sizeof expected, "%llu\n", (unsigned long long)two.session);
+    assert_string_equal(text, expected);
+    close(fd);
+    assert_int_equal(harness_stop(&d), 0);
+}
+
+/* The last one: what install put there goes, what was somebody else's stays. */
+static void test_uninstall(void **state) {
+    (void)state;
+    must("mkdir -p \"$D/etc\" && : >\"$D/etc/scissord.conf\" && : >\"$P/bin/other\"");
+    must("make --no-print-directory uninstall BUILD=\"$B\" DESTDIR=\"$D\" PREFIX=/opt/kv");
+    must("cd \"$D\" && find . ! -type d | sort");
+    assert_string_equal(text, "./etc/scissord.conf\n./opt/kv/bin/other\n");
+    must("rm -r \"$D/etc\" \"$P/bin/other\"");
+    must("make --no-print-directory uninstall BUILD=\"$B\" DESTDIR=\"$D\" PREFIX=/opt/kv");
+    must("cd \"$D\" && find . -mindepth 1");
+    assert_string_equal(text, "");
+}
+
+int main(void) {
+    harness_init(280);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_symbols),   cmocka_unit_test(test_example),
+        cmocka_unit_test(test_completion), cmocka_unit_test(test_uninstall),
+    };
+    return cmocka_run_group_tests_name("install", tests, set_up, NULL);
+}
