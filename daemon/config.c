@@ -6,7 +6,6 @@
 
 #include <errno.h>
 #include <ini.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "broker/policy.h"
@@ -28,27 +27,32 @@ static void config_refuse(struct config_reader *r, const char *text) {
     r->wrong = true;
 }
 
-/* inih's fgets: the next line, or NULL at the end and after a line that is wrong. */
+/* inih's fgets: the next line without its indentation, or NULL at the end and after a line that is wrong. */
 static char *config_next_line(char *line, int capacity, void *stream) {
     struct config_reader *r = stream;
-    char *text = NULL, message[96];
-    size_t bytes = 0;
-    ssize_t length = r->wrong ? -1 : getline(&text, &bytes, r->file);
-    if (length < 0) {
-        free(text);
+    size_t used = 0, most = (size_t)capacity - 2; /* without line feed and NUL */
+    char message[96];
+    int c = r->wrong ? EOF : getc(r->file);
+    if (c == EOF)
         return NULL;
-    }
     r->line++;
-    size_t indent = strspn(text, " \t"), most = (size_t)capacity - 2;
-    if (strlen(text) != (size_t)length)
-        config_refuse(r, "the line has a zero byte; expected a text file");
-    else if ((size_t)length - indent > most) {
-        snprintf(message, sizeof message, "the line is too long; expected at most %zu characters", most);
-        config_refuse(r, message);
-    } else
-        memcpy(line, text + indent, (size_t)length - indent + 1);
-    free(text);
-    return r->wrong ? NULL : line;
+    for (; c != EOF && c != '\n'; c = getc(r->file)) {
+        if (used == 0 && (c == ' ' || c == '\t'))
+            continue;
+        if (c == 0) {
+            config_refuse(r, "the line has a zero byte; expected a text file");
+            return NULL;
+        }
+        if (used == most) {
+            snprintf(message, sizeof message, "the line is too long; expected at most %zu characters", most);
+            config_refuse(r, message);
+            return NULL;
+        }
+        line[used++] = (char)c;
+    }
+    line[used++] = '\n';
+    line[used] = 0;
+    return line;
 }
 
 /* `option` is how the policy was given. */

@@ -100,7 +100,7 @@ int private_daemon_start(uint32_t pool_mib, struct private_daemon **ret_daemon, 
     }
     private_daemon_find(path);
     snprintf(pool, sizeof(pool), "%uMiB", pool_mib);
-    char *const argv[] = {path, "--config", "/dev/null", "--pool", pool, "--dir", daemon->directory, NULL};
+    char *const argv[] = {path, "--pool", pool, "--dir", daemon->directory, "--config", "/dev/null", NULL};
     pid_t parent = getpid();
     int log = private_daemon_open_log(daemon, O_WRONLY | O_CREAT | O_APPEND);
     daemon->pid = log < 0 ? -1 : fork();

@@ -449,6 +449,38 @@ static void test_drain(void **state) {
     assert_true(rig.sessions[a].closed);
 }
 
+/* What is changed at run time counts from then on; what cannot be, changes nothing. */
+static void test_reconfigure(void **state) {
+    struct broker_config config = {.score_wait_ns = 7 * MS, .sessions_max = 1, .sessions_per_peer_max = 1};
+    struct proto_open spec = rig_spec(2, 2, 256, 64, 64 + 128, 0, NULL);
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int a = rig_connect(&rig), b = rig_connect(&rig);
+    int first = rig_open_now(&rig, a, &spec), second = rig_open_now(&rig, b, &spec);
+    assert_true(first >= 0 && second >= 0);
+    assert_int_equal(broker_reconfigure(rig.broker, &config), SCISSOR_EINVAL); /* no policy */
+    config.default_policy = "magic";
+    assert_int_equal(broker_reconfigure(rig.broker, &config), SCISSOR_EINVAL);
+    int third = rig_open_now(&rig, a, &spec);
+    assert_true(third >= 0);
+
+    char policy[] = "window";
+    config.default_policy = policy;
+    assert_int_equal(broker_reconfigure(rig.broker, &config), 0);
+    memset(policy, 'x', sizeof policy - 1); /* the text was not kept */
+    assert_int_equal(rig_open_now(&rig, b, &spec), -1);
+    assert_int_equal(rig.peers[b].code, SCISSOR_ELIMIT);
+    settle_times(first, 1); /* three are open where one may be: they go on */
+
+    rig_close(&rig, second);
+    rig_close(&rig, third);
+    rig_jobs(&rig);
+    rig_close(&rig, first);
+    rig_jobs(&rig);
+    assert_true(rig_open_now(&rig, b, &spec) >= 0);
+    broker_check(rig.broker);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_hello, teardown),
@@ -466,6 +498,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_quarantine, teardown),
         cmocka_unit_test_teardown(test_pools, teardown),
         cmocka_unit_test_teardown(test_drain, teardown),
+        cmocka_unit_test_teardown(test_reconfigure, teardown),
     };
     return cmocka_run_group_tests_name("broker: coming, waiting, memory", tests, NULL, NULL);
 }

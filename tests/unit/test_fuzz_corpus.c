@@ -23,6 +23,10 @@
 #include "fuzz/fuzz_dispatch.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput fuzz_config
+#include "fuzz/fuzz_config.c"
+#undef LLVMFuzzerTestOneInput
+
 typedef int (*fuzz_target)(const uint8_t *data, size_t size);
 
 static uint32_t state_of_noise = 1;
@@ -94,12 +98,15 @@ static void dispatch_corpus(void **state) {
     run_corpus(fuzz_dispatch, "dispatch");
 }
 
+static void config_corpus(void **state) {
+    (void)state;
+    run_corpus(fuzz_config, "config");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(attach_corpus),
-        cmocka_unit_test(score_corpus),
-        cmocka_unit_test(control_corpus),
-        cmocka_unit_test(dispatch_corpus),
+        cmocka_unit_test(attach_corpus),   cmocka_unit_test(score_corpus),  cmocka_unit_test(control_corpus),
+        cmocka_unit_test(dispatch_corpus), cmocka_unit_test(config_corpus),
     };
     return cmocka_run_group_tests_name("fuzz corpus", tests, NULL, NULL);
 }

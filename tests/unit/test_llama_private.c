@@ -74,7 +74,7 @@ static void test_start_stop(void **state) {
     assert_int_equal(private_daemon_start(77, &daemon, &failure), 0);
     snprintf(directory, sizeof(directory), "%s", private_daemon_directory(daemon));
     pid_t pid = wait_for_script(daemon, line, sizeof(line));
-    snprintf(wanted, sizeof(wanted), "--pool 77MiB --dir %s\n", directory);
+    snprintf(wanted, sizeof(wanted), "--pool 77MiB --dir %s --config /dev/null\n", directory);
     assert_string_equal(line, wanted);
     assert_int_equal(private_daemon_check(daemon, &failure), 0);
     private_daemon_stop(daemon);
