@@ -58,7 +58,7 @@ static const struct option_entry option_table[] = {
      32, 1u << 30},
     {OPTION_NUMBER, "guarantee", "ROWS", "rows that no other session can take (the budget)", AT(guarantee), 32,
      1u << 30},
-    {OPTION_TEXT, "policy", "NAME", "which rows go: scissorhands, streaming or window (the daemon's default)",
+    {OPTION_TEXT, "policy", "NAME", "which rows go: scissorhands, pivotal, h2o, tova, streaming, window, random",
      AT(policy), 0, 0},
     {OPTION_PARAM, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
     {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(fresh), 16, 1024},
