@@ -16,7 +16,7 @@
       "where the sockets are; without it $XDG_RUNTIME_DIR/scissord or /run/scissord")                            \
     X(score_wait_ms, "score-wait", NUMBER, 0, 10000, "50", "MS", "how long a settle waits for its score frames") \
     X(sessions_max, "sessions-max", NUMBER, 1, 65536, "1024", "N", "sessions of all clients together")           \
-    X(policy, "policy", TEXT, 1, 15, "scissorhands", "NAME", "policy of sessions that name none")                \
+    X(policy, "policy", TEXT, 1, 15, "pivotal", "NAME", "policy of sessions that name none")                     \
     X(verbose, "verbose", FLAG, 0, 0, "", "", "log sessions that come and go, refusals and evictions, too")      \
     X(help, "help", FLAG, 0, 0, "", "", "print this and exit")                                                   \
     X(version, "version", FLAG, 0, 0, "", "", "print the version and exit")

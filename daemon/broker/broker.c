@@ -12,7 +12,7 @@ void broker_config_init(struct broker_config *config) {
         .open_queue_max = 64,
         .sessions_max = 1024,
         .sessions_per_peer_max = 256,
-        .default_policy = "scissorhands",
+        .default_policy = "pivotal",
     };
 }
 

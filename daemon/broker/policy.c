@@ -15,7 +15,7 @@
 #include "scissor_error.h"
 
 static const struct policy_class *const policy_classes[] = {
-    &policy_scissorhands, &policy_pivotal, &policy_h2o, &policy_tova, &policy_streaming, &policy_window, &policy_random,
+    &policy_pivotal, &policy_scissorhands, &policy_h2o, &policy_tova, &policy_streaming, &policy_window, &policy_random,
 };
 #define POLICY_COUNT (sizeof policy_classes / sizeof *policy_classes)
 

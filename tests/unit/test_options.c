@@ -92,7 +92,7 @@ static void test_defaults(void **state) {
     assert_true(o.pool_bytes == 0 && o.dir == NULL && !o.verbose);
     assert_int_equal(o.score_wait_ms, 50);
     assert_int_equal(o.sessions_max, 1024);
-    assert_string_equal(o.policy, "scissorhands");
+    assert_string_equal(o.policy, "pivotal");
 }
 
 static void test_refusals(void **state) {
