@@ -60,7 +60,9 @@ struct scissor_group_spec {
     uint32_t head_dim;        /* a multiple of 16, 16 to 256 */
     uint32_t guaranteed_rows; /* rows per KV head that are always there, fresh rows included; >= fresh_rows + 16 */
     uint32_t max_rows;        /* rows per KV head that are never passed; 0: the same as guaranteed_rows */
-    char policy[16];          /* "scissorhands", "streaming", "window"; empty: the daemon's default */
+    /* "pivotal", "scissorhands", "h2o", "tova", "streaming", "window" or "random"; empty: the daemon's default, which
+     * is the first unless its operator says otherwise */
+    char policy[16];
     struct scissor_param params[SCISSOR_MAX_PARAMS]; /* empty name: unused */
 };
 

@@ -55,6 +55,17 @@ struct kernel_shrink {
     uint8_t storage_dtype;
 };
 
+/* |V|_1 of fresh rows first .. first + count - 1 of one head: norms[i] = sum over the channels of |V[first + i]|,
+ * summed in f32 from what is in the buffer. Not finite where the row is not, or where the sum is too large. */
+struct kernel_norms {
+    const void *fresh; /* K and V of fresh_rows rows, compute dtype */
+    uint32_t first, count;
+    uint32_t fresh_rows;
+    uint32_t head_dim;
+    uint8_t compute_dtype;
+    float *norms; /* [count], in host memory */
+};
+
 enum kernel_threshold {
     KERNEL_THRESHOLD_VISIBLE, /* 1 / n: rows that the query can see */
     KERNEL_THRESHOLD_SEEN,    /* 1 / t: tokens that the session has seen, the query's own included */
@@ -106,6 +117,8 @@ struct kernel_backend {
 
     int (*settle)(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count);
     int (*shrink)(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count);
+    /* The norms are there when it returns. */
+    int (*v_norms)(struct kernel_backend *b, const struct kernel_norms *heads, size_t head_count);
     /* Copies `bytes` within or between segments of the device (page moves). */
     int (*copy)(struct kernel_backend *b, void *to, const void *from, size_t bytes);
     /* Writes rows into the fresh buffer (client): k and v are [rows][stride] elements of input_dtype, head_dim used. */

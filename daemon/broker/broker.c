@@ -8,11 +8,11 @@
 
 void broker_config_init(struct broker_config *config) {
     *config = (struct broker_config){
-        .score_wait_ns = 50000000,
+        .score_wait_ns = 200000000,
         .open_queue_max = 64,
         .sessions_max = 1024,
         .sessions_per_peer_max = 256,
-        .default_policy = "scissorhands",
+        .default_policy = "pivotal",
     };
 }
 

@@ -48,7 +48,7 @@ struct broker_config {
     uint8_t admin_key[PROTO_TOKEN_BYTES];
 };
 
-/* Fills in the defaults: score wait 50 ms, queue 64, sessions 1024 and 256, policy "scissorhands"; no pools. */
+/* Fills in the defaults: score wait 200 ms, queue 64, sessions 1024 and 256, policy "pivotal"; no pools. */
 void broker_config_init(struct broker_config *config);
 
 /* 0 or a negative scissor_error. */

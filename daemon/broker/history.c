@@ -22,8 +22,8 @@ static uint32_t ring_length(uint32_t blocks) {
     return blocks ? blocks : 1;
 }
 
-size_t history_slot_bytes(uint32_t planes, uint32_t blocks) {
-    size_t bytes = sizeof(uint64_t) + sizeof(uint32_t);
+size_t history_slot_bytes(uint32_t planes, uint32_t blocks, bool norms) {
+    size_t bytes = sizeof(uint64_t) + sizeof(uint32_t) + norms * sizeof(float);
     if (planes & PROTO_PLANE_MASS)
         bytes += sizeof(float);
     if (planes & PROTO_PLANE_HITS)
@@ -96,14 +96,16 @@ static uint64_t window_start(const struct history_clock *c) {
 
 /* ---------- one head ---------- */
 
-int history_init(struct history *h, uint32_t planes, uint32_t fresh_rows, const struct history_clock *clock) {
+int history_init(struct history *h, uint32_t planes, bool norms, uint32_t fresh_rows,
+                 const struct history_clock *clock) {
     float *fresh = NULL;
     size_t bytes = history_fresh_bytes(planes) * fresh_rows;
 
     assert(fresh_rows == clock->fresh_rows);
     if (bytes && !(fresh = scissor_calloc(1, bytes)))
         return SCISSOR_ENOMEM;
-    *h = (struct history){.planes = planes, .blocks = clock->blocks, .fresh_rows = fresh_rows, .clock = clock};
+    *h = (struct history){
+        .planes = planes, .norms = norms, .blocks = clock->blocks, .fresh_rows = fresh_rows, .clock = clock};
     if (planes & PROTO_PLANE_MASS) {
         h->fresh_mass = fresh;
         fresh += fresh_rows;
@@ -137,8 +139,12 @@ static void lay_out(struct history *h, void *memory, uint32_t capacity) {
         h->hits = next;
         next += (size_t)ring_length(h->blocks) * capacity;
     }
-    if (h->planes & PROTO_PLANE_LAST)
+    if (h->planes & PROTO_PLANE_LAST) {
         h->last = next;
+        next += capacity;
+    }
+    if (h->norms)
+        h->norm = next;
 }
 
 int history_resize(struct history *h, uint32_t capacity) {
@@ -146,9 +152,9 @@ int history_resize(struct history *h, uint32_t capacity) {
     if (capacity == h->capacity)
         return 0;
     struct history to = *h;
-    to.birth = NULL, to.position = NULL, to.mass = to.hits = to.last = NULL, to.capacity = 0;
+    to.birth = NULL, to.position = NULL, to.mass = to.hits = to.last = to.norm = NULL, to.capacity = 0;
     if (capacity) {
-        void *memory = scissor_malloc(history_slot_bytes(h->planes, h->blocks) * capacity);
+        void *memory = scissor_malloc(history_slot_bytes(h->planes, h->blocks, h->norms) * capacity);
         if (!memory)
             return SCISSOR_ENOMEM;
         lay_out(&to, memory, capacity);
@@ -162,6 +168,8 @@ int history_resize(struct history *h, uint32_t capacity) {
             memcpy(to.hits + (size_t)b * capacity, h->hits + (size_t)b * h->capacity, h->settled * sizeof *h->hits);
         if (h->last)
             memcpy(to.last, h->last, h->settled * sizeof *h->last);
+        if (h->norm)
+            memcpy(to.norm, h->norm, h->settled * sizeof *h->norm);
     }
     scissor_free(h->birth);
     *h = to;
@@ -223,6 +231,15 @@ void history_settle(struct history *h, uint32_t fresh, uint32_t slot, uint32_t p
     }
     if (h->last)
         h->last[slot] = h->fresh_last[fresh];
+    if (h->norm)
+        h->norm[slot] = 0;
+}
+
+bool history_set_norm(struct history *h, uint32_t slot, float norm) {
+    assert(slot < h->settled && h->norm);
+    bool good = isfinite(norm) && norm >= 0;
+    h->norm[slot] = good ? norm : 0;
+    return good;
 }
 
 void history_move(struct history *h, uint32_t from, uint32_t to) {
@@ -235,6 +252,8 @@ void history_move(struct history *h, uint32_t from, uint32_t to) {
         h->hits[(size_t)b * h->capacity + to] = h->hits[(size_t)b * h->capacity + from];
     if (h->last)
         h->last[to] = h->last[from];
+    if (h->norm)
+        h->norm[to] = h->norm[from];
 }
 
 void history_truncate(struct history *h, uint32_t settled) {
@@ -310,6 +329,7 @@ void history_check(const struct history *h) {
     }
     check_sums(h->mass, h->settled);
     check_sums(h->last, h->settled);
+    check_sums(h->norm, h->settled);
     for (uint32_t b = 0; h->hits && b < ring_length(h->blocks); b++)
         check_sums(h->hits + (size_t)b * h->capacity, h->settled);
     check_sums(h->fresh_mass, h->fresh_rows);

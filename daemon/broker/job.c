@@ -17,6 +17,19 @@ static void scratch_deinit(struct job_scratch *scratch) {
     scissor_free(scratch->moves);
     scissor_free(scratch->items);
     scissor_free(scratch->plans);
+    scissor_free(scratch->norms);
+    scissor_free(scratch->norm_items);
+}
+
+static int scratch_init_norms(struct job_scratch *scratch, const struct session *s) {
+    bool wanted = false;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        wanted |= s->groups[i].policy.class->norms;
+    if (!wanted)
+        return 0;
+    scratch->norms = scissor_malloc((size_t)scratch->batch_heads * s->fresh_rows * sizeof *scratch->norms);
+    scratch->norm_items = scissor_malloc(scratch->batch_heads * sizeof *scratch->norm_items);
+    return scratch->norms && scratch->norm_items ? 0 : SCISSOR_ENOMEM;
 }
 
 /* Takes the memory that the job and its results need. */
@@ -43,7 +56,7 @@ static int scratch_init(struct job_scratch *scratch, struct session *s, struct b
     job->grown_ids = scissor_malloc(grants * sizeof *job->grown_ids);
     return scratch->victims && scratch->policy && scratch->tail && scratch->values && scratch->moves &&
                    scratch->items && scratch->plans && job->moved_ids && job->grown_ids
-               ? 0
+               ? scratch_init_norms(scratch, s)
                : SCISSOR_ENOMEM;
 }
 

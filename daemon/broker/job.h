@@ -47,6 +47,7 @@ struct broker_job {
     bool lease_refused; /* the client held it: nothing was done */
     bool changed;       /* a new generation was written */
     uint64_t evicted[PROTO_REASON_COUNT];
+    uint64_t bad_scores;             /* norms that were not finite */
     uint32_t *grown_ids, *moved_ids; /* segments that came; that went (allocated by the job, freed when done) */
     uint32_t grown_count, moved_count;
 };

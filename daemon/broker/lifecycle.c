@@ -82,6 +82,7 @@ void session_start_job(struct broker *b, struct session *s, enum job_kind kind) 
     s->job.lease_refused = s->job.changed = false;
     s->job.grown_count = s->job.moved_count = 0;
     memset(s->job.evicted, 0, sizeof s->job.evicted);
+    s->job.bad_scores = 0;
     b->session_jobs++;
     struct action *action = &s->job_action;
     DL_APPEND(b->actions, action);
@@ -385,6 +386,7 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
         close_done(b, s, now);
     } else {
         take_over(s);
+        b->bad_scores += job->bad_scores;
         session_apply_released(s);
         if (kind == JOB_SETTLE)
             settle_done(b, s);

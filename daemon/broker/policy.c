@@ -15,9 +15,7 @@
 #include "scissor_error.h"
 
 static const struct policy_class *const policy_classes[] = {
-    &policy_scissorhands,
-    &policy_streaming,
-    &policy_window,
+    &policy_pivotal, &policy_scissorhands, &policy_h2o, &policy_tova, &policy_streaming, &policy_window, &policy_random,
 };
 #define POLICY_COUNT (sizeof policy_classes / sizeof *policy_classes)
 
@@ -36,6 +34,14 @@ void policy_score_position(const struct policy *p, const struct history *h, uint
     (void)p, (void)next_position;
     for (uint32_t i = 0; i < h->settled; i++)
         ret_score[i] = (float)h->position[i];
+}
+
+uint64_t policy_first_of_last(uint64_t rows, uint64_t next_position) {
+    return next_position > rows ? next_position - rows : 0;
+}
+
+uint32_t policy_share_of_budget(const struct policy *p, double share, uint32_t room) {
+    return (uint32_t)(share * ((double)room + p->fresh_rows));
 }
 
 /* ---------- parameters ---------- */
@@ -57,13 +63,13 @@ static size_t param_count(const struct policy_class *class) {
     return n;
 }
 
-/* The value of one parameter; all those there are count something, so they are whole numbers. */
+/* The value of one parameter; most count something, so they are whole numbers. */
 static int param_set(struct policy *p, size_t index, double value, char *why, size_t why_bytes) {
     const struct policy_param_info *info = &p->class->params[index];
     if (!isfinite(value) || value < info->min || value > info->max)
         snprintf(why, why_bytes, "parameter \"%s\" of policy \"%s\" must be from %.15g to %.15g (%s), not %.15g",
                  info->name, p->class->name, info->min, info->max, info->unit, value);
-    else if (value != floor(value))
+    else if (!info->real && value != floor(value))
         snprintf(why, why_bytes,
                  "parameter \"%s\" of policy \"%s\" must be a whole number from %.15g to %.15g (%s), not %.15g",
                  info->name, p->class->name, info->min, info->max, info->unit, value);
@@ -179,8 +185,8 @@ static uint64_t select_key(uint64_t *keys, uint32_t count, uint32_t rank) {
     return keys[0];
 }
 
-void policy_victims(const struct policy *p, const struct history *h, uint64_t next_position, uint32_t count,
-                    void *scratch, uint32_t *ret_slots) {
+void policy_victims(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                    uint32_t count, void *scratch, uint32_t *ret_slots) {
     uint32_t n = h->settled;
     uint64_t *keys = scratch;
     uint64_t *work = keys + n;
@@ -191,7 +197,7 @@ void policy_victims(const struct policy *p, const struct history *h, uint64_t ne
     if (count == 0)
         return;
     p->class->score(p, h, next_position, scores);
-    p->class->protect(p, next_position, &sinks, &recent);
+    p->class->protect(p, room, next_position, &sinks, &recent);
     for (uint32_t i = 0; i < n; i++) {
         uint32_t position = h->position[i];
         uint32_t high = position < sinks ? KEY_SINK : position >= recent ? KEY_RECENT : score_key(scores[i]);

@@ -5,6 +5,7 @@
  * position. What it protects goes only when nothing else is left. It holds no state of its own. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,6 +17,7 @@ struct policy_param_info {
     const char *name;       /* at most 11 characters */
     double min, max, value; /* bounds and default */
     const char *unit, *text;
+    bool real; /* need not be a whole number */
 };
 
 struct policy {
@@ -30,6 +32,8 @@ struct policy_class {
     const struct policy_param_info *params; /* ends with a NULL name */
     /* Planes (PROTO_PLANE_*) that it must be sent. */
     uint32_t (*planes)(const struct policy *p);
+    /* It weighs rows by |V|_1, which the daemon takes from the fresh buffer: history.norm exists. */
+    bool norms;
     /* Threshold of hits: enum kernel_threshold. May be NULL: 1/n. */
     uint32_t (*threshold)(const struct policy *p);
     /* Blocks of one settle each that the history window spans; 0: no window kept. May be NULL: 0. */
@@ -40,8 +44,10 @@ struct policy_class {
     /* ret_score[slot] for each settled slot; lowest goes first; finite. `next_position` is the position after the
      * newest row, fresh rows included. */
     void (*score)(const struct policy *p, const struct history *h, uint64_t next_position, float *ret_score);
-    /* Which rows are protected: positions below *ret_sinks, and positions >= *ret_recent. */
-    void (*protect)(const struct policy *p, uint64_t next_position, uint64_t *ret_sinks, uint64_t *ret_recent);
+    /* Which rows are protected: positions below *ret_sinks, and positions >= *ret_recent. `room` is how many settled
+     * slots the head may have now: the budget without the fresh rows, or less where memory is short. */
+    void (*protect)(const struct policy *p, uint32_t room, uint64_t next_position, uint64_t *ret_sinks,
+                    uint64_t *ret_recent);
 };
 
 /* By name; NULL if there is none. */
@@ -54,8 +60,8 @@ const struct policy_class *policy_class_at(size_t i);
 int policy_init(struct policy *p, const char *default_name, const struct proto_group *group, uint32_t fresh_rows,
                 char *why, size_t why_bytes);
 
-/* Picks the victims of one head: `count` settled slots, lowest score first among the unprotected, then the recent
- * protected ones from the oldest, the sinks at last. `scratch` holds history_scratch_bytes(). Victims are written in
- * ascending slot order. count <= settled slots. */
-void policy_victims(const struct policy *p, const struct history *h, uint64_t next_position, uint32_t count,
-                    void *scratch, uint32_t *ret_slots);
+/* Picks the victims of one head, which may have `room` settled slots: `count` settled slots, lowest score first among
+ * the unprotected, then the recent protected ones from the oldest, the sinks at last. `scratch` holds
+ * history_scratch_bytes(). Victims are written in ascending slot order. count <= settled slots. */
+void policy_victims(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                    uint32_t count, void *scratch, uint32_t *ret_slots);

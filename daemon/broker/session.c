@@ -43,8 +43,10 @@ static int allocate_bookkeeping(struct session *s) {
                 return SCISSOR_ENOMEM;
         for (uint32_t h = 0; h < g->heads; h++) {
             const struct history_clock *clock = &s->clocks[g->first_layer + h / g->kv_heads];
-            if (history_init(&s->heads[g->first_head + h].history, g->planes, s->fresh_rows, clock) < 0)
+            struct history *history = &s->heads[g->first_head + h].history;
+            if (history_init(history, g->planes, g->policy.class->norms, s->fresh_rows, clock) < 0)
                 return SCISSOR_ENOMEM;
+            history->head = h;
         }
     }
     return 0;

@@ -30,7 +30,7 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
     uint32_t evicted = count + (job->rows - rows);
 
     if (count)
-        policy_victims(&g->policy, h, job->tokens_seen + job->rows, count, scratch->policy, scratch->victims);
+        policy_victims(&g->policy, h, cap, job->tokens_seen + job->rows, count, scratch->policy, scratch->victims);
     *ret_plan = (struct settle_plan){.head = index, .moves = moves, .tail = scratch->tail, .move_count = rows};
     ret_plan->after = placement_plan(h->settled, job->rows - rows, rows, scratch->victims, count, moves, scratch->tail,
                                      &ret_plan->tail_count);
@@ -39,17 +39,37 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
     job->evicted[cap < g->max_settled ? PROTO_REASON_PRESSURE : PROTO_REASON_BUDGET] += evicted;
 }
 
-static void commit_head(struct session *s, const struct broker_job *job, const struct settle_plan *plan) {
+/* `norms` are those of the job's fresh rows; NULL if the policy does not weigh rows by them. */
+static void commit_head(struct session *s, struct broker_job *job, const struct settle_plan *plan, const float *norms) {
     struct history *h = &s->heads[plan->head].history;
-    for (uint32_t i = 0; i < plan->move_count; i++)
-        history_settle(h, plan->moves[i].from, plan->moves[i].to, (uint32_t)(job->tokens_seen + plan->moves[i].from));
+    for (uint32_t i = 0; i < plan->move_count; i++) {
+        uint32_t from = plan->moves[i].from, to = plan->moves[i].to;
+        history_settle(h, from, to, (uint32_t)(job->tokens_seen + from));
+        if (norms)
+            job->bad_scores += !history_set_norm(h, to, norms[from]);
+    }
     for (uint32_t i = 0; i < plan->tail_count; i++)
         history_move(h, plan->tail[i].from, plan->tail[i].to);
     history_truncate(h, plan->after);
 }
 
+/* The norms of a batch's fresh rows, at most F for each head. They wait in the scratch memory until the rows have
+ * moved: the slots are others' before. */
+static int batch_norms(struct session *s, const struct broker_job *job, const struct session_group *g,
+                       const struct job_scratch *scratch, uint32_t count) {
+    struct kernel_backend *device = s->pool->config.backend;
+    for (uint32_t i = 0; i < count; i++)
+        scratch->norm_items[i] = (struct kernel_norms){.fresh = s->heads[scratch->plans[i].head].fresh,
+                                                       .count = job->rows,
+                                                       .fresh_rows = s->fresh_rows,
+                                                       .head_dim = g->head_dim,
+                                                       .compute_dtype = (uint8_t)s->compute_dtype,
+                                                       .norms = scratch->norms + (size_t)i * s->fresh_rows};
+    return device->v_norms(device, scratch->norm_items, count) < 0 ? SCISSOR_ESYSTEM : 0;
+}
+
 /* Moves the rows of a batch; only its last head may have moves from its end. */
-static int run_batch(struct session *s, const struct broker_job *job, const struct session_group *g,
+static int run_batch(struct session *s, struct broker_job *job, const struct session_group *g,
                      const struct job_scratch *scratch, uint32_t count) {
     struct kernel_backend *device = s->pool->config.backend;
     if (count == 0)
@@ -65,6 +85,9 @@ static int run_batch(struct session *s, const struct broker_job *job, const stru
                                                    .compute_dtype = (uint8_t)s->compute_dtype,
                                                    .storage_dtype = (uint8_t)s->storage_dtype};
     }
+    bool norms = g->policy.class->norms;
+    if (norms && batch_norms(s, job, g, scratch, count) < 0)
+        return SCISSOR_ESYSTEM;
     if (device->settle(device, scratch->items, count) < 0)
         return SCISSOR_ESYSTEM;
     const struct settle_plan *last = &scratch->plans[count - 1];
@@ -76,7 +99,7 @@ static int run_batch(struct session *s, const struct broker_job *job, const stru
     if (last->tail_count && device->shrink(device, &tail, 1) < 0)
         return SCISSOR_ESYSTEM;
     for (uint32_t i = 0; i < count; i++)
-        commit_head(s, job, &scratch->plans[i]);
+        commit_head(s, job, &scratch->plans[i], norms ? scratch->norms + (size_t)i * s->fresh_rows : NULL);
     return 0;
 }
 

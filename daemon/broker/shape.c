@@ -43,7 +43,7 @@ static void group_shape(struct session *s, struct session_group *g, const struct
 
     /* The segment table doubles, so an entry may exist twice over. */
     uint64_t page_entry = sizeof(uint32_t) + sizeof(void *);
-    uint64_t slots = (uint64_t)SCISSOR_PAGE_ROWS * history_slot_bytes(g->planes, g->blocks);
+    uint64_t slots = (uint64_t)SCISSOR_PAGE_ROWS * history_slot_bytes(g->planes, g->blocks, class->norms);
     g->segment_cost =
         SCISSOR_SEGMENT_BYTES + 2 * sizeof(struct session_segment) + g->pages_per_segment * (page_entry + slots);
 }

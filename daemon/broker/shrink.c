@@ -13,7 +13,7 @@ static int shrink_head(struct session *s, struct broker_job *job, const struct s
     struct history *h = &head->history;
     uint32_t count = h->settled - rows, tail_count;
 
-    policy_victims(&g->policy, h, job->tokens_seen, count, scratch->policy, scratch->victims);
+    policy_victims(&g->policy, h, rows, job->tokens_seen, count, scratch->policy, scratch->victims);
     uint32_t after = placement_plan(h->settled, 0, 0, scratch->victims, count, NULL, scratch->tail, &tail_count);
     struct kernel_shrink item = {.pages = head->address,
                                  .moves = scratch->tail,

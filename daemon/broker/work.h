@@ -14,6 +14,9 @@ struct job_scratch {
     struct kernel_settle *items; /* [batch_heads] */
     struct settle_plan *plans;   /* [batch_heads] */
     uint32_t batch_heads;
+    /* NULL unless a group's policy weighs rows by their norms */
+    float *norms;                    /* [batch_heads * F] */
+    struct kernel_norms *norm_items; /* [batch_heads] */
 };
 
 struct settle_plan {

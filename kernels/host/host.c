@@ -38,6 +38,10 @@ static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, s
     return host_shrink(heads, head_count);
 }
 
+static int v_norms(struct kernel_backend *b, const struct kernel_norms *heads, size_t head_count) {
+    return host_v_norms(host_of(b)->convert, heads, head_count);
+}
+
 static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
     (void)b;
     memmove(to, from, bytes);
@@ -103,7 +107,8 @@ static bool has_avx512(void) {
         .name = "host", .path = path_name, .revocable = true, .segment_new = host_segment_new,            \
         .segment_free = host_segment_free, .segment_export = host_segment_export,                         \
         .segment_import = host_segment_import, .segment_address = host_segment_address, .settle = settle, \
-        .shrink = shrink, .copy = copy, .append = append, .attend = attend, .synchronise = synchronise,   \
+        .shrink = shrink, .v_norms = v_norms, .copy = copy, .append = append, .attend = attend,           \
+        .synchronise = synchronise,                                                                       \
     }
 
 /* Best first. */

@@ -21,9 +21,10 @@ void host_attend_reference(const struct kernel_attend *item, void *workspace);
 void host_attend_avx2(const struct kernel_attend *item, void *workspace);
 void host_attend_avx512(const struct kernel_attend *item, void *workspace);
 
-/* move.c: rows between buffers. They check everything first: on -EINVAL nothing was written. */
+/* move.c: rows between buffers, and their norms. They check everything first: on -EINVAL nothing was written. */
 int host_settle(host_convert_fn convert, const struct kernel_settle *heads, size_t head_count);
 int host_shrink(const struct kernel_shrink *heads, size_t head_count);
+int host_v_norms(host_convert_fn convert, const struct kernel_norms *heads, size_t head_count);
 int host_append(host_convert_fn convert, void *fresh, uint32_t fresh_rows, uint32_t first_row, uint32_t rows,
                 uint32_t head_dim, uint8_t compute_dtype, const void *k, const void *v, size_t stride,
                 uint8_t input_dtype);

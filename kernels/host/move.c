@@ -1,9 +1,10 @@
-/* move.c - rows on the move: settle, shrink and append, for every path.
+/* move.c - rows on the move: settle, shrink and append, and the norms of rows, for every path.
  *
  * A row's K lies spread over its block, one element in each line of 16, so moving it is a gather and a scatter of
  * head_dim elements whatever the processor; only the conversion between them is worth vectors. It works on a row that
  * was gathered into a small buffer. V rows are converted in place to place. */
 #include <errno.h>
+#include <math.h>
 
 #include "host.h"
 
@@ -103,6 +104,43 @@ int host_shrink(const struct kernel_shrink *heads, size_t head_count) {
             return -EINVAL;
     for (size_t i = 0; i < head_count; i++)
         shrink_head(&heads[i]);
+    return 0;
+}
+
+static int norms_check(const struct kernel_norms *head) {
+    if (!kernel_dtype_size(head->compute_dtype) || !host_head_dim_valid(head->head_dim) ||
+        !host_fresh_rows_valid(head->fresh_rows))
+        return -EINVAL;
+    return head->first > head->fresh_rows || head->count > head->fresh_rows - head->first ? -EINVAL : 0;
+}
+
+/* Sixteen sums side by side, so that an addition need not wait for the one before; in this order on every path, so that
+ * all of them give the same bits and evict the same rows. */
+static float norm_of(const float *row, uint32_t head_dim) {
+    float sums[16] = {0};
+    for (uint32_t c = 0; c < head_dim; c += 16)
+        for (uint32_t i = 0; i < 16; i++)
+            sums[i] += fabsf(row[c + i]);
+    for (uint32_t half = 8; half; half /= 2)
+        for (uint32_t i = 0; i < half; i++)
+            sums[i] += sums[i + half];
+    return sums[0];
+}
+
+int host_v_norms(host_convert_fn convert, const struct kernel_norms *heads, size_t head_count) {
+    for (size_t i = 0; i < head_count; i++)
+        if (norms_check(&heads[i]) < 0)
+            return -EINVAL;
+    for (size_t i = 0; i < head_count; i++) {
+        const struct kernel_norms *head = &heads[i];
+        size_t size = kernel_dtype_size(head->compute_dtype);
+        for (uint32_t r = 0; r < head->count; r++) {
+            struct row_buffer row;
+            convert(KERNEL_F32, row.bytes, head->compute_dtype,
+                    v_row(head->fresh, head->fresh_rows, head->first + r, head->head_dim, size), head->head_dim);
+            head->norms[r] = norm_of((const float *)row.bytes, head->head_dim);
+        }
+    }
     return 0;
 }
 

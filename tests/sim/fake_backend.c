@@ -3,6 +3,7 @@
 #include "fake_backend.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -117,6 +118,24 @@ static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, s
     return 0;
 }
 
+static int v_norms(struct kernel_backend *b, const struct kernel_norms *heads, size_t head_count) {
+    if (fake_of(b)->move_fails)
+        return -EIO;
+    for (size_t h = 0; h < head_count; h++) {
+        const struct kernel_norms *n = &heads[h];
+        if (n->first + n->count > n->fresh_rows)
+            return -EINVAL;
+        for (uint32_t i = 0; i < n->count; i++) {
+            size_t at = (size_t)n->fresh_rows * n->head_dim + layout_v_index(n->first + i, 0, n->head_dim);
+            double sum = 0;
+            for (uint32_t c = 0; c < n->head_dim; c++)
+                sum += fabsf(kernel_load(n->compute_dtype, n->fresh, at + c));
+            n->norms[i] = (float)sum;
+        }
+    }
+    return 0;
+}
+
 static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
     if (fake_of(b)->move_fails)
         return -EIO;
@@ -142,6 +161,7 @@ void fake_backend_init(struct fake_backend *f, bool revocable) {
                  .segment_address = segment_address,
                  .settle = settle,
                  .shrink = shrink,
+                 .v_norms = v_norms,
                  .copy = copy,
                  .synchronise = synchronise},
         .allocate_fails_after = UINT64_MAX,
@@ -175,6 +195,13 @@ void fake_row_write(void *area, uint32_t area_rows, uint32_t row, uint32_t head_
         kernel_store(dtype, area, layout_k_index(row, c, head_dim), row_value(position, head, c, 0));
         kernel_store(dtype, area, v + layout_v_index(row, c, head_dim), row_value(position, head, c, 1));
     }
+}
+
+float fake_row_norm(uint32_t position, uint32_t head, uint32_t head_dim) {
+    float sum = 0;
+    for (uint32_t c = 0; c < head_dim; c++)
+        sum += row_value(position, head, c, 1);
+    return sum;
 }
 
 bool fake_row_is(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype,

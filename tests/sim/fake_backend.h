@@ -27,5 +27,7 @@ void *fake_descriptor_address(int fd);
 /* A row that tells what it is: every element of K and V follows from position and head, exact in every dtype. */
 void fake_row_write(void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype, uint32_t position,
                     uint32_t head);
+/* |V|_1 of such a row. */
+float fake_row_norm(uint32_t position, uint32_t head, uint32_t head_dim);
 bool fake_row_is(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype,
                  uint32_t position, uint32_t head);

@@ -19,11 +19,13 @@ struct row {
     uint64_t position;
     uint64_t period; /* in which it was fresh */
     uint32_t fresh;  /* which fresh row it was */
+    float norm;
     size_t entry_count, entry_room;
     struct entry *entries;
 };
 
 struct head {
+    uint32_t number; /* within the group */
     uint32_t count;
     struct row **slots;
     struct row **fresh; /* F rows of the current period */
@@ -37,8 +39,9 @@ struct layer {
 
 struct naive {
     uint32_t layers, kv_heads, fresh_rows;
-    enum { SCISSORHANDS, STREAMING, WINDOW } policy;
-    uint32_t window, recent, drop, reading, sinks;
+    enum { SCISSORHANDS, STREAMING, WINDOW, PIVOTAL, H2O, TOVA, RANDOM } policy;
+    uint32_t window, recent, drop, reading, sinks, seed;
+    double share;
     uint64_t tokens, period;
     struct layer *layer;
 };
@@ -66,11 +69,15 @@ static void row_free(struct row *row) {
     free(row);
 }
 
-static uint32_t param(const struct proto_group *group, const char *name, uint32_t otherwise) {
+static double param_real(const struct proto_group *group, const char *name, double otherwise) {
     for (size_t i = 0; i < PROTO_MAX_PARAMS; i++)
         if (strcmp(group->params[i].name, name) == 0)
-            return (uint32_t)group->params[i].value;
+            return group->params[i].value;
     return otherwise;
+}
+
+static uint32_t param(const struct proto_group *group, const char *name, uint32_t otherwise) {
+    return (uint32_t)param_real(group, name, otherwise);
 }
 
 struct naive *naive_new(const struct proto_group *group, uint32_t fresh_rows) {
@@ -78,16 +85,14 @@ struct naive *naive_new(const struct proto_group *group, uint32_t fresh_rows) {
     n->layers = group->layers;
     n->kv_heads = group->kv_heads;
     n->fresh_rows = fresh_rows;
-    if (strcmp(group->policy, "scissorhands") == 0)
-        n->policy = SCISSORHANDS;
-    else if (strcmp(group->policy, "streaming") == 0)
-        n->policy = STREAMING;
-    else if (strcmp(group->policy, "window") == 0)
-        n->policy = WINDOW;
-    else
-        abort();
+    static const char *const names[] = {"scissorhands", "streaming", "window", "pivotal", "h2o", "tova", "random"};
+    while (strcmp(group->policy, names[n->policy]) != 0)
+        if (++n->policy > RANDOM)
+            abort();
     n->window = param(group, "window", 400);
-    n->recent = param(group, "recent", 10);
+    n->recent = param(group, "recent", n->policy == PIVOTAL ? 256 : 10);
+    n->share = param_real(group, "share", n->policy == PIVOTAL ? 0.3 : 0.5);
+    n->seed = param(group, "seed", 0);
     n->drop = param(group, "drop", 0);
     n->reading = param(group, "reading", 0);
     n->sinks = param(group, "sinks", 4);
@@ -96,6 +101,7 @@ struct naive *naive_new(const struct proto_group *group, uint32_t fresh_rows) {
         n->layer[l].heads = zeroed(n->kv_heads, sizeof(struct head));
         for (uint32_t h = 0; h < n->kv_heads; h++) {
             struct head *head = &n->layer[l].heads[h];
+            head->number = l * n->kv_heads + h;
             head->slots = zeroed(1, sizeof *head->slots);
             head->fresh = zeroed(fresh_rows, sizeof *head->fresh);
             for (uint32_t j = 0; j < fresh_rows; j++)
@@ -167,6 +173,10 @@ bool naive_fold(struct naive *n, uint32_t layer, uint32_t rows, uint32_t fresh, 
     return true;
 }
 
+void naive_set_norm(struct naive *n, uint32_t layer, uint32_t head, uint32_t fresh, float norm) {
+    n->layer[layer].heads[head].fresh[fresh]->norm = norm;
+}
+
 /* Query rows of a frame that could see a row: all of them once it is settled; while it is fresh, itself and those
  * after it. */
 static uint32_t could_see(const struct frame *f, const struct row *row) {
@@ -190,7 +200,7 @@ static bool in_window(const struct naive *n, uint64_t period) {
 }
 
 static struct naive_sums row_sums(const struct naive *n, const struct layer *l, const struct row *row) {
-    struct naive_sums s = {0};
+    struct naive_sums s = {.norm = row->norm};
     for (size_t i = 0; i < l->frame_count; i++) {
         uint32_t seen = could_see(&l->frames[i], row);
         s.seen += seen;
@@ -216,10 +226,37 @@ struct candidate {
     uint64_t position;
 };
 
-static float row_score(const struct naive *n, const struct layer *l, const struct row *row) {
-    if (n->policy != SCISSORHANDS)
+static uint64_t lot_step(uint64_t x) {
+    x += 0x9e3779b97f4a7c15ull;
+    x ^= x >> 30;
+    x *= 0xbf58476d1ce4e5b9ull;
+    x ^= x >> 27;
+    x *= 0x94d049bb133111ebull;
+    x ^= x >> 31;
+    return x;
+}
+
+static float lot(const struct naive *n, const struct head *head, uint64_t position, uint64_t next_position) {
+    uint64_t x = lot_step(n->seed);
+    x = lot_step(x + head->number);
+    x = lot_step(x + next_position);
+    x = lot_step(x + position);
+    return (float)(x / (1ull << 40));
+}
+
+static float row_score(const struct naive *n, const struct layer *l, const struct head *head, const struct row *row,
+                       uint64_t next_position) {
+    if (n->policy == STREAMING || n->policy == WINDOW)
         return 0; /* all the same: the oldest goes */
+    if (n->policy == RANDOM)
+        return lot(n, head, row->position, next_position);
     struct naive_sums s = row_sums(n, l, row);
+    if (n->policy == PIVOTAL)
+        return (float)(s.norm * (s.seen ? s.mass / (double)s.seen : 1));
+    if (n->policy == H2O)
+        return (float)s.mass;
+    if (n->policy == TOVA)
+        return s.seen ? (float)s.last : 1;
     if (n->reading == 1)
         return (float)-((double)s.seen_window - s.hits);
     if (n->reading == 2)
@@ -227,13 +264,26 @@ static float row_score(const struct naive *n, const struct layer *l, const struc
     return s.seen_window ? (float)(s.hits / (double)s.seen_window) : 1;
 }
 
-static int row_class(const struct naive *n, const struct row *row, uint64_t next_position) {
-    uint64_t recent = n->recent > n->fresh_rows ? n->recent : n->fresh_rows;
-    if (n->policy == STREAMING)
-        return row->position < n->sinks ? 2 : 0;
-    if (n->policy == SCISSORHANDS)
-        return row->position + recent >= next_position ? 1 : 0;
-    return 0;
+/* Newest rows that are protected, of a head that may have `room` settled rows. */
+static uint64_t recent_rows(const struct naive *n, uint32_t room) {
+    uint64_t share = (uint64_t)(n->share * (room + n->fresh_rows));
+    switch (n->policy) {
+    case SCISSORHANDS:
+        return n->recent > n->fresh_rows ? n->recent : n->fresh_rows;
+    case PIVOTAL:
+        return n->recent < share ? n->recent : share;
+    case H2O:
+        return share;
+    default:
+        return 0;
+    }
+}
+
+static int row_class(const struct naive *n, const struct row *row, uint32_t room, uint64_t next_position) {
+    bool sinks = n->policy == STREAMING || n->policy == PIVOTAL || n->policy == RANDOM;
+    if (sinks && row->position < n->sinks)
+        return 2;
+    return row->position + recent_rows(n, room) >= next_position ? 1 : 0;
 }
 
 static int compare(const void *a, const void *b) {
@@ -245,12 +295,14 @@ static int compare(const void *a, const void *b) {
     return x->position < y->position ? -1 : x->position > y->position;
 }
 
-/* Makes holes (NULL) of the `count` rows that are worth least. */
-static void evict(const struct naive *n, const struct layer *l, struct head *head, uint32_t count, uint64_t next) {
+/* Makes holes (NULL) of the `count` rows that are worth least, where there is room for `room`. */
+static void evict(const struct naive *n, const struct layer *l, struct head *head, uint32_t room, uint32_t count,
+                  uint64_t next) {
     struct candidate *order = zeroed(head->count, sizeof *order);
     for (uint32_t i = 0; i < head->count; i++) {
         const struct row *row = head->slots[i];
-        order[i] = (struct candidate){i, row_class(n, row, next), row_score(n, l, row), row->position};
+        order[i] =
+            (struct candidate){i, row_class(n, row, room, next), row_score(n, l, head, row, next), row->position};
     }
     qsort(order, head->count, sizeof *order, compare);
     for (uint32_t k = 0; k < count; k++) {
@@ -286,7 +338,7 @@ static uint32_t settle_head(struct naive *n, const struct layer *l, struct head 
     if (out > 0 && n->policy == SCISSORHANDS)
         while (out < n->drop && head->count > out + protect)
             out++;
-    evict(n, l, head, out, n->tokens + f);
+    evict(n, l, head, cap, out, n->tokens + f);
     head->slots = grown(head->slots, (head->count + stay) * sizeof *head->slots);
     for (uint32_t j = 0; j < f; j++) {
         struct row *row = head->fresh[j];
@@ -326,7 +378,7 @@ uint64_t naive_shrink(struct naive *n, uint32_t target) {
             struct head *head = &n->layer[l].heads[h];
             if (head->count > target) {
                 uint32_t out = head->count - target;
-                evict(n, &n->layer[l], head, out, n->tokens);
+                evict(n, &n->layer[l], head, target, out, n->tokens);
                 close_holes(head);
                 evicted += out;
             }

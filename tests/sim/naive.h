@@ -26,6 +26,9 @@ struct naive_planes {
  * if the layer would have more than F rows in this period. A lost frame is one that is not folded. */
 bool naive_fold(struct naive *n, uint32_t layer, uint32_t rows, uint32_t fresh, const struct naive_planes *heads);
 
+/* What the next settle finds |V|_1 of a fresh row to be; until it is told, 0. */
+void naive_set_norm(struct naive *n, uint32_t layer, uint32_t head, uint32_t fresh, float norm);
+
 /* Settles f fresh rows in all heads, with room for `cap` rows per head; returns the rows evicted, over all heads.
  * Fresh rows that never got a slot (f > cap) count as evicted. */
 uint64_t naive_settle(struct naive *n, uint32_t f, uint32_t cap);
@@ -39,9 +42,10 @@ uint32_t naive_position(const struct naive *n, uint32_t layer, uint32_t head, ui
 
 /* What is known of one slot, added up from its log. */
 struct naive_sums {
-    double mass;                /* over its life */
-    double hits;                /* within the window (over its life if the policy has none) */
-    double last;                /* of the newest frame folded */
+    double mass; /* over its life */
+    double hits; /* within the window (over its life if the policy has none) */
+    double last; /* of the newest frame folded */
+    float norm;
     uint64_t seen, seen_window; /* query rows that could see it */
 };
 struct naive_sums naive_sums(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot);

@@ -51,7 +51,9 @@ struct draw {
 
 static float draw_value(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
     uint32_t rows = ((struct draw *)context)->rows;
-    float value = plane == 0 ? (float)below(1 + 4 * rows) / 4 : plane == 1 ? (float)below(rows + 1) : 0.5f;
+    float value = plane == 0   ? (float)below(1 + 4 * rows) / 4
+                  : plane == 1 ? (float)below(rows + 1)
+                               : (float)below(5) / 4;
     assert_true(slot < SLOTS);
     return values[layer][kv_head][plane][slot] = value;
 }
@@ -89,11 +91,15 @@ static void frame(struct modelled *m, uint32_t group, uint32_t rows, uint32_t fr
 
 static void append(struct modelled *m, uint32_t row) {
     const struct rig_session *s = &rig.sessions[m->place];
-    uint32_t head = 0;
-    for (uint32_t g = 0; g < s->spec.group_count; g++)
-        for (uint32_t h = 0; h < s->spec.groups[g].layers * s->spec.groups[g].kv_heads; h++, head++)
-            fake_row_write(rig_fresh(s, head), s->fresh_rows, row, s->spec.groups[g].head_dim, s->spec.compute_dtype,
-                           (uint32_t)s->tokens + row, head);
+    uint32_t head = 0, position = (uint32_t)s->tokens + row;
+    for (uint32_t i = 0; i < s->spec.group_count; i++) {
+        const struct proto_group *g = &s->spec.groups[i];
+        for (uint32_t h = 0; h < g->layers * g->kv_heads; h++, head++) {
+            fake_row_write(rig_fresh(s, head), s->fresh_rows, row, g->head_dim, s->spec.compute_dtype, position, head);
+            naive_set_norm(m->group[i], h / g->kv_heads, h % g->kv_heads, row,
+                           fake_row_norm(position, head, g->head_dim));
+        }
+    }
     appended++;
 }
 
@@ -160,9 +166,9 @@ static void follow_all(void) {
 /* ---------- a session's life ---------- */
 
 static struct proto_group random_group(uint32_t fresh_rows, uint32_t layers) {
-    static const char *const policies[] = {"scissorhands", "scissorhands", "streaming", "window"};
+    static const char *const policies[] = {"scissorhands", "pivotal", "h2o", "tova", "random", "streaming", "window"};
     struct proto_open open = rig_spec(layers, below(3) ? HEADS : 1, below(4) ? 256 : 64, fresh_rows,
-                                      fresh_rows + 16 + below(40), 0, policies[below(4)]);
+                                      fresh_rows + 16 + below(40), 0, policies[below(7)]);
     struct proto_group g = open.groups[0];
     if (below(3))
         g.max_rows = g.guaranteed_rows + below(2500);
@@ -173,6 +179,10 @@ static struct proto_group random_group(uint32_t fresh_rows, uint32_t layers) {
         g.params[3] = (struct proto_param){.name = "reading", .value = below(3)};
     } else if (strcmp(g.policy, "streaming") == 0) {
         g.params[0] = (struct proto_param){.name = "sinks", .value = below(20)};
+    } else if (strcmp(g.policy, "pivotal") == 0) {
+        g.params[0] = (struct proto_param){.name = "recent", .value = below(60)};
+    } else if (strcmp(g.policy, "random") == 0) {
+        g.params[0] = (struct proto_param){.name = "seed", .value = below(1000)};
     }
     return g;
 }

@@ -90,11 +90,11 @@ static int free_session(void) {
 /* ---------- operations ---------- */
 
 static void do_open(void) {
-    static const char *const policies[] = {"streaming", "window", "scissorhands"};
+    static const char *const policies[] = {"streaming", "pivotal", "scissorhands", "window", "h2o", "tova", "random"};
     int peer = any_peer();
     if (peer < 0 || (calm && below(30)))
         return;
-    uint32_t fresh = 16u << below(5), policy = below(3);
+    uint32_t fresh = 16u << below(5), policy = below(7);
     uint32_t guaranteed = fresh + 16 + below(below(3) ? 40 : 200);
     struct proto_open spec =
         rig_spec(below(3) ? 2 : 1, below(3) ? 2 : 1, below(8) ? 256 : 16u << below(3), fresh, guaranteed,

@@ -1,6 +1,7 @@
 /* test_policy_model.c - history, policies and placement against the naive model: random sessions with lost frames,
  * early settles, shrinks and changing room; positions compared exactly after each step, and what is known of each
  * slot (hits, chances, mass). Seeds are fixed; a failure names its own. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,8 +48,10 @@ static void session_init(struct session *s, const struct proto_group *group, uin
     uint32_t blocks = class->window_blocks ? class->window_blocks(&s->policy) : 0;
     for (uint32_t l = 0; l < LAYERS; l++) {
         assert_int_equal(history_clock_init(&s->clock[l], blocks, fresh_rows), 0);
-        for (uint32_t h = 0; h < HEADS; h++)
-            assert_int_equal(history_init(&s->head[l][h], ALL_PLANES, fresh_rows, &s->clock[l]), 0);
+        for (uint32_t h = 0; h < HEADS; h++) {
+            assert_int_equal(history_init(&s->head[l][h], ALL_PLANES, true, fresh_rows, &s->clock[l]), 0);
+            s->head[l][h].head = l * HEADS + h;
+        }
     }
     s->model = naive_new(group, fresh_rows);
 }
@@ -100,11 +103,19 @@ static void gather(struct session *s, uint32_t f, uint32_t lost_percent) {
     }
 }
 
-static void head_victims(struct session *s, struct history *h, uint64_t next, uint32_t count, uint32_t *ret) {
+static void head_victims(struct session *s, struct history *h, uint32_t room, uint64_t next, uint32_t count,
+                         uint32_t *ret) {
     void *scratch = malloc(history_scratch_bytes(h->settled) + 1);
     assert_non_null(scratch);
-    policy_victims(&s->policy, h, next, count, scratch, ret);
+    policy_victims(&s->policy, h, room, next, count, scratch, ret);
     free(scratch);
+}
+
+/* Few-valued, too, and some are not finite, which counts as 0. */
+static float row_norm(struct session *s, const struct history *h, uint32_t fresh) {
+    float norm = below(20) ? (float)below(6) * 0.7f : (float[]){INFINITY, NAN, -1, 1e30f}[below(4)];
+    naive_set_norm(s->model, h->head / HEADS, h->head % HEADS, fresh, norm >= 0 && norm < INFINITY ? norm : 0);
+    return norm;
 }
 
 static uint64_t head_apply(struct session *s, struct history *h, uint32_t f, uint32_t cap) {
@@ -115,12 +126,15 @@ static uint64_t head_apply(struct session *s, struct history *h, uint32_t f, uin
     uint32_t tails = 0;
     if (need && f && s->policy.class->drop)
         need = s->policy.class->drop(&s->policy, need, h->settled);
-    head_victims(s, h, s->tokens + f, need, victims);
+    head_victims(s, h, cap, s->tokens + f, need, victims);
     uint32_t now = placement_plan(h->settled, f - stay, stay, victims, need, settle, tail, &tails);
     if (h->capacity < now || below(8) == 0)
         assert_int_equal(history_resize(h, (now > h->settled ? now : h->settled) + below(20)), 0);
-    for (uint32_t i = 0; i < stay; i++)
+    for (uint32_t i = 0; i < stay; i++) {
         history_settle(h, settle[i].from, settle[i].to, (uint32_t)(s->tokens + settle[i].from));
+        float norm = row_norm(s, h, settle[i].from);
+        assert_int_equal(history_set_norm(h, settle[i].to, norm), norm >= 0 && norm < INFINITY);
+    }
     for (uint32_t i = 0; i < tails; i++)
         history_move(h, tail[i].from, tail[i].to);
     history_truncate(h, now);
@@ -164,11 +178,12 @@ static void compare(const struct session *s, uint64_t seed, uint32_t step) {
                              head->position[i], naive_position(s->model, l, h, i));
                 if (history_seen(head, i) != sums.seen || history_seen_window(head, i) != sums.seen_window ||
                     history_hits_window(head, i) != sums.hits || head->mass[i] != sums.mass ||
-                    head->last[i] != (float)sums.last)
-                    fail_msg("seed %lu step %u slot %u: seen %lu/%lu window %lu/%lu hits %g/%g mass %g/%g last %g/%g",
+                    head->last[i] != (float)sums.last || head->norm[i] != sums.norm)
+                    fail_msg("seed %lu step %u slot %u: seen %lu/%lu window %lu/%lu hits %g/%g mass %g/%g last %g/%g "
+                             "norm %g/%g",
                              seed, step, i, history_seen(head, i), sums.seen, history_seen_window(head, i),
                              sums.seen_window, history_hits_window(head, i), sums.hits, head->mass[i], sums.mass,
-                             head->last[i], sums.last);
+                             head->last[i], sums.last, head->norm[i], sums.norm);
             }
         }
 }
@@ -188,7 +203,8 @@ static void run(const struct proto_group *group, uint32_t fresh_rows, uint64_t s
             assert_int_equal(shrink(&s, target), naive_shrink(s.model, target));
             compare(&s, seed, step);
         }
-        assert_int_equal(settle(&s, f, cap), naive_settle(s.model, f, cap));
+        uint64_t evicted = settle(&s, f, cap); /* first: it tells the model the norms */
+        assert_int_equal(evicted, naive_settle(s.model, f, cap));
         assert_int_equal(s.tokens, naive_tokens(s.model));
         compare(&s, seed, step);
     }
@@ -247,11 +263,63 @@ static void test_window(void **state) {
     }
 }
 
+static void test_pivotal(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 36; seed++) {
+        struct proto_group g = group_of("pivotal");
+        rng_state = ~seed;
+        uint32_t fresh_rows = below(3) ? 16 : 32;
+        g.max_rows = fresh_rows + 16 + below(60);
+        if (below(3))
+            param(&g, 0, "recent", below(50));
+        if (below(3))
+            param(&g, 1, "share", below(101) / 100.0);
+        if (below(3))
+            param(&g, 2, "sinks", below(20));
+        run(&g, fresh_rows, seed, 40);
+    }
+}
+
+static void test_h2o(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 18; seed++) {
+        struct proto_group g = group_of("h2o");
+        rng_state = ~seed;
+        g.max_rows = 16 + 16 + below(60);
+        if (below(3))
+            param(&g, 0, "share", below(101) / 100.0);
+        run(&g, 16, seed, 40);
+    }
+}
+
+static void test_tova(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        struct proto_group g = group_of("tova");
+        rng_state = ~seed;
+        g.max_rows = 16 + 16 + below(60);
+        run(&g, 16, seed, 40);
+    }
+}
+
+static void test_random(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        struct proto_group g = group_of("random");
+        rng_state = ~seed;
+        g.max_rows = 16 + 16 + below(60);
+        param(&g, 0, "seed", below(3) ? below(UINT32_MAX) : UINT32_MAX);
+        if (below(3))
+            param(&g, 1, "sinks", below(20));
+        run(&g, 16, seed, 40);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scissorhands),
-        cmocka_unit_test(test_streaming),
-        cmocka_unit_test(test_window),
+        cmocka_unit_test(test_scissorhands), cmocka_unit_test(test_streaming), cmocka_unit_test(test_window),
+        cmocka_unit_test(test_pivotal),      cmocka_unit_test(test_h2o),       cmocka_unit_test(test_tova),
+        cmocka_unit_test(test_random),
     };
     return cmocka_run_group_tests_name("policies against the naive model", tests, NULL, NULL);
 }

@@ -48,7 +48,7 @@ static void test_check(void **state) {
     assert_int_equal(check(text, sizeof text), 0);
     assert_non_null(strstr(text, "\npool = 64MiB ; file\n"));
     assert_non_null(strstr(text, "\nscore-wait = 9 ; command line\n"));
-    assert_non_null(strstr(text, "\npolicy = scissorhands ; default\n"));
+    assert_non_null(strstr(text, "\npolicy = pivotal ; default\n"));
     write_file("\npool = 64Mib\npool = 64\n");
     assert_int_equal(check(text, sizeof text), 2);
     snprintf(expected, sizeof expected, "scissord: %s:3: pool is given a second time; expected once\n", path);
@@ -82,7 +82,7 @@ static void test_reload(void **state) {
 
     /* A bad file, of which the good half must not be taken either. */
     write_file("sessions-max = 2\nscore-wait = 1 day\n");
-    reload(&d, "scissord.conf:2: score-wait: '1 day' is not a number in range; expected e.g. 50 (0 .. 10000 ms); all");
+    reload(&d, "scissord.conf:2: score-wait: '1 day' is not a number in range; expected e.g. 200 (0 .. 10000 ms); all");
     assert_int_equal(harness_open(fd, &open, &opened, &failed), -EREMOTEIO);
     assert_int_equal(failed.code, SCISSOR_ELIMIT);
 
@@ -93,7 +93,7 @@ static void test_reload(void **state) {
     reload(&d, "scissord.conf is in force");
     assert_int_equal(harness_wait_log(&d, "reload: sessions-max is 2 now, was 1\n", 0), 0);
     assert_int_equal(harness_wait_log(&d, "reload: score-wait is 1 now, was 10000\n", 0), 0);
-    assert_int_equal(harness_wait_log(&d, "reload: policy is window now, was scissorhands\n", 0), 0);
+    assert_int_equal(harness_wait_log(&d, "reload: policy is window now, was pivotal\n", 0), 0);
     assert_int_equal(harness_open(fd, &open, &opened, NULL), 0);
     uint64_t begin = harness_now_ns();
     assert_int_equal(harness_settle(fd, opened.session, 1, 4, &settled), 0);

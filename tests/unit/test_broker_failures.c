@@ -26,7 +26,7 @@ static float one(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane
 /* A little of everything: opens, frames, growth, a shrink for another open, control requests, closes. */
 static void story(void) {
     int peer = rig_connect(&rig);
-    struct proto_open spec = rig_spec(2, 2, 256, 64, 192, 2048, "scissorhands");
+    struct proto_open spec = rig_spec(2, 2, 256, 64, 192, 2048, "pivotal");
     if (peer < 0)
         return;
     int a = rig_open_now(&rig, peer, &spec), b = -1;

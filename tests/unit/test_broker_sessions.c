@@ -1,4 +1,5 @@
 /* test_broker_sessions.c - what happens to an open session: scores, settles, positions, the arbiter, its end. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,6 +61,40 @@ static void settle(int s, uint32_t rows) {
     broker_check(rig.broker);
 }
 
+/* Writes 64 rows of V that are all ones, but the first element of the session, and settles them. */
+static void settle_ones(int s, float first) {
+    struct rig_session *session = &rig.sessions[s];
+    uint32_t dtype = session->spec.compute_dtype;
+    for (uint32_t head = 0; head < 4; head++)
+        for (uint32_t i = 0; i < 64 * 256; i++)
+            kernel_store(dtype, rig_fresh(session, head), 64 * 256 + i, head == 0 && i == 0 ? first : 1);
+    deliver(make_frame(s, 64, 64, 1));
+    settle(s, 64);
+}
+
+/* A norm is four more bytes a slot, which are charged; one that is not finite is counted. */
+static void test_norms(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    uint64_t charged[4], bytes;
+    charged[0] = stat_now().charged_bytes;
+    int plain = open_one(192, 0, "h2o"), weighed;
+    settle_ones(plain, NAN);
+    charged[1] = stat_now().charged_bytes;
+    assert_int_equal(stat_now().bad_scores, 0);
+    weighed = open_one(192, 0, "pivotal");
+    settle_ones(weighed, 1);
+    charged[2] = stat_now().charged_bytes;
+    assert_int_equal(stat_now().bad_scores, 0);
+    bytes =
+        (uint64_t)layout_pages_per_segment((uint32_t)kernel_dtype_size(rig.sessions[plain].spec.storage_dtype), 256) *
+        SCISSOR_PAGE_ROWS * sizeof(float);
+    assert_int_equal(charged[2] - charged[1], charged[1] - charged[0] + bytes);
+    settle_ones(weighed, NAN);
+    settle_ones(weighed, -INFINITY);
+    assert_int_equal(stat_now().bad_scores, 2);
+}
+
 /* ---------- scores ---------- */
 
 static void test_settle_waits_for_its_frame(void **state) {
@@ -78,9 +113,9 @@ static void test_settle_waits_for_its_frame(void **state) {
 
     size = make_frame(s, 64, 64, 1); /* this one is too late */
     rig_settle(&rig, s, 64, rig.sessions[s].sequence);
-    rig_pass(&rig, 49 * MS);
+    rig_pass(&rig, rig.config.score_wait_ns - 1);
     assert_int_equal(rig.job_count, 0);
-    rig_pass(&rig, 1 * MS);
+    rig_pass(&rig, 1);
     assert_int_equal(rig.job_count, 1);
     deliver(size);
     rig_jobs(&rig);
@@ -450,6 +485,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_settle_waits_for_its_frame, teardown),
         cmocka_unit_test_teardown(test_frames_that_do_not_count, teardown),
+        cmocka_unit_test_teardown(test_norms, teardown),
         cmocka_unit_test_teardown(test_requests, teardown),
         cmocka_unit_test_teardown(test_least_mass_goes_first, teardown),
         cmocka_unit_test_teardown(test_growth_takes_from_the_worthless, teardown),

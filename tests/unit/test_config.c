@@ -55,7 +55,7 @@ static void test_values(void **state) {
     assert_true(o.verbose);
     assert_string_equal(o.config, path);
     assert_int_equal(load("", NULL, &o, why, sizeof why), 0);
-    assert_int_equal(o.score_wait_ms, 50);
+    assert_int_equal(o.score_wait_ms, 200);
     assert_int_equal(load("\xef\xbb\xbfverbose = no\n", NULL, &o, why, sizeof why), 0);
     assert_false(o.verbose);
 }
@@ -80,7 +80,7 @@ static void test_refusals(void **state) {
         {"pool = 12Q\n", "1: pool: '12Q' is not a size; expected e.g. 256MiB (1MiB .. 1PiB)"},
         {"\n\npool = 8GiB # much\n", "3: pool: '8GiB # much' is not a size; expected e.g. 256MiB (1MiB .. 1PiB)"},
         {"pool = 4KiB\n", "1: pool: '4KiB' is not a size; expected e.g. 256MiB (1MiB .. 1PiB)"},
-        {"# x\nscore-wait = 1s\n", "2: score-wait: '1s' is not a number in range; expected e.g. 50 (0 .. 10000 ms)"},
+        {"# x\nscore-wait = 1s\n", "2: score-wait: '1s' is not a number in range; expected e.g. 200 (0 .. 10000 ms)"},
         {"sessions-max = 0\n", "1: sessions-max: '0' is not a number in range; expected e.g. 1024 (1 .. 65536)"},
         {"verbose = maybe\n", "1: verbose: 'maybe' is neither yes nor no; expected yes or no"},
         {"dir =\n", "1: dir: '' is not a text of 1 to 90 bytes"},

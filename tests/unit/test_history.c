@@ -19,7 +19,7 @@ static struct history h;
 
 static void begin(uint32_t planes, uint32_t blocks) {
     assert_int_equal(history_clock_init(&clock_, blocks, F), 0);
-    assert_int_equal(history_init(&h, planes, F, &clock_), 0);
+    assert_int_equal(history_init(&h, planes, false, F, &clock_), 0);
     assert_int_equal(history_resize(&h, 8), 0);
 }
 
@@ -49,11 +49,13 @@ static void settle_all(uint32_t position) {
 
 static void test_bytes(void **state) {
     (void)state;
-    assert_int_equal(history_slot_bytes(0, 0), 12);
-    assert_int_equal(history_slot_bytes(0, 7), 12);
-    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 0), 16);
-    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 7), 12 + 28);
-    assert_int_equal(history_slot_bytes(ALL_PLANES, 7), 12 + 28 + 8);
+    assert_int_equal(history_slot_bytes(0, 0, false), 12);
+    assert_int_equal(history_slot_bytes(0, 7, false), 12);
+    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 0, false), 16);
+    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 7, false), 12 + 28);
+    assert_int_equal(history_slot_bytes(ALL_PLANES, 7, false), 12 + 28 + 8);
+    assert_int_equal(history_slot_bytes(0, 7, true), 16);
+    assert_int_equal(history_slot_bytes(ALL_PLANES, 7, true), 12 + 28 + 8 + 4);
     assert_int_equal(history_fresh_bytes(0), 0);
     assert_int_equal(history_fresh_bytes(ALL_PLANES), 12);
     assert_int_equal(history_clock_bytes(7, 64), 7 * 8 + 128);
@@ -236,6 +238,28 @@ static void test_no_planes(void **state) {
     end();
 }
 
+/* A norm goes with its row; one that is not finite counts as 0. */
+static void test_norms(void **state) {
+    (void)state;
+    assert_int_equal(history_clock_init(&clock_, 0, F), 0);
+    assert_int_equal(history_init(&h, ALL_PLANES, true, F, &clock_), 0);
+    assert_int_equal(history_resize(&h, 4), 0);
+    settle_all(0);
+    assert_true(h.norm[0] == 0 && h.norm[3] == 0);
+    assert_true(history_set_norm(&h, 0, 1.5f) && history_set_norm(&h, 1, 0) && history_set_norm(&h, 3, 3e38f));
+    assert_int_equal(history_resize(&h, 100), 0);
+    assert_true(h.norm[0] == 1.5f && h.norm[1] == 0 && h.norm[3] == 3e38f);
+    history_move(&h, 3, 1);
+    assert_true(h.norm[1] == 3e38f);
+    assert_false(history_set_norm(&h, 0, __builtin_inff()));
+    assert_false(history_set_norm(&h, 1, __builtin_nanf("")));
+    assert_false(history_set_norm(&h, 2, -1));
+    assert_true(h.norm[0] == 0 && h.norm[1] == 0 && h.norm[2] == 0);
+    history_settle(&h, 0, 3, 9); /* another row */
+    assert_true(h.norm[3] == 0);
+    end();
+}
+
 static void test_out_of_memory(void **state) {
     (void)state;
     for (size_t k = 0;; k++) {
@@ -243,7 +267,7 @@ static void test_out_of_memory(void **state) {
         alloc_fail_after(k, SIZE_MAX);
         int r = history_clock_init(&clock_, 3, F);
         if (r == 0) {
-            r = history_init(&h, ALL_PLANES, F, &clock_);
+            r = history_init(&h, ALL_PLANES, true, F, &clock_);
             if (r == 0) {
                 r = history_resize(&h, 4);
                 if (r == 0) {
@@ -272,10 +296,10 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_clock),  cmocka_unit_test(test_window),
-        cmocka_unit_test(test_window_of_one), cmocka_unit_test(test_life),   cmocka_unit_test(test_bounded),
-        cmocka_unit_test(test_move_truncate), cmocka_unit_test(test_resize), cmocka_unit_test(test_no_planes),
-        cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_clock),         cmocka_unit_test(test_window),
+        cmocka_unit_test(test_window_of_one), cmocka_unit_test(test_life),          cmocka_unit_test(test_bounded),
+        cmocka_unit_test(test_move_truncate), cmocka_unit_test(test_resize),        cmocka_unit_test(test_no_planes),
+        cmocka_unit_test(test_norms),         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests_name("history", tests, NULL, NULL);
 }

@@ -278,6 +278,60 @@ static void test_append(void **state) {
     }
 }
 
+/* Bits of the paths are the same; to the exact sum they are as close as sums of f32 can be. */
+static void norms_case(struct kernel_backend *b, uint8_t compute, uint32_t d) {
+    enum { FRESH = 32, FIRST = 5, ROWS = 20 };
+    uint32_t size = (uint32_t)kernel_dtype_size(compute);
+    char *fresh = calloc(1, layout_area_bytes(size, FRESH, d));
+    float norms[2][ROWS + 1], reference[ROWS];
+    double exact[ROWS] = {0};
+    for (uint32_t r = 0; r < FRESH; r++)
+        for (uint32_t c = 0; c < d; c++) {
+            void *v = fresh + layout_v_offset(size, FRESH, d);
+            kernel_store(compute, v, layout_v_index(r, c, d), (float)(random_bits() % 20001) / 1000 - 10);
+            if (r >= FIRST && r < FIRST + ROWS)
+                exact[r - FIRST] += fabs(kernel_load(compute, v, layout_v_index(r, c, d)));
+        }
+    norms[0][ROWS] = 77;
+    struct kernel_norms heads[2] = {{fresh, FIRST, ROWS, FRESH, d, compute, norms[0]},
+                                    {fresh, FIRST + 1, ROWS - 1, FRESH, d, compute, norms[1]}};
+    assert_int_equal(b->v_norms(b, heads, 2), 0);
+    for (uint32_t r = 0; r < ROWS; r++)
+        assert_true(fabs(norms[0][r] - exact[r]) <= 1e-6 * exact[r]);
+    assert_memory_equal(norms[0] + 1, norms[1], (ROWS - 1) * sizeof **norms);
+    assert_true(norms[0][ROWS] == 77);
+    heads[0].norms = reference;
+    struct kernel_backend *plain = kernel_host_backend("reference");
+    assert_int_equal(plain->v_norms(plain, heads, 1), 0);
+    assert_memory_equal(reference, norms[0], sizeof reference);
+    free(fresh);
+}
+
+static void test_norms(void **state) {
+    (void)state;
+    for (size_t i = 0; i < PATHS; i++) {
+        struct kernel_backend *b = kernel_host_backend(path_names[i]);
+        for (size_t d = 0; b && d < COUNT(head_dims); d++)
+            for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+                norms_case(b, compute, head_dims[d]);
+    }
+}
+
+/* By hand: 1 + 2 + ... + 16 with signs; then one that is not finite, and one that is too large. */
+static void test_norms_by_hand(void **state) {
+    (void)state;
+    float fresh[2 * 16 * 16] = {0}, *v = fresh + 16 * 16, norms[3];
+    struct kernel_backend *b = kernel_host_backend(NULL);
+    for (uint32_t c = 0; c < 16; c++) {
+        v[3 * 16 + c] = c % 2 ? (float)(c + 1) : -(float)(c + 1);
+        v[5 * 16 + c] = 3e38f;
+    }
+    v[4 * 16 + 9] = NAN;
+    struct kernel_norms head = {fresh, 3, 3, 16, 16, KERNEL_F32, norms};
+    assert_int_equal(b->v_norms(b, &head, 1), 0);
+    assert_true(norms[0] == 136 && isnan(norms[1]) && isinf(norms[2]));
+}
+
 static void test_copy(void **state) {
     char memory[256], expected[256];
     struct kernel_backend *b = kernel_host_backend("reference");
@@ -313,6 +367,16 @@ static void test_refused(void **state) {
     shrink.storage_dtype = 9;
     assert_int_equal(b->shrink(b, &shrink, 1), -EINVAL);
 
+    float norm = 77;
+    struct kernel_norms norms[2] = {{untouched, 0, 1, 16, 16, KERNEL_F32, &norm}, {untouched, 16, 1, 16, 16, 0, &norm}};
+    assert_int_equal(b->v_norms(b, norms, 2), -EINVAL);
+    assert_true(norm == 77);
+    norms[0].count = UINT32_MAX;
+    assert_int_equal(b->v_norms(b, norms, 1), -EINVAL);
+    norms[0].count = 1;
+    norms[0].compute_dtype = KERNEL_DTYPE_COUNT;
+    assert_int_equal(b->v_norms(b, norms, 1), -EINVAL);
+
     assert_int_equal(b->append(b, untouched, 16, 16, 1, 16, 0, untouched, untouched, 16, 0), -EINVAL);
     assert_int_equal(b->append(b, untouched, 16, 1, UINT32_MAX, 16, 0, untouched, untouched, 16, 0), -EINVAL);
     assert_int_equal(b->append(b, untouched, 16, 0, 1, 16, 0, untouched, untouched, 15, 0), -EINVAL);
@@ -323,9 +387,10 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),  cmocka_unit_test(test_f16_all), cmocka_unit_test(test_f16_rounding),
-        cmocka_unit_test(test_bf16),   cmocka_unit_test(test_settle),  cmocka_unit_test(test_shrink),
-        cmocka_unit_test(test_append), cmocka_unit_test(test_copy),    cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_names),  cmocka_unit_test(test_f16_all),       cmocka_unit_test(test_f16_rounding),
+        cmocka_unit_test(test_bf16),   cmocka_unit_test(test_settle),        cmocka_unit_test(test_shrink),
+        cmocka_unit_test(test_append), cmocka_unit_test(test_copy),          cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_norms),  cmocka_unit_test(test_norms_by_hand),
     };
     unsetenv("SCISSOR_HOST_PATH");
     return cmocka_run_group_tests_name("kernels: move", tests, NULL, NULL);

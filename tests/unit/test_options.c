@@ -90,9 +90,9 @@ static void test_defaults(void **state) {
     char why[256] = "", *argv[] = {"scissord", NULL};
     assert_int_equal(daemon_options_parse(1, argv, &o, why, sizeof why), 0);
     assert_true(o.pool_bytes == 0 && !*o.dir && !o.verbose);
-    assert_int_equal(o.score_wait_ms, 50);
+    assert_int_equal(o.score_wait_ms, 200);
     assert_int_equal(o.sessions_max, 1024);
-    assert_string_equal(o.policy, "scissorhands");
+    assert_string_equal(o.policy, "pivotal");
 }
 
 static void test_refusals(void **state) {
@@ -104,7 +104,7 @@ static void test_refusals(void **state) {
     assert_int_equal(PARSE(&o, why, "--pool", "1023KiB"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--pool", "2PiB"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--score-wait", "10001"), SCISSOR_EINVAL);
-    assert_string_equal(why, "--score-wait: '10001' is not a number in range; expected e.g. 50 (0 .. 10000 ms)");
+    assert_string_equal(why, "--score-wait: '10001' is not a number in range; expected e.g. 200 (0 .. 10000 ms)");
     assert_int_equal(PARSE(&o, why, "--score-wait", "-1"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--score-wait", "99999999999999999999999"), SCISSOR_EINVAL);
     assert_int_equal(PARSE(&o, why, "--sessions-max", "0"), SCISSOR_EINVAL);

@@ -1,5 +1,5 @@
-/* test_policy.c - the table of policies, parameters and their texts, scores worked out by hand, and victims against a
- * plain sort. */
+/* test_policy.c - the table of policies, parameters and their texts, scores worked out by hand (scissorhands,
+ * streaming, window), and victims against a plain sort. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,35 +13,8 @@
 
 #include "alloc.h"
 #include "backend.h"
-#include "history.h"
-#include "policy.h"
 #include "scissor_error.h"
-#include "score.h"
-
-#define F 4
-
-static struct policy policy;
-static struct history_clock clock_;
-static struct history h;
-static char why[PROTO_TEXT_BYTES];
-
-/* Fills a wire field; a NUL follows only if there is room. */
-static void text(char *field, size_t bytes, const char *value) {
-    size_t length = strlen(value);
-    memset(field, 0, bytes);
-    memcpy(field, value, length < bytes ? length : bytes);
-}
-
-static struct proto_group group_of(const char *name) {
-    struct proto_group g = {.layers = 1, .kv_heads = 1, .q_heads = 1, .head_dim = 64, .guaranteed_rows = 24};
-    text(g.policy, sizeof g.policy, name);
-    return g;
-}
-
-static void param(struct proto_group *g, uint32_t i, const char *name, double value) {
-    text(g->params[i].name, sizeof g->params[i].name, name);
-    g->params[i].value = value;
-}
+#include "test_policy_head.h"
 
 /* ---------- table and parameters ---------- */
 
@@ -57,11 +30,11 @@ static void test_table(void **state) {
         for (const struct policy_param_info *info = class->params; info->name; info++, params++) {
             assert_in_range(strlen(info->name), 1, sizeof((struct proto_param *)0)->name - 1);
             assert_true(info->min <= info->value && info->value <= info->max);
-            assert_true(info->value == floor(info->value) && info->unit && info->text);
+            assert_true((info->real || info->value == floor(info->value)) && info->unit && info->text);
         }
         assert_true(params <= PROTO_MAX_PARAMS);
     }
-    assert_int_equal(count, 3);
+    assert_int_equal(count, 7);
     assert_null(policy_class_at(1000));
     assert_null(policy_lookup("none"));
     assert_null(policy_lookup(""));
@@ -121,7 +94,7 @@ static void refused(const struct proto_group *g, const char *const words[]) {
 static void test_refused(void **state) {
     (void)state;
     struct proto_group g = group_of("magic");
-    REFUSED(&g, "magic", "scissorhands", "streaming", "window");
+    REFUSED(&g, "magic", "scissorhands", "pivotal", "h2o", "tova", "streaming", "window", "random");
     g = group_of("sixteen-letters!?"); /* no NUL in the field */
     REFUSED(&g, "sixteen-letters!");
     g = group_of("a\033[2J\nb");
@@ -159,6 +132,21 @@ static void test_refused(void **state) {
     REFUSED(&g, "\"reading\"", "0 to 2", "not 3");
     param(&g, 0, "threshold", 0.5);
     REFUSED(&g, "\"threshold\"", "0 to 1", "0.5");
+
+    g = group_of("pivotal");
+    param(&g, 0, "share", 1.01);
+    REFUSED(&g, "\"share\"", "0 to 1", "1.01");
+    param(&g, 0, "recent", 2.5);
+    REFUSED(&g, "\"recent\"", "whole", "2.5");
+    g = group_of("h2o");
+    param(&g, 0, "share", NAN);
+    REFUSED(&g, "\"share\"", "0 to 1", "nan");
+    g = group_of("random");
+    param(&g, 0, "seed", 4294967296);
+    REFUSED(&g, "\"seed\"", "0 to 4294967295", "4294967296");
+    g = group_of("tova");
+    param(&g, 0, "sinks", 4);
+    REFUSED(&g, "\"sinks\"", "tova", "none");
 }
 
 /* The longest text is cut, never overrun. */
@@ -194,41 +182,6 @@ static void test_drop(void **state) {
 
 /* ---------- scores and protection ---------- */
 
-static void begin(const char *name, const char *param_name, double value) {
-    struct proto_group g = group_of(name);
-    if (strcmp(name, "scissorhands") == 0) {
-        param(&g, 0, "recent", 0); /* the default of 10 would protect nearly all rows of these tests */
-        param(&g, 1, "window", 8);
-    }
-    if (param_name)
-        param(&g, strcmp(param_name, "recent") == 0 ? 0 : 2, param_name, value);
-    if (policy_init(&policy, "", &g, F, why, sizeof why) != 0)
-        fail_msg("%s", why);
-    uint32_t blocks = policy.class->window_blocks ? policy.class->window_blocks(&policy) : 0;
-    assert_int_equal(history_clock_init(&clock_, blocks, F), 0);
-    assert_int_equal(history_init(&h, PROTO_PLANE_HITS, F, &clock_), 0);
-    assert_int_equal(history_resize(&h, 16), 0);
-}
-
-static void end(void) {
-    history_deinit(&h);
-    history_clock_deinit(&clock_);
-    assert_int_equal(alloc_live(), 0);
-}
-
-/* The next four rows come; their scores, if any, arrive as one frame. */
-static void period(const float *hits) {
-    uint32_t position = h.settled;
-    if (hits) {
-        history_clock_fold(&clock_, 4, 4);
-        history_fold(&h, PROTO_PLANE_HITS, hits, 4);
-    }
-    for (uint32_t j = 0; j < 4; j++)
-        history_settle(&h, j, h.settled, position + j);
-    history_clock_next(&clock_);
-    history_next_block(&h);
-}
-
 /* Two of three periods with scores, window of two, seen when a third is gathered:
  *     slot      0     1     2     3    4    5    6    7
  *     period 0  4/4   2/3   1/2   1/1                        leaves the window
@@ -241,25 +194,6 @@ static void gather_three(void) {
     history_clock_fold(&clock_, 4, 4);
     history_fold(&h, PROTO_PLANE_HITS, (const float[]){3, 2, 0, 4, 1, 0, 2, 4, 0, 0, 0, 0}, 4);
 }
-
-static void assert_scores(const float *expected) {
-    float score[16];
-    policy.class->score(&policy, &h, h.settled + 4, score);
-    for (uint32_t i = 0; i < h.settled; i++)
-        if (score[i] != expected[i])
-            fail_msg("slot %u: %g, not %g", i, score[i], expected[i]);
-}
-
-static void assert_victims(uint64_t next_position, uint32_t count, const uint32_t *expected) {
-    uint32_t slots[16];
-    uint64_t scratch[64];
-    assert_true(history_scratch_bytes(h.settled) <= sizeof scratch);
-    policy_victims(&policy, &h, next_position, count, scratch, slots);
-    for (uint32_t i = 0; i < count; i++)
-        assert_int_equal(slots[i], expected[i]);
-}
-#define VICTIMS(next, ...) \
-    assert_victims((next), sizeof((uint32_t[]){__VA_ARGS__}) / 4, (const uint32_t[]){__VA_ARGS__})
 
 static void test_fraction(void **state) {
     (void)state;
@@ -325,18 +259,18 @@ static void test_recent(void **state) {
     uint64_t sinks, recent;
     begin("scissorhands", "recent", 7);
     gather_three();
-    policy.class->protect(&policy, 12, &sinks, &recent);
+    policy.class->protect(&policy, 16, 12, &sinks, &recent);
     assert_int_equal(sinks, 0);
     assert_int_equal(recent, 5);
     VICTIMS(12, 2, 4);                /* 5 and 6 are protected now */
     VICTIMS(12, 0, 1, 2, 3, 4, 5);    /* ... and go from the oldest when nothing else is left */
     VICTIMS(12, 0, 1, 2, 3, 4, 5, 6); /* not by score: 7 is better than 6 anyway */
-    policy.class->protect(&policy, 6, &sinks, &recent);
+    policy.class->protect(&policy, 16, 6, &sinks, &recent);
     assert_int_equal(recent, 0);
     VICTIMS(6, 0, 1);
     end();
     begin("scissorhands", "recent", 0); /* F rows at least */
-    policy.class->protect(&policy, 12, &sinks, &recent);
+    policy.class->protect(&policy, 16, 12, &sinks, &recent);
     assert_int_equal(recent, 8);
     end();
 }
@@ -347,7 +281,7 @@ static void test_streaming(void **state) {
     begin("streaming", "sinks", 3);
     period(NULL);
     period(NULL);
-    policy.class->protect(&policy, 12, &sinks, &recent);
+    policy.class->protect(&policy, 16, 12, &sinks, &recent);
     assert_int_equal(sinks, 3);
     assert_int_equal(recent, 12);
     VICTIMS(12, 3);
@@ -389,8 +323,9 @@ static void given_scores(const struct policy *p, const struct history *history, 
     memcpy(ret, given_score, history->settled * sizeof *ret);
 }
 
-static void given_protect(const struct policy *p, uint64_t next_position, uint64_t *ret_sinks, uint64_t *ret_recent) {
-    (void)p, (void)next_position;
+static void given_protect(const struct policy *p, uint32_t room, uint64_t next_position, uint64_t *ret_sinks,
+                          uint64_t *ret_recent) {
+    (void)p, (void)room, (void)next_position;
     *ret_sinks = given_sinks;
     *ret_recent = given_recent;
 }
@@ -452,7 +387,7 @@ static void one_sort(uint32_t n, int kind) {
     qsort(order, count, sizeof *order, by_slot);
     scratch[history_scratch_bytes(n) / 8] = 0x1234;
     slots[count] = 0x5678;
-    policy_victims(&policy, &h, n, count, scratch, slots);
+    policy_victims(&policy, &h, n, n, count, scratch, slots);
     assert_memory_equal(slots, order, count * sizeof *slots);
     assert_int_equal(slots[count], 0x5678);
     assert_int_equal(scratch[history_scratch_bytes(n) / 8], 0x1234);
@@ -462,7 +397,7 @@ static void test_victims(void **state) {
     (void)state;
     srandom(3);
     assert_int_equal(history_clock_init(&clock_, 0, F), 0);
-    assert_int_equal(history_init(&h, 0, F, &clock_), 0);
+    assert_int_equal(history_init(&h, 0, false, F, &clock_), 0);
     assert_int_equal(history_resize(&h, MANY), 0);
     for (int round = 0; round < 3000; round++)
         one_sort((uint32_t)random() % (round % 50 ? 60 : MANY), round % 5);

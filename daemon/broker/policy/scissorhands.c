@@ -80,23 +80,23 @@ static void scissorhands_score(const struct policy *p, const struct history *h, 
         ret_score[i] = slot_score(reading, ret_score[i], (float)history_seen_window(h, i));
 }
 
-static void scissorhands_protect(const struct policy *p, uint64_t next_position, uint64_t *ret_sinks,
+static void scissorhands_protect(const struct policy *p, uint32_t room, uint64_t next_position, uint64_t *ret_sinks,
                                  uint64_t *ret_recent) {
-    uint32_t rows = protected_rows(p);
+    (void)room;
     *ret_sinks = 0;
-    *ret_recent = next_position > rows ? next_position - rows : 0;
+    *ret_recent = policy_first_of_last(protected_rows(p), next_position);
 }
 
 static const struct policy_param_info scissorhands_params[] = {
-    [SCISSORHANDS_WINDOW] = {"window", 1, 16384, 400, "rows", "history window w, rounded up to whole settles"},
+    [SCISSORHANDS_WINDOW] = {"window", 1, 16384, 400, "rows", "history window w, rounded up to whole settles", false},
     [SCISSORHANDS_RECENT] = {"recent", 0, PROTO_MAX_ROWS, 10, "rows",
-                             "recent window r: the newest rows, protected; at least the fresh rows are"},
+                             "recent window r: the newest rows, protected; at least the fresh rows are", false},
     [SCISSORHANDS_DROP] = {"drop", 0, PROTO_MAX_ROWS, 0, "rows",
-                           "rows dropped at once when any must go; 0: just those that must"},
+                           "rows dropped at once when any must go; 0: just those that must", false},
     [SCISSORHANDS_THRESHOLD] = {"threshold", 0, 1, 0, "choice",
-                                "0: 1 / rows the query can see, 1: 1 / tokens seen so far"},
-    [SCISSORHANDS_READING] = {"reading", 0, 2, 0, "choice",
-                              "0: fraction of hits, 1: most misses go, 2: fewest hits go"},
+                                "0: 1 / rows the query can see, 1: 1 / tokens seen so far", false},
+    [SCISSORHANDS_READING] = {"reading", 0, 2, 0, "choice", "0: fraction of hits, 1: most misses go, 2: fewest hits go",
+                              false},
     {0},
 };
 

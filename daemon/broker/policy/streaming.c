@@ -8,14 +8,15 @@ static uint32_t streaming_planes(const struct policy *p) {
     return 0;
 }
 
-static void streaming_protect(const struct policy *p, uint64_t next_position, uint64_t *ret_sinks,
+static void streaming_protect(const struct policy *p, uint32_t room, uint64_t next_position, uint64_t *ret_sinks,
                               uint64_t *ret_recent) {
+    (void)room;
     *ret_sinks = (uint64_t)p->param[STREAMING_SINKS];
     *ret_recent = next_position;
 }
 
 static const struct policy_param_info streaming_params[] = {
-    [STREAMING_SINKS] = {"sinks", 0, PROTO_MAX_ROWS, 4, "rows", "first rows that are kept for good"},
+    [STREAMING_SINKS] = {"sinks", 0, PROTO_MAX_ROWS, 4, "rows", "first rows that are kept for good", false},
     {0},
 };
 

@@ -6,8 +6,9 @@ static uint32_t window_planes(const struct policy *p) {
     return 0;
 }
 
-static void window_protect(const struct policy *p, uint64_t next_position, uint64_t *ret_sinks, uint64_t *ret_recent) {
-    (void)p;
+static void window_protect(const struct policy *p, uint32_t room, uint64_t next_position, uint64_t *ret_sinks,
+                           uint64_t *ret_recent) {
+    (void)p, (void)room;
     *ret_sinks = 0;
     *ret_recent = next_position;
 }
