@@ -113,7 +113,7 @@ static void test_example(void **state) {
     assert_int_equal(harness_start(&d, NULL), 0);
     snprintf(command, sizeof command, "SCISSORD_DIR=%s LD_LIBRARY_PATH=\"$P/lib\" \"$D.program\"", d.dir);
     must(command);
-    assert_string_equal(text, "1000 tokens seen, 232 rows held per head\n");
+    assert_string_equal(text, "1000 tokens, 232 rows held per head: success\n");
     assert_int_equal(harness_stop(&d), 0);
 }
 

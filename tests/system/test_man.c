@@ -128,7 +128,7 @@ static void test_libscissor(void **state) {
     SCISSOR_ERROR_MAP(HAS)
 #undef HAS
     page_has("\n#include <scissor.h>\n");
-    page_has("\"%d tokens seen, %u rows held per head\\en\"");
+    page_has("\"%d tokens, %u rows held per head: %s\\en\"");
 }
 
 int main(void) {

@@ -32,7 +32,7 @@ static void test_example(void **state) {
     if (status)
         fail_msg("%s", text);
     /* 15 settles of 64 rows; 40 fresh ones are left */
-    assert_string_equal(text, "1000 tokens seen, 232 rows held per head\n");
+    assert_string_equal(text, "1000 tokens, 232 rows held per head: success\n");
     assert_int_equal(harness_stop(&daemon), 0);
     run_example(daemon.dir, text, sizeof text, &status);
     assert_int_equal(status, 1);
