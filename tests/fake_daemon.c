@@ -401,7 +401,8 @@ static void *run(void *data) {
 
 int fake_start(struct fake *f) {
     memset(f, 0, sizeof *f);
-    snprintf(f->dir, sizeof f->dir, "%.40s/fakeXXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    const char *base = getenv("TMPDIR");
+    snprintf(f->dir, sizeof f->dir, "%.40s/fakeXXXXXX", base && strlen(base) <= 40 ? base : "/tmp");
     if (!mkdtemp(f->dir))
         return -1;
     f->backend = kernel_host_backend(NULL);
