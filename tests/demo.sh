@@ -16,7 +16,10 @@ texts=(GPL-3 LGPL-2.1 MPL-2.0)
 question=$'\n\nExplain in a few sentences what the text above is about.'
 
 out=${DEMO_OUT:-$build/demo}
-work=$(mktemp -d "${TMPDIR:-/tmp}/scissord-demo.XXXXXX")
+# The path of a socket has no more than 107 bytes.
+base=${TMPDIR:-/tmp}
+[ ${#base} -le 40 ] || base=/tmp
+work=$(mktemp -d "$base/scissord-demo.XXXXXX")
 mkdir -p "$out"
 rm -f "$out"/*
 running=()
