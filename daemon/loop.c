@@ -305,6 +305,7 @@ int server_run(struct rundir *rundir, struct broker *broker, const char *ready_t
         daemon_log(LOG_ERR, "cannot start: %s", uv_strerror(r));
         return 1;
     }
+    broker_tick(broker, server_now()); /* its uptime begins here */
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_loop_close(&s->loop);
     front_link_free(&s->front);

@@ -233,8 +233,6 @@ void broker_control(struct broker *b, const void *request, size_t size, uint64_t
     struct proto_request r;
     const char *why;
 
-    if (b->started_ns == 0)
-        b->started_ns = now;
     if (size == sizeof r) {
         memcpy(&r, request, sizeof r);
         a.head.op = r.op;

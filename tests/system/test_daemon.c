@@ -311,6 +311,18 @@ static void test_drain(void **state) {
     assert_int_equal(harness_stop(&d), 0);
 }
 
+/* Uptime counts from the start, not from when somebody first asked. */
+static void test_uptime(void **state) {
+    (void)state;
+    struct harness_daemon d;
+    struct proto_pool_stat stat;
+    assert_int_equal(harness_start(&d, NULL), 0);
+    usleep(50000);
+    assert_int_equal(harness_stat(&d, &stat), 0);
+    assert_true(stat.uptime_ns >= 50000000u);
+    assert_int_equal(harness_stop(&d), 0);
+}
+
 int main(void) {
     harness_init(180);
     const struct CMUnitTest tests[] = {
@@ -327,6 +339,7 @@ int main(void) {
         cmocka_unit_test(test_ends_in_a_settle),
         cmocka_unit_test(test_second_signal),
         cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_uptime),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
