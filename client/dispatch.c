@@ -221,8 +221,10 @@ static bool apply(const struct incoming *in, uint16_t type) {
         return apply_shrink(in);
     case PROTO_CLOSED:
         return apply_closed(in);
-    default:
+    case PROTO_POSITIONS_ARE:
         return apply_positions(in);
+    default:
+        return false; /* nothing that was asked for */
     }
 }
 

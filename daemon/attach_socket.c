@@ -251,7 +251,7 @@ static void attach_admit(struct attach *a, int fd) {
     }
     struct attach_peer *peer = scissor_calloc(1, sizeof *peer);
     if (!peer || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 ||
-        broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, &peer->broker_peer) < 0) {
+        broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, -1, &peer->broker_peer) < 0) {
         scissor_free(peer);
         attach_refuse(fd, SCISSOR_ENOMEM, "the daemon has no memory for another connection");
         return;

@@ -21,6 +21,9 @@ struct kernel_segment; /* owned by who allocated or imported it */
 enum kernel_access {
     KERNEL_ACCESS_SETTLED, /* importer may only read, and cannot gain more */
     KERNEL_ACCESS_FRESH,   /* importer may read and write */
+    /* Of an owner alone: as SETTLED, but a later process of the owner can write to it, too (segment_adopt); so can root
+     * and whoever runs as the owner's user. Importers say SETTLED. */
+    KERNEL_ACCESS_SETTLED_KEPT,
 };
 
 /* What crosses a process border: a descriptor (host; owned by the receiver) or 64 opaque bytes (cuda; fd = -1). */
@@ -114,6 +117,15 @@ struct kernel_backend {
                           size_t bytes, struct kernel_segment **ret);
     /* Address of the segment's first byte, on the device. */
     void *(*segment_address)(struct kernel_segment *s);
+    /* How a segment outlives its owner's process. All three are NULL where it cannot (cuda).
+     * The owner's descriptor, still the segment's; -1 at an importer. */
+    int (*segment_descriptor)(struct kernel_segment *s);
+    /* In a later process: becomes the owner of what that descriptor of FRESH or SETTLED_KEPT is; takes it over on
+     * success only. -EINVAL if it is not such a segment of `bytes`. */
+    int (*segment_adopt)(struct kernel_backend *b, enum kernel_access access, int fd, size_t bytes,
+                         struct kernel_segment **ret);
+    /* Unmaps and closes without revoking: somebody else holds its descriptor. NULL is allowed; returns NULL. */
+    struct kernel_segment *(*segment_leave)(struct kernel_backend *b, struct kernel_segment *s);
 
     int (*settle)(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count);
     int (*shrink)(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count);

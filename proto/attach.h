@@ -30,21 +30,25 @@
 
 /* X(name, number, sender, struct, entry struct, largest entry count)
  * sender: C client, D daemon. An entry of `proto_none` means: no array. */
-#define PROTO_ATTACH_MAP(X)                                              \
-    X(HELLO, 1, C, proto_hello, proto_none, 0)                           \
-    X(WELCOME, 2, D, proto_welcome, proto_none, 0)                       \
-    X(FAILED, 3, D, proto_failed, proto_none, 0)                         \
-    X(OPEN, 4, C, proto_open, proto_none, 0)                             \
-    X(OPENED, 5, D, proto_opened, proto_none, 0)                         \
-    X(SETTLE, 6, C, proto_settle, proto_none, 0)                         \
-    X(SETTLED, 7, D, proto_settled, proto_none, 0)                       \
-    X(GROW, 8, D, proto_grow, proto_segment, PROTO_SEGMENTS_PER_MESSAGE) \
-    X(SHRINK, 9, D, proto_shrink, proto_segment_id, 4096)                \
-    X(RELEASED, 10, C, proto_shrink, proto_segment_id, 4096)             \
-    X(CLOSE, 11, C, proto_close, proto_none, 0)                          \
-    X(CLOSED, 12, D, proto_closed, proto_none, 0)                        \
-    X(POSITIONS, 13, C, proto_positions, proto_none, 0)                  \
-    X(POSITIONS_ARE, 14, D, proto_positions_are, proto_position, PROTO_POSITIONS_PER_MESSAGE)
+#define PROTO_ATTACH_MAP(X)                                                                   \
+    X(HELLO, 1, C, proto_hello, proto_none, 0)                                                \
+    X(WELCOME, 2, D, proto_welcome, proto_none, 0)                                            \
+    X(FAILED, 3, D, proto_failed, proto_none, 0)                                              \
+    X(OPEN, 4, C, proto_open, proto_none, 0)                                                  \
+    X(OPENED, 5, D, proto_opened, proto_none, 0)                                              \
+    X(SETTLE, 6, C, proto_settle, proto_none, 0)                                              \
+    X(SETTLED, 7, D, proto_settled, proto_none, 0)                                            \
+    X(GROW, 8, D, proto_grow, proto_segment, PROTO_SEGMENTS_PER_MESSAGE)                      \
+    X(SHRINK, 9, D, proto_shrink, proto_segment_id, 4096)                                     \
+    X(RELEASED, 10, C, proto_shrink, proto_segment_id, 4096)                                  \
+    X(CLOSE, 11, C, proto_close, proto_none, 0)                                               \
+    X(CLOSED, 12, D, proto_closed, proto_none, 0)                                             \
+    X(POSITIONS, 13, C, proto_positions, proto_none, 0)                                       \
+    X(POSITIONS_ARE, 14, D, proto_positions_are, proto_position, PROTO_POSITIONS_PER_MESSAGE) \
+    X(PASS, 15, C, proto_pass, proto_none, 0)                                                 \
+    X(PASS_IS, 16, D, proto_pass_is, proto_none, 0)                                           \
+    X(REATTACH, 17, C, proto_reattach, proto_none, 0)                                         \
+    X(REATTACHED, 18, D, proto_reattached, proto_none, 0)
 
 enum proto_attach_type {
 #define PROTO_ENUM(name, number, sender, body, entry, most) PROTO_##name = (number),
@@ -55,6 +59,8 @@ enum proto_attach_type {
 /* Capabilities, in HELLO what the client can do, in WELCOME what both can. */
 #define PROTO_CAP_HOST 0x1u /* memory as descriptors */
 #define PROTO_CAP_CUDA 0x2u /* memory as CUDA IPC handles */
+#define PROTO_CAP_KEEP \
+    0x4u /* the daemon's next process takes the sessions over: REATTACH after a hang-up is worth it */
 
 struct proto_header {
     uint32_t magic;
@@ -197,6 +203,39 @@ struct proto_position {
     uint32_t position;
 };
 
+/* Who asks is known from the kernel (SO_PEERCRED of this socket), so the answer is a secret that stands for that user
+ * in the control requests of a tool: a nanomsg socket cannot tell. Valid until this connection ends. */
+struct proto_pass {
+    uint64_t reserved;
+};
+struct proto_pass_is {
+    uint8_t pass[PROTO_TOKEN_BYTES];
+    uint32_t uid;      /* as the kernel says */
+    uint32_t operator; /* 1: may change everything (root, the daemon's user); 0: what is about this user's sessions */
+};
+
+/* After a new HELLO: the session is ours, the daemon that knew us is gone. The answer is REATTACHED, before it GROW for
+ * every segment that the session has now (same request); a segment of the same id that is the same file may stay
+ * mapped, any other that the client knew is not the session's any more. The control page and the lease page stay the
+ * same. FAILED with ERESTARTED: the session was not taken over. */
+struct proto_reattach {
+    uint64_t session;
+    uint8_t token[PROTO_TOKEN_BYTES];
+    uint64_t score_sequence; /* of the last score frame sent for this session: the next one has one more */
+};
+struct proto_reattached {
+    uint64_t session;
+    uint64_t generation;   /* of the control page */
+    uint64_t tokens_seen;  /* settled or dropped so far: tells whether a settle without an answer was done */
+    uint64_t evicted_rows; /* by the last settle, over all heads, as its SETTLED said or would have said */
+    uint32_t scores_lost;  /* of the last settle */
+    uint32_t segments;     /* that the session has now: entries of the GROWs before this */
+};
+
+static_assert(sizeof(struct proto_pass) == 8, "wire");
+static_assert(sizeof(struct proto_pass_is) == 24, "wire");
+static_assert(sizeof(struct proto_reattach) == 32, "wire");
+static_assert(sizeof(struct proto_reattached) == 40, "wire");
 static_assert(sizeof(struct proto_header) == 16, "wire");
 static_assert(sizeof(struct proto_hello) == 40, "wire");
 static_assert(sizeof(struct proto_welcome) == 64, "wire");

@@ -21,13 +21,23 @@
 #define PROTO_ANSWER_MAX 65536u
 
 /* X(name, number, changes something, entry struct of the answer)
- * What changes something needs the admin key or, if it is about one session, that session's token. */
+ * What changes something needs a pass (PASS on the attach socket) of root, of the daemon's user or, if it is about one
+ * session, of that session's owner; or that session's token.
+ * Values of a request: POSITIONS layer, KV head. SET_POOL pool, bytes. SET_BUDGET guaranteed rows, most rows (0: as it
+ * is), group (PROTO_ALL_GROUPS). SET_PRIORITY priority. */
 #define PROTO_CONTROL_MAP(X)              \
     X(STAT, 1, 0, proto_pool_stat)        \
     X(SESSIONS, 2, 0, proto_session_stat) \
     X(SESSION, 3, 0, proto_head_stat)     \
     X(CLOSE_SESSION, 4, 1, proto_none)    \
-    X(DRAIN, 5, 1, proto_none)
+    X(DRAIN, 5, 1, proto_none)            \
+    X(MEMORY, 6, 0, proto_memory_stat)    \
+    X(POSITIONS, 7, 0, proto_position)    \
+    X(CONFIG, 8, 0, proto_option)         \
+    X(POLICIES, 9, 0, proto_policy_param) \
+    X(SET_POOL, 10, 1, proto_none)        \
+    X(SET_BUDGET, 11, 1, proto_none)      \
+    X(SET_PRIORITY, 12, 1, proto_none)
 
 enum proto_control_op {
 #define PROTO_CONTROL_ENUM(name, number, changes, entry) PROTO_OP_##name = (number),
@@ -42,15 +52,19 @@ struct proto_request {
     uint32_t first;
     uint64_t id; /* of a changing request: random; a repeated id gets the first answer again, nothing is done twice */
     uint64_t session;                 /* 0 if the operation is about none */
-    uint8_t token[PROTO_TOKEN_BYTES]; /* admin key or session token; zeros for reading */
+    uint8_t token[PROTO_TOKEN_BYTES]; /* pass or session token; zeros for reading */
+    uint64_t value[3];
 };
+#define PROTO_ALL_GROUPS 0xffffffffu
+
+#define PROTO_AGE_BUCKETS 8u
 
 /* Evicted rows by reason, over all heads. */
 #define PROTO_REASON_MAP(X)                                                             \
     X(BUDGET, 0, "budget")     /* the session is at its maximum */                      \
     X(PRESSURE, 1, "pressure") /* the pool had no memory, or wanted lent memory back */ \
     X(OPERATOR, 2, "operator") /* closed by scissorctl */                               \
-    X(DEATH, 3, "death")       /* the client died */
+    X(DEATH, 3, "death")       /* the client died, or did not come back after a restart of the daemon */
 enum proto_reason {
 #define PROTO_REASON_ENUM(name, number, text) PROTO_REASON_##name = (number),
     PROTO_REASON_MAP(PROTO_REASON_ENUM)
@@ -88,6 +102,7 @@ struct proto_answer {
 struct proto_pool_stat {
     char name[PROTO_NAME_BYTES]; /* "host" */
     uint64_t limit_bytes;        /* never passed */
+    uint64_t target_bytes;       /* what the limit is to become: below it while lent memory is taken back */
     uint64_t charged_bytes;      /* given out now: segments, control pages, bookkeeping */
     uint64_t peak_bytes;         /* most ever charged */
     uint64_t guaranteed_bytes;   /* promised to the sessions that are open */
@@ -104,6 +119,11 @@ struct proto_pool_stat {
     uint32_t sessions, waiting; /* open now, queued for memory now */
     uint32_t draining;
     uint32_t version_major_minor; /* protocol, major << 16 | minor */
+    uint32_t stored,
+        stored_max; /* descriptors kept by the service manager for the next process; most; 0: it keeps none */
+    uint32_t taken_over, lost; /* sessions at the daemon's start: taken over from the process before, given up */
+    uint32_t orphans;          /* of those taken over, the ones whose client has not come back yet */
+    uint32_t reserved;
     char version[PROTO_NAME_BYTES];
 };
 
@@ -124,6 +144,9 @@ struct proto_session_stat {
     uint64_t evicted[PROTO_REASON_COUNT];
     uint64_t idle_ns;   /* since the last message */
     double lowest_mass; /* mean attention mass per query that its least important rows carry (arbiter) */
+    uint64_t age_ns;    /* since its opening, or since it was taken over */
+    uint32_t orphan;    /* 1: taken over, its client has not come back yet */
+    uint32_t reserved;
 };
 #define PROTO_SESSION_STATE_MAP(X)      \
     X(OPENING, 0, "opening")            \
@@ -143,8 +166,54 @@ struct proto_head_stat {
     uint32_t layer, kv_head;
     uint32_t settled, pages;
     uint32_t oldest, newest; /* positions held */
-    uint64_t evicted;
+    uint64_t evicted[PROTO_REASON_COUNT];
     double lowest_share; /* of the settled rows' attention mass, on the F least important; 0 if not gathered */
+    double mass;         /* mean probability per query on all settled rows, 0 to 1; 0 if not gathered */
+    /* Settled rows by age (tokens seen - position): up to 64, 256, 1,024, 4,096, 16,384, 65,536, 262,144, more. */
+    uint32_t age[PROTO_AGE_BUCKETS];
+};
+#define PROTO_AGE_BUCKET_FIRST 64u /* the next ones end at 4 times the one before */
+
+/* Entries of MEMORY: one a session, in order of their opening, sessions of which only two pages are left at last. The
+ * bytes of an entry add up to charged_bytes, those of all entries of a pool to its charged_bytes. */
+struct proto_memory_stat {
+    uint64_t session;
+    char name[PROTO_NAME_BYTES];
+    uint32_t pool, state; /* enum proto_session_state */
+    uint64_t charged_bytes;
+    uint64_t fresh_bytes;       /* fresh segments */
+    uint64_t used_bytes;        /* settled segments: pages that heads have */
+    uint64_t free_bytes;        /* settled segments: the rest, which only this session can use */
+    uint64_t quarantined_bytes; /* settled segments that its client has to release first */
+    uint64_t granted_bytes;     /* for segments that a running job may still allocate */
+    uint64_t page_bytes;        /* control page and lease page */
+    uint64_t state_bytes;       /* what is kept for the daemon's next process */
+    uint64_t bookkeeping_bytes; /* histories and structures in the daemon */
+    uint64_t guaranteed_bytes;
+    uint32_t settled_segments, fresh_segments;
+    uint32_t filled_rows, room_rows; /* rows in the pages in use, and rows that they have room for, over all heads */
+};
+
+/* Entries of CONFIG: one an option, as scissord --help lists them. */
+struct proto_option {
+    char name[PROTO_NAME_BYTES];
+    char unit[16];
+    char value[256];   /* in force; as a file has it */
+    char standard[64]; /* default; empty: there is none, or the daemon works it out */
+    char text[256];
+    uint32_t source; /* 0 default, 1 file, 2 command line */
+    uint32_t live;   /* 1: takes effect at a reload */
+};
+
+/* Entries of POLICIES: one a parameter; a policy without parameters has one entry with an empty `param`. */
+struct proto_policy_param {
+    char policy[16];
+    char text[128], source[128]; /* of the policy */
+    char param[16], unit[16];
+    char param_text[128];
+    double min, max, value; /* bounds and default */
+    uint32_t standard;      /* 1: the policy of sessions that name none */
+    uint32_t reserved;
 };
 
 #define PROTO_EVENT_MAP(X)                   \
@@ -155,7 +224,10 @@ struct proto_head_stat {
     X(SCORES_LOST, 5, "scores lost")         \
     X(FRONT_RESTARTED, 6, "front restarted") \
     X(DRAINING, 7, "draining")               \
-    X(REFUSED, 8, "open refused")
+    X(REFUSED, 8, "open refused")            \
+    X(TAKEN_OVER, 9, "session taken over")   \
+    X(REATTACHED, 10, "client came back")    \
+    X(LIMITS, 11, "limits changed")
 enum proto_event_type {
 #define PROTO_EVENT_ENUM(name, number, text) PROTO_EVENT_##name = (number),
     PROTO_EVENT_MAP(PROTO_EVENT_ENUM)
@@ -175,11 +247,14 @@ struct proto_event {
     char name[PROTO_NAME_BYTES];
 };
 
-static_assert(sizeof(struct proto_request) == 48, "wire");
+static_assert(sizeof(struct proto_request) == 72, "wire");
 static_assert(sizeof(struct proto_answer) == 32 + PROTO_TEXT_BYTES, "wire");
-static_assert(sizeof(struct proto_pool_stat) == 32 + 7 * 8 + 4 * 8 + 7 * 8 + 3 * 8 + 3 * 8 + 2 * 8 + 16 + 32, "wire");
-static_assert(sizeof(struct proto_session_stat) == 208, "wire");
-static_assert(sizeof(struct proto_head_stat) == 40, "wire");
+static_assert(sizeof(struct proto_pool_stat) == 32 + 8 * 8 + 4 * 8 + 7 * 8 + 3 * 8 + 3 * 8 + 2 * 8 + 40 + 32, "wire");
+static_assert(sizeof(struct proto_session_stat) == 224, "wire");
+static_assert(sizeof(struct proto_head_stat) == 104, "wire");
+static_assert(sizeof(struct proto_memory_stat) == 144, "wire");
+static_assert(sizeof(struct proto_option) == 632, "wire");
+static_assert(sizeof(struct proto_policy_param) == 464, "wire");
 static_assert(sizeof(struct proto_event) == 88, "wire");
 
 /* Name of an operation, reason, frame fate, state or event; "?" if unknown. */

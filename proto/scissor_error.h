@@ -24,7 +24,8 @@
     X(ETIMEDOUT, -10, "not done within the time given")                                                           \
     X(ESTATE, -11, "not allowed in this state of the session")                                                    \
     X(ECLOSED, -12, "the session was closed by the operator")                                                     \
-    X(ESYSTEM, -13, "a system call failed; errno has the reason")
+    X(ESYSTEM, -13, "a system call failed; errno has the reason")                                                 \
+    X(ERESTARTED, -14, "the daemon was started anew and does not have the session any more; open another one")
 
 #ifdef __cplusplus
 extern "C" {

@@ -92,9 +92,9 @@ json_t *ctl_json_session(const struct proto_session_stat *s) {
 }
 
 json_t *ctl_json_head(const struct proto_head_stat *h) {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "layer", INT(h->layer), "kv_head", INT(h->kv_head),
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f}", "layer", INT(h->layer), "kv_head", INT(h->kv_head),
                      "settled_rows", INT(h->settled), "pages", INT(h->pages), "oldest_position", INT(h->oldest),
-                     "newest_position", INT(h->newest), "evicted_rows", INT(h->evicted), "lowest_share",
+                     "newest_position", INT(h->newest), "evicted_rows", pack_evicted(h->evicted), "lowest_share",
                      finite_or_zero(h->lowest_share));
 }
 

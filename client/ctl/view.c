@@ -63,10 +63,10 @@ void ctl_view_pool_brief(struct out *o, const struct proto_pool_stat *p) {
     out_printf(o, "%s\n", p->draining ? "; draining" : "");
 }
 
-static uint64_t evicted_rows(const struct proto_session_stat *s) {
+static uint64_t evicted_rows(const uint64_t by_reason[PROTO_REASON_COUNT]) {
     uint64_t sum = 0;
     for (size_t i = 0; i < PROTO_REASON_COUNT; i++)
-        sum += s->evicted[i];
+        sum += by_reason[i];
     return sum;
 }
 
@@ -97,7 +97,7 @@ void ctl_view_sessions(struct out *o, const struct proto_session_stat *sessions,
         cell_range(&t, s->settled_min, s->settled_max);
         table_cell(&t, "%s", COUNT(s->max_rows));
         table_cell(&t, "%s", BYTES(s->charged_bytes));
-        table_cell(&t, "%s", COUNT(evicted_rows(s)));
+        table_cell(&t, "%s", COUNT(evicted_rows(s->evicted)));
         table_cell(&t, "%s", TIME(s->idle_ns));
         if (rate)
             table_cell(&t, "%.1f", rate[i]);
@@ -139,7 +139,7 @@ void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t c
         table_cell(&t, "%u", heads[i].pages);
         table_cell(&t, "%u", heads[i].oldest);
         table_cell(&t, "%u", heads[i].newest);
-        table_cell(&t, "%s", COUNT(heads[i].evicted));
+        table_cell(&t, "%s", COUNT(evicted_rows(heads[i].evicted)));
         table_cell(&t, "%.2f %%", 100 * heads[i].lowest_share);
     }
     table_print(&t, o, "");
@@ -161,7 +161,8 @@ void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t 
             sum.oldest = h->oldest < sum.oldest ? h->oldest : sum.oldest;
             sum.newest = h->newest > sum.newest ? h->newest : sum.newest;
             sum.pages += h->pages;
-            sum.evicted += h->evicted;
+            for (size_t i = 0; i < PROTO_REASON_COUNT; i++)
+                sum.evicted[i] += h->evicted[i];
             sum.lowest_share += h->lowest_share;
         }
         table_cell(&t, "%u", sum.layer);
@@ -170,7 +171,7 @@ void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t 
         table_cell(&t, "%u", sum.pages);
         table_cell(&t, "%u", sum.oldest);
         table_cell(&t, "%u", sum.newest);
-        table_cell(&t, "%s", COUNT(sum.evicted));
+        table_cell(&t, "%s", COUNT(evicted_rows(sum.evicted)));
         table_cell(&t, "%.2f %%", 100 * sum.lowest_share / (double)(next - first));
     }
     table_print(&t, o, "");

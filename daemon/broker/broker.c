@@ -1,6 +1,7 @@
 /* broker.c - see broker.h: the broker as a whole, its peers, packets in, time, and the queue of actions. */
 #include <assert.h>
 #include <string.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #include "alloc.h"
@@ -108,13 +109,14 @@ static void clock_seen(struct broker *b, uint64_t now) {
 
 /* ---------- peers ---------- */
 
-int broker_peer_new(struct broker *b, pid_t pid, uid_t uid, gid_t gid, struct broker_peer **ret_peer) {
+int broker_peer_new(struct broker *b, pid_t pid, uid_t uid, gid_t gid, int pidfd, struct broker_peer **ret_peer) {
     struct broker_peer *peer = scissor_calloc(1, sizeof *peer);
     if (!peer)
         return SCISSOR_ENOMEM;
     peer->pid = pid;
     peer->uid = uid;
     peer->gid = gid;
+    peer->pidfd = pidfd;
     DL_APPEND(b->peers, peer);
     *ret_peer = peer;
     return 0;
@@ -134,6 +136,8 @@ void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now) 
     DL_FOREACH_SAFE(peer->ended, s, next)
     session_forget(s);
     DL_DELETE(b->peers, peer);
+    if (peer->pidfd >= 0)
+        close(peer->pidfd);
     scissor_free(peer);
     for (uint32_t i = 0; i < b->pool_count; i++)
         admission_pump(b, &b->pools[i], now);
@@ -205,6 +209,10 @@ static void dispatch(struct broker *b, struct broker_peer *peer, const struct pr
         struct proto_open open;
         memcpy(&open, body, sizeof open);
         admission_open(b, peer, header->request, &open, now);
+    } else if (header->type == PROTO_PASS) {
+        send_failed(b, peer, header->request, 0, SCISSOR_EPERM, "this daemon gives no passes");
+    } else if (header->type == PROTO_REATTACH) {
+        send_failed(b, peer, header->request, 0, SCISSOR_ERESTARTED, "this daemon has taken no sessions over");
     } else {
         request_arrived(b, peer, header, body, proto_attach_entries(packet), now);
     }

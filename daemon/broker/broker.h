@@ -34,6 +34,23 @@ struct broker_pool_config {
 
 #define BROKER_MAX_POOLS 16
 
+/* Keeps descriptors for the daemon's next process (systemd's descriptor store, or a stand-in). Called from jobs, too,
+ * so from any thread; neither call waits for an answer. A name has 1 to 8 characters of [A-Za-z0-9_-]; several
+ * descriptors may have the same one. */
+struct broker_store {
+    uint32_t max; /* descriptors that it holds at most; the broker counts */
+    /* 0 or a negative errno: then none of them is kept. The descriptors stay the caller's. */
+    int (*put)(struct broker_store *store, const char *name, const int *fds, uint32_t count);
+    /* Forgets all descriptors of that name. */
+    void (*drop)(struct broker_store *store, const char *name);
+};
+
+/* A descriptor that the store gave back at the start. */
+struct broker_kept {
+    char name[9];
+    int fd;
+};
+
 struct broker_config {
     struct broker_pool_config pools[BROKER_MAX_POOLS];
     uint32_t pool_count;
@@ -46,6 +63,12 @@ struct broker_config {
     /* Fills bytes with secrets; 0 or negative errno. */
     int (*random)(void *bytes, size_t size);
     uint8_t admin_key[PROTO_TOKEN_BYTES];
+    uint32_t owner_uid;         /* of the daemon: may change everything, as root may */
+    struct broker_store *store; /* NULL: sessions end with the process */
+    uint64_t orphan_wait_ns;    /* how long a session that was taken over waits for its client */
+    /* The daemon's options for CONFIG: fills in the i-th, false if there is none. May be NULL. */
+    bool (*option)(void *data, uint32_t i, struct proto_option *ret);
+    void *option_data;
 };
 
 /* Fills in the defaults: score wait 200 ms, queue 64, sessions 1024 and 256, policy "pivotal"; no pools. */
@@ -57,12 +80,26 @@ int broker_new(const struct broker_config *config, struct broker **ret_broker);
  * of `config` is not looked at. What is open or waits stays. 0, or EINVAL: nothing has changed. `config` may have been
  * made by broker_config_init(), and default_policy need not outlive the call. */
 int broker_reconfigure(struct broker *b, const struct broker_config *config);
+/* Takes over the sessions of the process before from what its store had; before the first peer. All descriptors in
+ * `kept` are taken, and the list is left without them (fd -1); what belongs to no session any more is dropped. A
+ * session that cannot be taken over (other layout, pool too small, damaged) is given up as a whole and its memory
+ * revoked. */
+void broker_take_over(struct broker *b, struct broker_kept *kept, size_t count, uint64_t now);
+/* A session that was taken over and waits for its client: its number, and a pidfd of the client's process (the
+ * broker's; -1: not known), for the caller to watch. False after the last; *cursor begins with 0. */
+bool broker_orphan_next(const struct broker *b, uint64_t *cursor, uint64_t *ret_session, int *ret_pidfd);
+/* The process is gone: the session ends, unless its client came back meanwhile. */
+void broker_orphan_gone(struct broker *b, uint64_t session, uint64_t now);
+/* Frees the broker for good and leaves all sessions to the next process: no job runs, nothing is revoked. For a broker
+ * with a store. NULL allowed; returns NULL. */
+struct broker *broker_leave(struct broker *b);
 /* All peers must be gone and all jobs done; asserts that every pool came back to zero. NULL allowed; returns NULL. */
 struct broker *broker_free(struct broker *b);
 
 /* ---------- what happens outside; `now` is CLOCK_MONOTONIC in ns ---------- */
 
-int broker_peer_new(struct broker *b, pid_t pid, uid_t uid, gid_t gid, struct broker_peer **ret_peer);
+/* `pidfd` is of the peer's process and becomes the broker's on success; -1 if there is none. */
+int broker_peer_new(struct broker *b, pid_t pid, uid_t uid, gid_t gid, int pidfd, struct broker_peer **ret_peer);
 /* One packet from the attach socket. Anything that the protocol does not allow ends in FAILED and ACTION_HANGUP. */
 void broker_peer_message(struct broker *b, struct broker_peer *peer, const void *packet, size_t size, uint64_t now);
 /* The peer's socket is closed: its sessions die, the handle is invalid from here on. */

@@ -29,6 +29,7 @@ struct broker_peer {
     pid_t pid;
     uid_t uid;
     gid_t gid;
+    int pidfd; /* -1: not known */
     void *data;
     bool greeted, hung_up;
     uint32_t score_socket; /* of one that was greeted */

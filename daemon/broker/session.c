@@ -190,8 +190,8 @@ static void measure_head(struct session *s, const struct session_group *g, uint3
         .settled = h->settled,
         .pages = head->pages,
         .oldest = h->settled ? UINT32_MAX : 0,
-        .evicted = head->evicted,
     };
+    memcpy(stat->evicted, head->evicted, sizeof stat->evicted);
     for (uint32_t i = 0; i < h->settled; i++) {
         if (h->position[i] < stat->oldest)
             stat->oldest = h->position[i];

@@ -48,7 +48,7 @@ struct session_head {
     uint32_t pages, page_capacity;
     void *fresh;
     uint32_t control; /* this head's entry in the control page, as an index of 32-bit words */
-    uint64_t evicted;
+    uint64_t evicted[PROTO_REASON_COUNT];
 };
 
 struct session_group {

@@ -35,8 +35,9 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
     ret_plan->after = placement_plan(h->settled, job->rows - rows, rows, scratch->victims, count, moves, scratch->tail,
                                      &ret_plan->tail_count);
     assert(ret_plan->after <= cap);
-    head->evicted += evicted;
-    job->evicted[cap < g->max_settled ? PROTO_REASON_PRESSURE : PROTO_REASON_BUDGET] += evicted;
+    enum proto_reason reason = cap < g->max_settled ? PROTO_REASON_PRESSURE : PROTO_REASON_BUDGET;
+    head->evicted[reason] += evicted;
+    job->evicted[reason] += evicted;
 }
 
 /* `norms` are those of the job's fresh rows; NULL if the policy does not weigh rows by them. */

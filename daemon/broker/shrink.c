@@ -26,7 +26,7 @@ static int shrink_head(struct session *s, struct broker_job *job, const struct s
         history_move(h, scratch->tail[i].from, scratch->tail[i].to);
     history_truncate(h, after);
     assert(after == rows);
-    head->evicted += count;
+    head->evicted[PROTO_REASON_PRESSURE] += count;
     job->evicted[PROTO_REASON_PRESSURE] += count;
     return 0;
 }

@@ -284,7 +284,7 @@ int rig_connect(struct rig *r) {
     int peer = 0;
     while (peer < RIG_PEERS && r->peers[peer].handle)
         peer++;
-    if (peer == RIG_PEERS || broker_peer_new(r->broker, 100 + peer, 1000, 1000, &r->peers[peer].handle) < 0)
+    if (peer == RIG_PEERS || broker_peer_new(r->broker, 100 + peer, 1000, 1000, -1, &r->peers[peer].handle) < 0)
         return -1;
     broker_peer_set_data(r->peers[peer].handle, &r->peers[peer]);
     struct proto_hello hello = {.major = PROTO_VERSION_MAJOR, .capabilities = PROTO_CAP_HOST, .name = "rig"};

@@ -46,7 +46,7 @@ static void settle_times(int s, int times) {
 
 static struct broker_peer *raw_peer(void) {
     struct rig_peer *peer = &rig.peers[RIG_PEERS - 1];
-    assert_int_equal(broker_peer_new(rig.broker, 1, 2, 3, &peer->handle), 0);
+    assert_int_equal(broker_peer_new(rig.broker, 1, 2, 3, -1, &peer->handle), 0);
     broker_peer_set_data(peer->handle, peer);
     return peer->handle;
 }

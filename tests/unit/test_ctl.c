@@ -222,7 +222,7 @@ static void test_views(void **state) {
          .pages = 2,
          .oldest = 5,
          .newest = 900,
-         .evicted = 10,
+         .evicted = {10},
          .lowest_share = 0.5},
         {.layer = 0,
          .kv_head = 1,
@@ -230,7 +230,7 @@ static void test_views(void **state) {
          .pages = 2,
          .oldest = 0,
          .newest = 910,
-         .evicted = 1,
+         .evicted = {1},
          .lowest_share = 0.7},
         {.layer = 1,
          .kv_head = 0,
@@ -238,7 +238,7 @@ static void test_views(void **state) {
          .pages = 1,
          .oldest = 1,
          .newest = 64,
-         .evicted = 2,
+         .evicted = {2},
          .lowest_share = 0.25},
     };
     struct proto_event event = {
