@@ -194,28 +194,50 @@ format: ## rewrite the sources with clang-format
 style: ## fail if a source is not formatted or breaks the layers
 	$(Q)tests/style.sh
 
-# What `install` puts below PREFIX and `uninstall` takes away.
-INSTALLED := $(addprefix bin/,$(notdir $(PROGRAMS))) include/scissor.h include/scissor_error.h lib/libscissor.a \
-	lib/libscissor.so.0 lib/libscissor.so lib/pkgconfig/libscissor.pc share/bash-completion/completions/scissorctl \
-	$(foreach page,$(notdir $(PAGES)),share/man/man$(patsubst .%,%,$(suffix $(page)))/$(page))
-TO = $(DESTDIR)$(PREFIX)
+# ---------- installation ----------
+
+# Where things go, below DESTDIR. systemd looks below /usr/local/lib, too. /etc is not below PREFIX: scissord reads
+# /etc/scissord.conf wherever it is.
+BINDIR      ?= $(PREFIX)/bin
+LIBDIR      ?= $(PREFIX)/lib
+INCLUDEDIR  ?= $(PREFIX)/include
+DATADIR     ?= $(PREFIX)/share
+UNITDIR     ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+CONFDIR     := $(DATADIR)/scissord
+CONF        := /etc/scissord.conf
+
+# What `install` puts below DESTDIR and `uninstall` takes away; of the configuration, systemd/conf.sh decides.
+INSTALLED := $(addprefix $(BINDIR)/,$(notdir $(PROGRAMS))) $(addprefix $(INCLUDEDIR)/,scissor.h scissor_error.h) \
+	$(addprefix $(LIBDIR)/,libscissor.a libscissor.so.0 libscissor.so pkgconfig/libscissor.pc) \
+	$(foreach page,$(PAGES),$(DATADIR)/man/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))) \
+	$(DATADIR)/bash-completion/completions/scissorctl $(CONFDIR)/scissord.conf
+FOLDERS := $(sort $(dir $(INSTALLED)) $(dir $(CONF)))
+
+$(BUILD)/scissord.conf: $(BUILD)/scissord
+	$(call say,GEN)
+	$(Q)$(BUILD)/scissord --man-options c >$@
 
 .PHONY: install uninstall
-install: all ## install into PREFIX (/usr/local), below DESTDIR if that is set
-	install -d $(sort $(addprefix $(TO)/,$(dir $(INSTALLED))))
-	install $(PROGRAMS) $(TO)/bin
-	install -m 644 client/scissor.h proto/scissor_error.h $(TO)/include
-	install -m 644 $(BUILD)/libscissor.a $(TO)/lib
-	install -m 644 $(BUILD)/libscissor.so $(TO)/lib/libscissor.so.0
-	ln -sf libscissor.so.0 $(TO)/lib/libscissor.so
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' client/libscissor.pc.in >$(TO)/lib/pkgconfig/libscissor.pc
-	chmod 644 $(TO)/lib/pkgconfig/libscissor.pc
-	install -m 644 client/ctl/scissorctl.bash $(TO)/share/bash-completion/completions/scissorctl
-	for page in $(PAGES); do install -m 644 $$page $(TO)/share/man/man$${page##*.} || exit 1; done
+install: all $(BUILD)/scissord.conf ## install into PREFIX (/usr/local), below DESTDIR if that is set
+	install -d $(addprefix $(DESTDIR),$(FOLDERS))
+	install $(PROGRAMS) $(DESTDIR)$(BINDIR)
+	install -m 644 client/scissor.h proto/scissor_error.h $(DESTDIR)$(INCLUDEDIR)
+	install -m 644 $(BUILD)/libscissor.a $(DESTDIR)$(LIBDIR)
+	install -m 644 $(BUILD)/libscissor.so $(DESTDIR)$(LIBDIR)/libscissor.so.0
+	ln -sf libscissor.so.0 $(DESTDIR)$(LIBDIR)/libscissor.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR:$(PREFIX)/%=$${prefix}/%)|' \
+		-e 's|@INCLUDEDIR@|$(INCLUDEDIR:$(PREFIX)/%=$${prefix}/%)|' -e 's|@VERSION@|$(VERSION)|' \
+		client/libscissor.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/libscissor.pc
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/libscissor.pc
+	install -m 644 client/ctl/scissorctl.bash $(DESTDIR)$(DATADIR)/bash-completion/completions/scissorctl
+	for page in $(PAGES); do install -m 644 $$page $(DESTDIR)$(DATADIR)/man/man$${page##*.} || exit 1; done
+	$(Q)systemd/conf.sh install $(BUILD)/scissord.conf $(DESTDIR)$(CONF) $(DESTDIR)$(CONFDIR)/scissord.conf
 uninstall: ## remove what install put there; below DESTDIR empty folders, too
-	rm -f $(addprefix $(TO)/,$(INSTALLED))
-	$(if $(DESTDIR),cd $(DESTDIR) && for d in $(sort $(dir $(INSTALLED))); do \
-		[ ! -d $(PREFIX:/%=%)/$$d ] || rmdir -p --ignore-fail-on-non-empty $(PREFIX:/%=%)/$$d || exit 1; done)
+	$(Q)systemd/conf.sh uninstall $(DESTDIR)$(CONF) $(DESTDIR)$(CONFDIR)/scissord.conf
+	rm -f $(addprefix $(DESTDIR),$(INSTALLED))
+	$(if $(DESTDIR),cd $(DESTDIR) && )for d in $(if $(DESTDIR),$(FOLDERS:/%/=%),$(CONFDIR)); do \
+		[ ! -d $$d ] || rmdir $(if $(DESTDIR),-p) --ignore-fail-on-non-empty $$d || exit 1; done
 
 .PHONY: compdb
 compdb: ## compile_commands.json for editors (needs bear)

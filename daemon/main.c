@@ -163,6 +163,8 @@ static bool main_print(const struct daemon_options *options) {
         printf("scissord %s\n", SCISSOR_VERSION);
     else if (*options->man == 'p')
         daemon_policies_man(stdout);
+    else if (*options->man == 'c')
+        daemon_options_template(stdout);
     else if (*options->man)
         daemon_options_man(stdout, *options->man == '5');
     else if (options->check)

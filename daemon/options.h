@@ -30,7 +30,8 @@
     X(check, "check", FLAG, LINE, 0, 0, "", "", "print the configuration that would be in force, and exit")       \
     X(help, "help", FLAG, LINE, 0, 0, "", "", "print this and exit")                                              \
     X(version, "version", FLAG, LINE, 0, 0, "", "", "print the version and exit")                                 \
-    X(man, "man-options", TEXT, HIDDEN, 1, 1, "", "WHAT", "print a list for a manual page")
+    X(man, "man-options", TEXT, HIDDEN, 1, 1, "", "WHAT",                                                         \
+      "print what is made from this table: 8, 5 or p(olicies) for a manual page, c for a configuration file")
 
 #define DAEMON_FIELD_SIZE(field) uint64_t field
 #define DAEMON_FIELD_NUMBER(field) uint64_t field
@@ -64,6 +65,8 @@ int daemon_options_set_from_file(struct daemon_options *o, const char *name, con
 void daemon_options_help(FILE *to);
 /* What is in force, as a configuration file whose comments say where each value comes from. */
 void daemon_options_print(FILE *to, const struct daemon_options *o);
+/* A configuration file to begin with: every option that may stand in it, commented out, with its default. */
+void daemon_options_template(FILE *to);
 /* A list in mdoc(7), of every option or of what may stand in a file. */
 void daemon_options_man(FILE *to, bool file);
 /* A list in mdoc(7) of the policies and their parameters. */

@@ -100,6 +100,43 @@ void daemon_options_compare(const struct daemon_options *before, const struct da
             changed(data, option_table[i].name, was, is, option_table[i].scope == DAEMON_LIVE);
 }
 
+/* ---------- the default configuration ---------- */
+
+/* A comment of lines of at most 80 characters. */
+static void option_print_comment(FILE *to, const char *text) {
+    size_t column = (size_t)fprintf(to, ";");
+    for (const char *at = text; *at;) {
+        size_t length = strcspn(at, " ");
+        if (column > 1 && column + 1 + length > 80)
+            column = (size_t)fprintf(to, "\n;") - 1;
+        column += (size_t)fprintf(to, " %.*s", (int)length, at);
+        at += length + strspn(at + length, " ");
+    }
+    fputc('\n', to);
+}
+
+void daemon_options_template(FILE *to) {
+    option_print_comment(to, "scissord.conf - configuration of scissord, see scissord.conf(5).");
+    fputs(";\n", to);
+    option_print_comment(to, "Everything is here with its default, behind a ';': take that away and change the value. "
+                             "`scissord --check` says whether the file is right; `systemctl reload scissord` or SIGHUP "
+                             "lets the daemon read it again. The command line is above this file.");
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++) {
+        const struct option_info *o = &option_table[i];
+        bool flag = o->type == OPTION_FLAG;
+        if (!option_in_file(o))
+            continue;
+        fputc('\n', to);
+        option_print_comment(to, o->text);
+        fprintf(to, "; %s", flag ? "yes or no (default no)" : o->unit);
+        option_print_bounds(to, o);
+        fprintf(to, "%s\n;%s = %s\n", o->scope == DAEMON_START ? "; takes effect at the next start" : "", o->name,
+                flag           ? "no"
+                : *o->standard ? o->standard
+                               : o->unit);
+    }
+}
+
 /* ---------- manual pages ---------- */
 
 /* One line of running text, of which roff must take nothing for its own. */

@@ -55,7 +55,8 @@ static int set_up(void **state) {
 static void test_files(void **state) {
     (void)state;
     must("cd \"$D\" && find . ! -type d | sort");
-    assert_string_equal(text, "./opt/kv/bin/scissor-run\n"
+    assert_string_equal(text, "./etc/scissord.conf\n"
+                              "./opt/kv/bin/scissor-run\n"
                               "./opt/kv/bin/scissorctl\n"
                               "./opt/kv/bin/scissord\n"
                               "./opt/kv/include/scissor.h\n"
@@ -69,7 +70,8 @@ static void test_files(void **state) {
                               "./opt/kv/share/man/man1/scissorctl.1\n"
                               "./opt/kv/share/man/man3/libscissor.3\n"
                               "./opt/kv/share/man/man5/scissord.conf.5\n"
-                              "./opt/kv/share/man/man8/scissord.8\n");
+                              "./opt/kv/share/man/man8/scissord.8\n"
+                              "./opt/kv/share/scissord/scissord.conf\n");
     must("readlink \"$P/lib/libscissor.so\"");
     assert_string_equal(text, "libscissor.so.0\n");
     must("find \"$D\" -type f -perm /111 | sed 's|.*/||' | sort");
@@ -161,15 +163,48 @@ static void test_completion(void **state) {
     assert_int_equal(harness_stop(&d), 0);
 }
 
+static void make(const char *target) {
+    char command[160];
+    snprintf(command, sizeof command, "make --no-print-directory %s BUILD=\"$B\" DESTDIR=\"$D\" PREFIX=/opt/kv",
+             target);
+    must(command);
+}
+
+/* An unchanged configuration follows the default; a changed one stays, and the new default goes beside it. */
+static void test_configuration(void **state) {
+    (void)state;
+    static const char examples[] = "/opt/kv/share/scissord/scissord.conf";
+    char expected[256];
+    must("cmp \"$B/scissord.conf\" \"$D/etc/scissord.conf\" && \"$P/bin/scissord\" --config \"$D/etc/scissord.conf\" "
+         "--check | grep -c '; default$'");
+    assert_true(atoi(text) >= 4);
+    snprintf(expected, sizeof expected, "echo '; of an older version' | tee \"$D/etc/scissord.conf\" >\"$D%s\"",
+             examples);
+    must(expected);
+    make("install");
+    assert_null(strstr(text, "has been changed"));
+    must("cmp \"$B/scissord.conf\" \"$D/etc/scissord.conf\"");
+    must("echo 'pool = 1GiB' >\"$D/etc/scissord.conf\"");
+    make("install");
+    snprintf(expected, sizeof expected, "install: %s/etc/scissord.conf has been changed and stays as it is",
+             getenv("D"));
+    assert_non_null(strstr(text, expected));
+    must("cmp \"$B/scissord.conf\" \"$D/etc/scissord.conf.new\" && cat \"$D/etc/scissord.conf\"");
+    assert_string_equal(text, "pool = 1GiB\n");
+}
+
 /* The last one: what install put there goes, what was somebody else's stays. */
 static void test_uninstall(void **state) {
     (void)state;
-    must("mkdir -p \"$D/etc\" && : >\"$D/etc/scissord.conf\" && : >\"$P/bin/other\"");
-    must("make --no-print-directory uninstall BUILD=\"$B\" DESTDIR=\"$D\" PREFIX=/opt/kv");
+    must("echo 'pool = 1GiB' >\"$D/etc/scissord.conf\" && : >\"$P/bin/other\"");
+    make("uninstall");
+    assert_non_null(strstr(text, "/etc/scissord.conf has been changed and stays\n"));
     must("cd \"$D\" && find . ! -type d | sort");
     assert_string_equal(text, "./etc/scissord.conf\n./opt/kv/bin/other\n");
-    must("rm -r \"$D/etc\" \"$P/bin/other\"");
-    must("make --no-print-directory uninstall BUILD=\"$B\" DESTDIR=\"$D\" PREFIX=/opt/kv");
+    must("rm \"$D/etc/scissord.conf\" \"$P/bin/other\"");
+    make("install");
+    make("uninstall");
+    assert_null(strstr(text, "has been changed"));
     must("cd \"$D\" && find . -mindepth 1");
     assert_string_equal(text, "");
 }
@@ -177,8 +212,8 @@ static void test_uninstall(void **state) {
 int main(void) {
     harness_init(280);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files),      cmocka_unit_test(test_symbols),   cmocka_unit_test(test_example),
-        cmocka_unit_test(test_completion), cmocka_unit_test(test_uninstall),
+        cmocka_unit_test(test_files),      cmocka_unit_test(test_symbols),       cmocka_unit_test(test_example),
+        cmocka_unit_test(test_completion), cmocka_unit_test(test_configuration), cmocka_unit_test(test_uninstall),
     };
     return cmocka_run_group_tests_name("install", tests, set_up, NULL);
 }

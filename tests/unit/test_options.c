@@ -156,11 +156,56 @@ static void test_man(void **state) {
     }
 }
 
+/* Takes the ';' from the line of one option in the template, as an administrator would, and gives its value to the
+ * parser. */
+static int uncomment(const char *template, const char *name, struct daemon_options *o, char *why, size_t why_bytes) {
+    char start[64], value[256];
+    snprintf(start, sizeof start, "\n;%s = ", name);
+    const char *at = strstr(template, start);
+    assert_non_null(at);
+    at += strlen(start);
+    snprintf(value, sizeof value, "%.*s", (int)strcspn(at, "\n"), at);
+    return daemon_options_set_from_file(o, name, value, why, why_bytes);
+}
+
+/* The default configuration has every option that a file may have, says what it takes, and changes nothing. */
+static void test_template(void **state) {
+    (void)state;
+    char *text = NULL, why[512], *argv[] = {"scissord", NULL};
+    size_t size = 0;
+    struct daemon_options standard, o;
+    FILE *f = open_memstream(&text, &size);
+    daemon_options_template(f);
+    fclose(f);
+    assert_int_equal(daemon_options_parse(1, argv, &standard, why, sizeof why), 0);
+    o = standard;
+#define IN_TEMPLATE(field, name, type, scope, min, max, standard_text, unit, words) \
+    if (DAEMON_##scope == DAEMON_LIVE || DAEMON_##scope == DAEMON_START) {          \
+        int r = uncomment(text, name, &o, why, sizeof why);                         \
+        if (*standard_text || strcmp(#type, "FLAG") == 0) {                         \
+            assert_int_equal(r, 0);                                                 \
+            assert_memory_equal(&o.field, &standard.field, sizeof o.field);         \
+        } else if (r < 0) {                                                         \
+            assert_non_null(strstr(why, "expected"));                               \
+        }                                                                           \
+    } else {                                                                        \
+        assert_null(strstr(text, "\n;" name " ="));                                 \
+    }
+    DAEMON_OPTION_MAP(IN_TEMPLATE)
+#undef IN_TEMPLATE
+    /* As it is, it is comments and empty lines of bounded length. */
+    for (const char *line = text; *line; line += strcspn(line, "\n") + 1) {
+        assert_true(*line == ';' || *line == '\n');
+        assert_in_range(strcspn(line, "\n"), 0, 100);
+    }
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),    cmocka_unit_test(test_size_texts), cmocka_unit_test(test_values),
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_refusals),   cmocka_unit_test(test_help),
-        cmocka_unit_test(test_man),
+        cmocka_unit_test(test_man),      cmocka_unit_test(test_template),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
