@@ -204,6 +204,7 @@ INCLUDEDIR  ?= $(PREFIX)/include
 DATADIR     ?= $(PREFIX)/share
 UNITDIR     ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
+TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
 CONFDIR     := $(DATADIR)/scissord
 CONF        := /etc/scissord.conf
 
@@ -211,7 +212,8 @@ CONF        := /etc/scissord.conf
 INSTALLED := $(addprefix $(BINDIR)/,$(notdir $(PROGRAMS))) $(addprefix $(INCLUDEDIR)/,scissor.h scissor_error.h) \
 	$(addprefix $(LIBDIR)/,libscissor.a libscissor.so.0 libscissor.so pkgconfig/libscissor.pc) \
 	$(foreach page,$(PAGES),$(DATADIR)/man/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))) \
-	$(DATADIR)/bash-completion/completions/scissorctl $(CONFDIR)/scissord.conf
+	$(DATADIR)/bash-completion/completions/scissorctl $(addprefix $(CONFDIR)/,scissord.conf scissord-gpu.conf) \
+	$(addprefix $(UNITDIR)/,scissord.service scissord.socket) $(SYSUSERSDIR)/scissord.conf $(TMPFILESDIR)/scissord.conf
 FOLDERS := $(sort $(dir $(INSTALLED)) $(dir $(CONF)))
 
 $(BUILD)/scissord.conf: $(BUILD)/scissord
@@ -232,6 +234,12 @@ install: all $(BUILD)/scissord.conf ## install into PREFIX (/usr/local), below D
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/libscissor.pc
 	install -m 644 client/ctl/scissorctl.bash $(DESTDIR)$(DATADIR)/bash-completion/completions/scissorctl
 	for page in $(PAGES); do install -m 644 $$page $(DESTDIR)$(DATADIR)/man/man$${page##*.} || exit 1; done
+	sed 's|@BINDIR@|$(BINDIR)|' systemd/scissord.service.in >$(DESTDIR)$(UNITDIR)/scissord.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/scissord.service
+	install -m 644 systemd/scissord.socket $(DESTDIR)$(UNITDIR)
+	install -m 644 systemd/scissord.sysusers $(DESTDIR)$(SYSUSERSDIR)/scissord.conf
+	install -m 644 systemd/scissord.tmpfiles $(DESTDIR)$(TMPFILESDIR)/scissord.conf
+	install -m 644 systemd/scissord-gpu.conf $(DESTDIR)$(CONFDIR)
 	$(Q)systemd/conf.sh install $(BUILD)/scissord.conf $(DESTDIR)$(CONF) $(DESTDIR)$(CONFDIR)/scissord.conf
 uninstall: ## remove what install put there; below DESTDIR empty folders, too
 	$(Q)systemd/conf.sh uninstall $(DESTDIR)$(CONF) $(DESTDIR)$(CONFDIR)/scissord.conf

@@ -65,12 +65,17 @@ static void test_files(void **state) {
                               "./opt/kv/lib/libscissor.so\n"
                               "./opt/kv/lib/libscissor.so.0\n"
                               "./opt/kv/lib/pkgconfig/libscissor.pc\n"
+                              "./opt/kv/lib/systemd/system/scissord.service\n"
+                              "./opt/kv/lib/systemd/system/scissord.socket\n"
+                              "./opt/kv/lib/sysusers.d/scissord.conf\n"
+                              "./opt/kv/lib/tmpfiles.d/scissord.conf\n"
                               "./opt/kv/share/bash-completion/completions/scissorctl\n"
                               "./opt/kv/share/man/man1/scissor-run.1\n"
                               "./opt/kv/share/man/man1/scissorctl.1\n"
                               "./opt/kv/share/man/man3/libscissor.3\n"
                               "./opt/kv/share/man/man5/scissord.conf.5\n"
                               "./opt/kv/share/man/man8/scissord.8\n"
+                              "./opt/kv/share/scissord/scissord-gpu.conf\n"
                               "./opt/kv/share/scissord/scissord.conf\n");
     must("readlink \"$P/lib/libscissor.so\"");
     assert_string_equal(text, "libscissor.so.0\n");
@@ -82,6 +87,34 @@ static void test_files(void **state) {
     assert_string_equal(text, "scissord " SCISSOR_VERSION "\n");
     must("PKG_CONFIG_PATH=\"$P/lib/pkgconfig\" pkg-config --modversion libscissor");
     assert_string_equal(text, SCISSOR_VERSION "\n");
+}
+
+/* The units name the programs where they are, and systemd has nothing against them. */
+static void test_units(void **state) {
+    (void)state;
+    must("grep -rhE '^Exec[A-Za-z]*=' \"$P/lib/systemd/system\"");
+    assert_non_null(strstr(text, "ExecStart=/opt/kv/bin/scissord "));
+    must("! grep -rE '@[A-Z]+@' \"$P/lib/systemd\"");
+    if (run("command -v systemd-analyze systemd-sysusers systemd-tmpfiles")) {
+        printf("SKIP: no systemd that could read units\n");
+        skip();
+    }
+    /* A root of its own, where systemd looks below /usr/local; of the programs in the units these are of the system. */
+    must("R=\"$D.root\" && mkdir -p \"$R/bin\" \"$R/usr/local\" && cp -r \"$P/lib\" \"$R/usr/local\" &&"
+         "mkdir -p \"$R/opt/kv\" \"$R/lib/systemd/system\" && cp /lib/systemd/system/*.target "
+         "\"$R/lib/systemd/system\" && cp -r \"$P/bin\" \"$R/opt/kv\" && cp /bin/sh /bin/kill \"$R/bin\" &&"
+         "systemd-analyze verify --man=no --root=\"$R\" scissord.service scissord.socket &&"
+         "mkdir -p \"$R/etc/systemd/system/scissord.service.d\" &&"
+         "cp \"$P/share/scissord/scissord-gpu.conf\" \"$R/etc/systemd/system/scissord.service.d\" &&"
+         "systemd-analyze verify --man=no --root=\"$R\" scissord.service");
+    assert_string_equal(text, "");
+    if (geteuid() != 0) {
+        printf("SKIP: only root can make a user and a directory of that user\n");
+        skip();
+    }
+    must("R=\"$D.root\" && systemd-sysusers --root=\"$R\" >/dev/null 2>&1 && systemd-tmpfiles --root=\"$R\" --create &&"
+         "sed 's/:.*//' \"$R/etc/passwd\" \"$R/etc/group\" && stat -c %a \"$R/run/scissord\"");
+    assert_string_equal(text, "scissord\nscissord\n750\n");
 }
 
 /* The shared library exports what the headers declare, and nothing else. */
@@ -212,8 +245,9 @@ static void test_uninstall(void **state) {
 int main(void) {
     harness_init(280);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files),      cmocka_unit_test(test_symbols),       cmocka_unit_test(test_example),
-        cmocka_unit_test(test_completion), cmocka_unit_test(test_configuration), cmocka_unit_test(test_uninstall),
+        cmocka_unit_test(test_files),     cmocka_unit_test(test_units),      cmocka_unit_test(test_symbols),
+        cmocka_unit_test(test_example),   cmocka_unit_test(test_completion), cmocka_unit_test(test_configuration),
+        cmocka_unit_test(test_uninstall),
     };
     return cmocka_run_group_tests_name("install", tests, set_up, NULL);
 }
