@@ -122,10 +122,13 @@ $(BUILD)/man/scissord.conf.5: daemon/scissord.conf.5.in $(BUILD)/scissord
 	$(Q)$(BUILD)/scissord --man-options 5 >$@.options
 	$(Q)$(call insert,OPTIONS,$@.options) $< >$@
 
-$(BUILD)/man/scissorctl.1: client/ctl/scissorctl.1
+$(BUILD)/man/scissorctl.1: client/ctl/scissorctl.1.in client/ctl/help.awk $(BUILD)/scissorctl
 	$(call say,GEN)
 	@mkdir -p $(@D)
-	$(Q)cp $< $@
+	$(Q)$(BUILD)/scissorctl help | sed -n 's/^  \([a-z][a-z]*\) .*/\1/p' | xargs -n1 $(BUILD)/scissorctl help >$@.help
+	$(Q)awk -v part=commands -f client/ctl/help.awk $@.help >$@.commands
+	$(Q)awk -v part=options -f client/ctl/help.awk $@.help >$@.options
+	$(Q)$(call insert,COMMANDS,$@.commands) -e '/^@OPTIONS@$$/{r $@.options' -e 'd}' $< >$@
 
 $(BUILD)/man/scissor-run.1: client/llama/scissor-run.1.in client/llama/options.awk $(BUILD)/scissor-run
 	$(call say,GEN)

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "place.h"
+#include "sort.h"
 
 const struct ctl_command ctl_commands[] = {
 #define CTL_COMMAND_ROW(name, argument, options, function, line, more) {name, argument, options, function, line, more},
@@ -47,13 +49,21 @@ static int usage(const char *what, const char *detail) {
     return ctl_fail(CTL_USAGE, "%s%s; `scissorctl help` lists what there is", what, detail);
 }
 
-static int take_count(struct ctl *ctl, const char *text) {
+static int take_number(const char *option, const char *text, uint64_t min, uint64_t *ret) {
     char *end;
     errno = 0;
     unsigned long long n = strtoull(text, &end, 10);
-    if (errno || *end || text[0] < '0' || text[0] > '9' || n == 0)
-        return ctl_fail(CTL_USAGE, "--count takes a number of events, 1 or more, not '%s'", text);
-    ctl->count = n;
+    if (errno || *end || text[0] < '0' || text[0] > '9' || n < min)
+        return ctl_fail(CTL_USAGE, "--%s takes a number, %llu or more, not '%s'", option, (unsigned long long)min,
+                        text);
+    *ret = n;
+    return CTL_DONE;
+}
+
+static int take_sort(struct ctl *ctl, const char *text) {
+    if (!ctl_sort_known(text))
+        return ctl_fail(CTL_USAGE, "--sort takes a key of `scissorctl help sessions`, not '%s'", text);
+    ctl->sort = text;
     return CTL_DONE;
 }
 
@@ -64,6 +74,26 @@ static int take_directory(struct ctl *ctl, const char *text) {
     return CTL_DONE;
 }
 
+/* The argument of an option. */
+static int take_value(struct ctl *ctl, int option, const char *text) {
+    switch (option) {
+    case CTL_OPTION_DIR:
+        return take_directory(ctl, text);
+    case CTL_OPTION_COUNT:
+        return take_number("count", text, 1, &ctl->count);
+    case CTL_OPTION_SORT:
+        return take_sort(ctl, text);
+    case CTL_OPTION_LAYER:
+        ctl->layer_given = true;
+        return take_number("layer", text, 0, &ctl->layer);
+    case CTL_OPTION_HEAD:
+        ctl->head_given = true;
+        return take_number("head", text, 0, &ctl->head);
+    default:
+        return CTL_DONE;
+    }
+}
+
 /* Reads the options, wherever they stand; sets their bits. */
 static int parse_options(int argc, char **argv, struct ctl *ctl, uint32_t *ret_given) {
     struct option table[CTL_OPTIONS + 1] = {{0}};
@@ -72,17 +102,13 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, uint32_t *ret_g
     optind = 0; /* tests parse more than once */
     opterr = 0;
     for (int option; (option = getopt_long(argc, argv, ":h", table, NULL)) != -1;) {
-        int status = CTL_DONE;
         if (option == ':')
             return usage("an option lacks its argument: ", argv[optind - 1]);
         if (option == '?')
             return usage("there is no option ", argv[optind - 1]);
         option = option == 'h' ? CTL_OPTION_HELP : option - 256;
         *ret_given |= 1u << option;
-        if (option == CTL_OPTION_DIR)
-            status = take_directory(ctl, optarg);
-        else if (option == CTL_OPTION_COUNT)
-            status = take_count(ctl, optarg);
+        int status = take_value(ctl, option, optarg);
         if (status)
             return status;
     }
@@ -91,12 +117,16 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, uint32_t *ret_g
 
 /* What stands behind the command. */
 static int parse_argument(const struct ctl_command *command, char **words, int count, struct ctl *ctl) {
-    if (count > (command->argument ? 1 : 0))
-        return ctl_fail(CTL_USAGE, "'%s' is too much; usage: scissorctl %s%s%s", words[command->argument ? 1 : 0],
-                        command->name, command->argument ? " " : "", command->argument ? command->argument : "");
-    if (command->argument && command->argument[0] != '[' && !count)
-        return ctl_fail(CTL_USAGE, "usage: scissorctl %s %s", command->name, command->argument);
+    const char *argument = command->argument ? command->argument : "";
+    int most = strstr(argument, "...") ? INT_MAX : *argument ? 1 : 0;
+    if (count > most)
+        return ctl_fail(CTL_USAGE, "'%s' is too much; usage: scissorctl %s%s%s", words[most], command->name,
+                        *argument ? " " : "", argument);
+    if (*argument && *argument != '[' && !count)
+        return ctl_fail(CTL_USAGE, "usage: scissorctl %s %s", command->name, argument);
     ctl->argument = count ? words[0] : NULL;
+    ctl->words = words;
+    ctl->word_count = count;
     return CTL_DONE;
 }
 
@@ -130,6 +160,7 @@ int ctl_parse(int argc, char **argv, struct ctl *ctl, const struct ctl_command *
     ctl->json = given & CTL_BIT(JSON);
     ctl->once = given & CTL_BIT(ONCE);
     ctl->heads = given & CTL_BIT(HEADS);
+    ctl->reverse = given & CTL_BIT(REVERSE);
     *ret_command = command;
     return CTL_DONE;
 }
@@ -157,7 +188,7 @@ int ctl_help(struct ctl *ctl) {
     }
     printf("usage: scissorctl [OPTIONS] COMMAND\n\nLooks into a running scissord and changes what it does.\n\n");
     for (const struct ctl_command *c = ctl_commands; c->name; c++)
-        printf("  %-8s %-9s %s\n", c->name, c->argument ? c->argument : "", c->line);
+        printf("  %-9s %-9s %s\n", c->name, c->argument ? c->argument : "", c->line);
     printf("\n");
     print_options(CTL_COMMON);
     printf("\nDIR is by default $SCISSORD_DIR, else $XDG_RUNTIME_DIR/scissord if it is there, else /run/scissord.\n"

@@ -23,7 +23,11 @@ enum ctl_exit {
     X(VERSION, "version", NULL, "the same as the command `version`")                                 \
     X(ONCE, "once", NULL, "print one frame and end (so does a standard output that is no terminal)") \
     X(HEADS, "heads", NULL, "a line for each KV head instead of one for each layer")                 \
-    X(COUNT, "count", "N", "end after N events")
+    X(COUNT, "count", "N", "end after N events")                                                     \
+    X(SORT, "sort", "KEY", "order by name, charged, tokens, idle, priority, evicted or id")          \
+    X(REVERSE, "reverse", NULL, "the other way round")                                               \
+    X(LAYER, "layer", "L", "a layer, counted from 0 over all groups")                                \
+    X(HEAD, "head", "H", "a KV head of the layer, counted from 0")
 
 enum ctl_option {
 #define CTL_OPTION_ENUM(name, option, argument, text) CTL_OPTION_##name,
@@ -40,32 +44,51 @@ struct ctl {
     bool colour; /* standard output is a terminal and NO_COLOR is not set */
     bool once;
     bool heads;
-    uint64_t count; /* 0: no end */
-    const char *argument;
+    uint64_t count;   /* 0: no end */
+    const char *sort; /* NULL: as the daemon has them */
+    bool reverse;
+    bool layer_given, head_given;
+    uint64_t layer, head;
+    const char *argument; /* the first word behind the command, or NULL */
+    char **words;         /* all of them */
+    int word_count;
 };
 
 /* X(name, argument or NULL, options beside the common ones, function, one line, more lines) */
-#define CTL_COMMAND_MAP(X)                                                                                   \
-    X("stat", NULL, 0, ctl_stat, "the pool: charged, lent, sessions, evictions by reason, score frames", "") \
-    X("sessions", NULL, 0, ctl_sessions, "one line for each session", "")                                    \
-    X("session", "ID", CTL_BIT(HEADS), ctl_session, "one session and what its layers hold",                  \
-      "ID is a session's number or its name, if no other session has the same name.\n"                       \
-      "Mass is the attention that a query pays to all settled rows of a head, of 1 in all.\n")               \
-    X("top", NULL, CTL_BIT(ONCE), ctl_top, "pool and sessions, refreshed once a second",                     \
-      "Ends with Ctrl-C. With --json, one line of JSON a second.\n")                                         \
-    X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                      \
-      "Events may be dropped on their way to a slow reader; a line says how many.\n"                         \
-      "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                   \
-    X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",  \
-      "ID as for `session`. Needs to read DIR/admin.key, as root or the daemon's user can.\n")               \
-    X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                    \
-      "Needs to read DIR/admin.key, as root or the daemon's user can.\n")                                    \
-    X("version", NULL, 0, ctl_version, "versions of this tool and of the daemon, if one is running", "")     \
+#define CTL_COMMAND_MAP(X)                                                                                           \
+    X("stat", NULL, 0, ctl_stat, "the pool: charged, lent, sessions, evictions by reason, score frames", "")         \
+    X("memory", NULL, 0, ctl_memory, "who holds what, in a sum that adds up to what is charged",                     \
+      "Fresh segments, pages of settled segments that are used, free or still to be released by the client,\n"       \
+      "memory granted to work in progress, shared pages, state kept for the next process and the daemon's own\n"     \
+      "bookkeeping. Fragmentation is the part of the settled segments that is free. Fails if the sum is wrong.\n")   \
+    X("sessions", NULL, CTL_BIT(SORT) | CTL_BIT(REVERSE), ctl_sessions, "one line for each session",                 \
+      "Names go from A to Z, ids and priorities from the smallest, all other keys from the largest.\n")              \
+    X("session", "ID", CTL_BIT(HEADS), ctl_session, "one session and what its layers hold",                          \
+      "ID is a session's number or its name, if no other session has the same name.\n"                               \
+      "Mass is the attention that a query pays to all settled rows of a head, of 1 in all. Age is how many tokens\n" \
+      "were seen since a row's own: bars from young (up to 64) to old (over 262,144), 4 times as old each.\n")       \
+    X("positions", "ID", CTL_BIT(LAYER) | CTL_BIT(HEAD), ctl_positions, "which tokens one KV head holds",            \
+      "ID as for `session`; --layer and --head must be given. The order is that of the slots, in --json, too;\n"     \
+      "for people runs are put together. Waits while the session is settling.\n")                                    \
+    X("top", NULL, CTL_BIT(ONCE), ctl_top, "pool and sessions, refreshed once a second",                             \
+      "Ends with Ctrl-C. With --json, one line of JSON a second.\n")                                                 \
+    X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                              \
+      "Events may be dropped on their way to a slow reader; a line says how many.\n"                                 \
+      "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                           \
+    X("config", "[NAME]", 0, ctl_config, "the options that are in force, and where each comes from",                 \
+      "With NAME, that option alone and what it means.\n")                                                           \
+    X("policies", "[NAME]", 0, ctl_policies, "the policies that a session can ask for",                              \
+      "With NAME, that policy with its source and parameters, their bounds and defaults.\n")                         \
+    X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",          \
+      "ID as for `session`. Needs to read DIR/admin.key, as root or the daemon's user can.\n")                       \
+    X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                            \
+      "Needs to read DIR/admin.key, as root or the daemon's user can.\n")                                            \
+    X("version", NULL, 0, ctl_version, "versions of this tool and of the daemon, if one is running", "")             \
     X("help", "[COMMAND]", 0, ctl_help, "this list, or a command explained", "")
 
 struct ctl_command {
     const char *name;
-    const char *argument; /* NULL: none; in brackets: may be left out */
+    const char *argument; /* NULL: none; in brackets: may be left out; with "...": any number of words */
     uint32_t options;     /* CTL_BIT()s */
     int (*run)(struct ctl *ctl);
     const char *line, *more;

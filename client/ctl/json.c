@@ -52,9 +52,6 @@ static json_t *pack_frames(const uint64_t from[PROTO_FRAME_COUNT]) {
 }
 #undef COUNTER_ROW
 
-#define INT(value) ((json_int_t)(value))
-#define SECONDS(ns) ((double)(ns) / 1e9)
-
 /* JSON has no NaN. */
 static double finite_or_zero(double value) {
     return isfinite(value) ? value : 0;
@@ -64,22 +61,25 @@ json_t *ctl_json_pool(const struct proto_pool_stat *p) {
     char protocol[16];
     snprintf(protocol, sizeof protocol, "%u.%u", p->version_major_minor >> 16, p->version_major_minor & 0xffffu);
     return json_pack(
-        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:f, "
-        "s:o, s:s}",
-        "pool", ctl_json_text(p->name), "limit_bytes", INT(p->limit_bytes), "charged_bytes", INT(p->charged_bytes),
-        "peak_bytes", INT(p->peak_bytes), "guaranteed_bytes", INT(p->guaranteed_bytes), "lent_bytes",
-        INT(p->lent_bytes), "segments", INT(p->segments), "reclaims", INT(p->reclaims), "evicted_rows",
-        pack_evicted(p->evicted), "score_frames", pack_frames(p->frames), "bad_scores", INT(p->bad_scores), "settles",
-        INT(p->settles), "settles_without_scores", INT(p->scores_lost), "sessions", INT(p->sessions),
-        "sessions_waiting", INT(p->waiting), "sessions_opened", INT(p->opened), "sessions_closed", INT(p->closed),
-        "sessions_refused", INT(p->refused), "front_restarts", INT(p->front_restarts), "draining", p->draining != 0,
-        "uptime_seconds", SECONDS(p->uptime_ns), "version", ctl_json_text(p->version), "protocol", protocol);
+        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
+        "s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:s}",
+        "pool", ctl_json_text(p->name), "limit_bytes", INT(p->limit_bytes), "target_bytes", INT(p->target_bytes),
+        "charged_bytes", INT(p->charged_bytes), "peak_bytes", INT(p->peak_bytes), "guaranteed_bytes",
+        INT(p->guaranteed_bytes), "lent_bytes", INT(p->lent_bytes), "segments", INT(p->segments), "reclaims",
+        INT(p->reclaims), "evicted_rows", pack_evicted(p->evicted), "score_frames", pack_frames(p->frames),
+        "bad_scores", INT(p->bad_scores), "settles", INT(p->settles), "settles_without_scores", INT(p->scores_lost),
+        "sessions", INT(p->sessions), "sessions_waiting", INT(p->waiting), "sessions_opened", INT(p->opened),
+        "sessions_closed", INT(p->closed), "sessions_refused", INT(p->refused), "front_restarts",
+        INT(p->front_restarts), "draining", p->draining != 0, "stored_descriptors", INT(p->stored),
+        "stored_descriptors_max", INT(p->stored_max), "sessions_taken_over", INT(p->taken_over), "sessions_lost",
+        INT(p->lost), "sessions_orphaned", INT(p->orphans), "uptime_seconds", SECONDS(p->uptime_ns), "version",
+        ctl_json_text(p->version), "protocol", protocol);
 }
 
 json_t *ctl_json_session(const struct proto_session_stat *s) {
     return json_pack(
         "{s:I, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:o, s:f, s:f}",
+        "s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:b}",
         "session", INT(s->session), "name", ctl_json_text(s->name), "policy", ctl_json_text(s->policy), "state",
         proto_session_state_name(s->state), "pid", INT(s->pid), "uid", INT(s->uid), "pool", INT(s->pool), "priority",
         INT(s->priority), "groups", INT(s->groups), "layers", INT(s->layers), "heads", INT(s->heads), "compute_dtype",
@@ -88,14 +88,30 @@ json_t *ctl_json_session(const struct proto_session_stat *s) {
         "max_rows", INT(s->max_rows), "settled_min_rows", INT(s->settled_min), "settled_max_rows", INT(s->settled_max),
         "charged_bytes", INT(s->charged_bytes), "guaranteed_bytes", INT(s->guaranteed_bytes), "tokens_seen",
         INT(s->tokens_seen), "settles", INT(s->settles), "settles_without_scores", INT(s->scores_lost), "evicted_rows",
-        pack_evicted(s->evicted), "idle_seconds", SECONDS(s->idle_ns), "lowest_mass", finite_or_zero(s->lowest_mass));
+        pack_evicted(s->evicted), "idle_seconds", SECONDS(s->idle_ns), "lowest_mass", finite_or_zero(s->lowest_mass),
+        "age_seconds", SECONDS(s->age_ns), "orphan", s->orphan != 0);
+}
+
+/* {"up_to_tokens": 64, "rows": 3}, ...; the last one has null: there is no end. */
+static json_t *pack_ages(const uint32_t rows[PROTO_AGE_BUCKETS]) {
+    json_t *array = json_array();
+    uint64_t end = PROTO_AGE_BUCKET_FIRST;
+    for (size_t i = 0; array && i < PROTO_AGE_BUCKETS; i++, end *= 4) {
+        json_t *upto = i + 1 < PROTO_AGE_BUCKETS ? json_integer(INT(end)) : json_null();
+        if (json_array_append_new(array, json_pack("{s:o, s:I}", "up_to_tokens", upto, "rows", INT(rows[i]))) < 0) {
+            json_decref(array);
+            array = NULL;
+        }
+    }
+    return array;
 }
 
 json_t *ctl_json_head(const struct proto_head_stat *h) {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f}", "layer", INT(h->layer), "kv_head", INT(h->kv_head),
-                     "settled_rows", INT(h->settled), "pages", INT(h->pages), "oldest_position", INT(h->oldest),
-                     "newest_position", INT(h->newest), "evicted_rows", pack_evicted(h->evicted), "lowest_share",
-                     finite_or_zero(h->lowest_share));
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:o}", "layer", INT(h->layer), "kv_head",
+                     INT(h->kv_head), "settled_rows", INT(h->settled), "pages", INT(h->pages), "oldest_position",
+                     INT(h->oldest), "newest_position", INT(h->newest), "evicted_rows", pack_evicted(h->evicted),
+                     "lowest_share", finite_or_zero(h->lowest_share), "mass", finite_or_zero(h->mass), "rows_by_age",
+                     pack_ages(h->age));
 }
 
 /* "SCORES_LOST" -> "scores_lost" */

@@ -5,6 +5,9 @@
 
 #include "link.h"
 
+#define INT(value) ((json_int_t)(value))
+#define SECONDS(ns) ((double)(ns) / 1e9)
+
 /* Makes jansson allocate as everything else does. Once, before anything below. */
 void ctl_json_init(void);
 

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "alloc.h"
 #include "place.h"
@@ -76,11 +77,28 @@ static int link_trip(struct ctl_link *link, const struct proto_request *request,
     return CTL_DONE;
 }
 
+#define RETRY_MS 20
+
+/* As link_trip(); a session that settles is asked again until its time is over. */
+static int link_trip_settled(struct ctl_link *link, const struct proto_request *request, void *answer,
+                             size_t *ret_size) {
+    struct proto_answer head;
+    for (int left = CTL_TIMEOUT_MS;; left -= RETRY_MS) {
+        int status = link_trip(link, request, answer, ret_size);
+        if (status || request->op != PROTO_OP_POSITIONS || *ret_size < sizeof head)
+            return status;
+        memcpy(&head, answer, sizeof head);
+        if (head.code != SCISSOR_ESTATE || left <= 0)
+            return status;
+        nanosleep(&(struct timespec){0, RETRY_MS * 1000000}, NULL);
+    }
+}
+
 /* Sends a request and adds the entries of its answer to *all. */
 static int link_page(struct ctl_link *link, struct proto_request *request, void *buffer, struct ctl_answer *all) {
     const char *why;
     size_t size = 0;
-    int status = link_trip(link, request, buffer, &size);
+    int status = link_trip_settled(link, request, buffer, &size);
     if (status)
         return status;
     /* What nn_recv() could not fit is cut, and says so by its size. */
@@ -121,7 +139,7 @@ static int link_run(struct ctl_link *link, struct proto_request *request, struct
     return status;
 }
 
-int ctl_link_ask(struct ctl_link *link, uint32_t op, uint64_t session, struct ctl_answer *ret) {
+static struct proto_request link_request(uint32_t op, uint64_t session, const uint64_t value[3]) {
     struct proto_request request = {
         .magic = PROTO_REQUEST_MAGIC,
         .major = PROTO_VERSION_MAJOR,
@@ -129,22 +147,34 @@ int ctl_link_ask(struct ctl_link *link, uint32_t op, uint64_t session, struct ct
         .op = op,
         .session = session,
     };
+    memcpy(request.value, value, sizeof request.value);
+    return request;
+}
+
+static const uint64_t no_value[3];
+
+int ctl_link_ask_about(struct ctl_link *link, uint32_t op, uint64_t session, const uint64_t value[3],
+                       struct ctl_answer *ret) {
+    struct proto_request request = link_request(op, session, value);
+    return link_run(link, &request, ret);
+}
+
+int ctl_link_ask(struct ctl_link *link, uint32_t op, uint64_t session, struct ctl_answer *ret) {
+    return ctl_link_ask_about(link, op, session, no_value, ret);
+}
+
+int ctl_link_change_to(struct ctl_link *link, uint32_t op, uint64_t session, const uint64_t value[3],
+                       const uint8_t key[PROTO_TOKEN_BYTES], struct ctl_answer *ret) {
+    struct proto_request request = link_request(op, session, value);
+    memcpy(request.token, key, sizeof request.token);
+    if (getrandom(&request.id, sizeof request.id, 0) != sizeof request.id)
+        return ctl_fail(CTL_REFUSED, "no random numbers: %s", strerror(errno));
     return link_run(link, &request, ret);
 }
 
 int ctl_link_change(struct ctl_link *link, uint32_t op, uint64_t session, const uint8_t key[PROTO_TOKEN_BYTES],
                     struct ctl_answer *ret) {
-    struct proto_request request = {
-        .magic = PROTO_REQUEST_MAGIC,
-        .major = PROTO_VERSION_MAJOR,
-        .minor = PROTO_VERSION_MINOR,
-        .op = op,
-        .session = session,
-    };
-    memcpy(request.token, key, sizeof request.token);
-    if (getrandom(&request.id, sizeof request.id, 0) != sizeof request.id)
-        return ctl_fail(CTL_REFUSED, "no random numbers: %s", strerror(errno));
-    return link_run(link, &request, ret);
+    return ctl_link_change_to(link, op, session, no_value, key, ret);
 }
 
 void ctl_answer_deinit(struct ctl_answer *answer) {

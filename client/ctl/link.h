@@ -30,8 +30,14 @@ struct ctl_answer {
 /* Asks for all pages of an operation's list, or has a changing operation done with the key. ctl_answer_deinit() after
  * success. */
 int ctl_link_ask(struct ctl_link *link, uint32_t op, uint64_t session, struct ctl_answer *ret);
+/* As ctl_link_ask(), with the values of the request. While the daemon answers that the session's state does not allow
+ * it (it is settling), asks again, for CTL_TIMEOUT_MS. */
+int ctl_link_ask_about(struct ctl_link *link, uint32_t op, uint64_t session, const uint64_t value[3],
+                       struct ctl_answer *ret);
 int ctl_link_change(struct ctl_link *link, uint32_t op, uint64_t session, const uint8_t key[PROTO_TOKEN_BYTES],
                     struct ctl_answer *ret);
+int ctl_link_change_to(struct ctl_link *link, uint32_t op, uint64_t session, const uint64_t value[3],
+                       const uint8_t key[PROTO_TOKEN_BYTES], struct ctl_answer *ret);
 void ctl_answer_deinit(struct ctl_answer *answer);
 
 /* As ctl_link_ask(), opening and closing a link for it. */

@@ -2,6 +2,7 @@
 #include "out.h"
 
 #include <errno.h>
+#include <langinfo.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -83,6 +84,12 @@ bool out_flush(struct out *o, FILE *file) {
     return out_end(o, file, wanted ? fwrite(o->text, 1, wanted, file) : 0, wanted);
 }
 
+int out_print(struct out *o) {
+    int status = out_flush(o, stdout) ? CTL_DONE : CTL_REFUSED;
+    out_deinit(o);
+    return status;
+}
+
 /* Bytes of the line at `text` that fit into `columns`, escape sequences taking no room. */
 static size_t fit_line(const char *text, size_t size, unsigned columns) {
     size_t i = 0;
@@ -149,8 +156,17 @@ void table_cell(struct table *t, const char *format, ...) {
         return;
     va_list arguments;
     va_start(arguments, format);
-    vsnprintf(cell, TABLE_CELL, format, arguments);
+    if (vsnprintf(cell, TABLE_CELL, format, arguments) >= TABLE_CELL)
+        memcpy(cell + TABLE_CELL - 4, "...", 4);
     va_end(arguments);
+}
+
+/* Columns on the screen: what is not the first byte of a UTF-8 character takes none. */
+static int cell_width(const char *cell) {
+    int width = 0;
+    for (; *cell; cell++)
+        width += (*cell & 0xc0) != 0x80;
+    return width;
 }
 
 void table_print(const struct table *t, struct out *o, const char *indent) {
@@ -158,17 +174,18 @@ void table_print(const struct table *t, struct out *o, const char *indent) {
     if (t->failed)
         o->failed = true;
     for (size_t i = 0; i < t->cells; i++)
-        if ((int)strlen(t->cell[i]) > width[i % t->columns])
-            width[i % t->columns] = (int)strlen(t->cell[i]);
+        if (cell_width(t->cell[i]) > width[i % t->columns])
+            width[i % t->columns] = cell_width(t->cell[i]);
     for (size_t i = 0; i < t->cells && !t->failed; i++) {
         size_t column = i % t->columns;
         bool last = column + 1 == t->columns;
         if (column == 0)
             out_printf(o, "%s%s", indent, o->colour && i == 0 ? BOLD : "");
+        int room = width[column] - cell_width(t->cell[i]);
         if (t->right[column])
-            out_printf(o, "%*s", width[column], t->cell[i]);
+            out_printf(o, "%*s%s", room, "", t->cell[i]);
         else
-            out_printf(o, "%-*s", last ? 0 : width[column], t->cell[i]);
+            out_printf(o, "%s%*s", t->cell[i], last ? 0 : room, "");
         out_printf(o, "%s", !last ? "  " : o->colour && i < t->columns ? PLAIN "\n" : "\n");
     }
 }
@@ -223,5 +240,23 @@ const char *figure_name(struct figure *f, const char *name) {
     for (; name[i] && i + 1 < sizeof f->text; i++)
         f->text[i] = name[i] >= 0x20 && name[i] < 0x7f ? name[i] : '?';
     f->text[i] = 0;
+    return f->text;
+}
+
+const char *figure_bars(struct figure *f, const uint64_t *counts, size_t count) {
+    static const char *const blocks[] = {" ",      "\u2581", "\u2582", "\u2583", "\u2584",
+                                         "\u2585", "\u2586", "\u2587", "\u2588"};
+    static const char *const plain[] = {" ", ".", ".", ":", "-", "=", "+", "*", "#"};
+    const char *const *bars = strcmp(nl_langinfo(CODESET), "UTF-8") == 0 ? blocks : plain;
+    uint64_t most = 1;
+    size_t at = 0;
+    for (size_t i = 0; i < count; i++)
+        most = counts[i] > most ? counts[i] : most;
+    for (size_t i = 0; i < count && at + 4 < sizeof f->text; i++) {
+        /* What is there at all has the lowest bar at least. */
+        const char *bar = bars[counts[i] ? 1 + (size_t)((double)counts[i] / (double)most * 7 + 0.5) : 0];
+        at += (size_t)snprintf(f->text + at, sizeof f->text - at, "%s", bar);
+    }
+    f->text[at] = 0;
     return f->text;
 }

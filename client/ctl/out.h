@@ -21,7 +21,9 @@ void out_bold(struct out *o, const char *format, ...) __attribute__((format(prin
 
 /* Writes all to `file` and empties the buffer. False if memory or the file failed, having said so. */
 bool out_flush(struct out *o, FILE *file);
-/* The same for a terminal of rows x columns: redraws from the upper left corner, cuts what does not fit. */
+/* Flushes to standard output and ends `o`; an enum ctl_exit. */
+int out_print(struct out *o);
+/* out_flush() for a terminal of rows x columns: redraws from the upper left corner, cuts what does not fit. */
 bool out_flush_screen(struct out *o, FILE *file, unsigned rows, unsigned columns);
 
 #define TABLE_COLUMNS 16
@@ -47,5 +49,7 @@ const char *figure_bytes(struct figure *f, uint64_t bytes); /* "12.3 MiB", "17 B
 const char *figure_count(struct figure *f, uint64_t count); /* "12,345" */
 const char *figure_time(struct figure *f, uint64_t ns);     /* "12 ms", "3.4 s", "5 min 3 s", "2 h 5 min", "3 d 4 h" */
 const char *figure_percent(struct figure *f, double part, double whole); /* "12.3 %" */
+/* One bar for each count, as high as its share of the largest; at most 8. Blocks where the locale has them. */
+const char *figure_bars(struct figure *f, const uint64_t *counts, size_t count);
 /* What a client chose to be called, with everything that a terminal might take for a command replaced by '?'. */
 const char *figure_name(struct figure *f, const char *name);

@@ -9,13 +9,8 @@
 #include "json.h"
 #include "out.h"
 #include "place.h"
+#include "sort.h"
 #include "view.h"
-
-static int print(struct out *o) {
-    int status = out_flush(o, stdout) ? CTL_DONE : CTL_REFUSED;
-    out_deinit(o);
-    return status;
-}
 
 int ctl_stat(struct ctl *ctl) {
     struct ctl_answer answer;
@@ -30,7 +25,7 @@ int ctl_stat(struct ctl *ctl) {
         const struct proto_pool_stat *pools = answer.entries;
         for (size_t i = 0; i < answer.count; i++)
             ctl_view_pool(&o, &pools[i]);
-        status = print(&o);
+        status = out_print(&o);
     }
     ctl_answer_deinit(&answer);
     return status;
@@ -41,13 +36,15 @@ int ctl_sessions(struct ctl *ctl) {
     int status = ctl_ask(ctl, PROTO_OP_SESSIONS, 0, &answer);
     if (status)
         return status;
+    if (ctl->sort || ctl->reverse)
+        ctl_sort_sessions(answer.entries, answer.count, ctl->sort ? ctl->sort : "id", ctl->reverse);
     if (ctl->json) {
         status = ctl_json_print(json_pack("{s:o}", "sessions", ctl_json_sessions(&answer)), false);
     } else {
         struct out o;
         out_init(&o, ctl->colour);
         ctl_view_sessions(&o, answer.entries, NULL, answer.count);
-        status = print(&o);
+        status = out_print(&o);
     }
     ctl_answer_deinit(&answer);
     return status;
@@ -103,7 +100,7 @@ static int show_session(struct ctl *ctl, const struct proto_session_stat *s, con
     out_init(&o, ctl->colour);
     ctl_view_session(&o, s);
     (ctl->heads ? ctl_view_heads : ctl_view_layers)(&o, heads->entries, heads->count);
-    return print(&o);
+    return out_print(&o);
 }
 
 int ctl_session(struct ctl *ctl) {

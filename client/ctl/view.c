@@ -7,19 +7,11 @@
 #include "dtype.h"
 #include "scissor_error.h"
 
-/* Each makes a figure that lives until the end of the enclosing block. */
-#define BYTES(n) figure_bytes(&(struct figure){""}, n)
-#define COUNT(n) figure_count(&(struct figure){""}, n)
-#define TIME(ns) figure_time(&(struct figure){""}, ns)
-#define PERCENT(part, whole) figure_percent(&(struct figure){""}, (double)(part), (double)(whole))
-#define NAME(text) figure_name(&(struct figure){""}, text)
-
 static const char *plural(uint64_t n) {
     return n == 1 ? "" : "s";
 }
 
-/* "3 budget, 1 death", or "none". */
-static void view_counters(struct out *o, const uint64_t *counters, size_t count, const char *(*name)(uint32_t)) {
+void ctl_view_counters(struct out *o, const uint64_t *counters, size_t count, const char *(*name)(uint32_t)) {
     const char *between = "";
     for (uint32_t i = 0; i < count; i++) {
         if (!counters[i])
@@ -34,7 +26,10 @@ void ctl_view_pool(struct out *o, const struct proto_pool_stat *p) {
     out_bold(o, "pool %s", NAME(p->name));
     out_printf(o, "  scissord %s, up %s%s\n", NAME(p->version), TIME(p->uptime_ns),
                p->draining ? ", draining: no new sessions" : "");
-    out_printf(o, "  limit       %s\n", BYTES(p->limit_bytes));
+    out_printf(o, "  limit       %s", BYTES(p->limit_bytes));
+    if (p->target_bytes && p->target_bytes != p->limit_bytes)
+        out_printf(o, ", going down to %s as lent memory comes back", BYTES(p->target_bytes));
+    out_printf(o, "\n");
     out_printf(o, "  charged     %s (%s of the limit) in %s segment%s\n", BYTES(p->charged_bytes),
                PERCENT(p->charged_bytes, p->limit_bytes), COUNT(p->segments), plural(p->segments));
     out_printf(o, "  peak        %s (%s)\n", BYTES(p->peak_bytes), PERCENT(p->peak_bytes, p->limit_bytes));
@@ -44,12 +39,20 @@ void ctl_view_pool(struct out *o, const struct proto_pool_stat *p) {
     out_printf(o, "  sessions    %s open, %s waiting for memory; %s opened, %s closed, %s refused\n",
                COUNT(p->sessions), COUNT(p->waiting), COUNT(p->opened), COUNT(p->closed), COUNT(p->refused));
     out_printf(o, "  evicted     rows: ");
-    view_counters(o, p->evicted, PROTO_REASON_COUNT, proto_reason_name);
+    ctl_view_counters(o, p->evicted, PROTO_REASON_COUNT, proto_reason_name);
     out_printf(o, "\n  settles     %s, %s of them without all scores\n", COUNT(p->settles), COUNT(p->scores_lost));
     out_printf(o, "  frames      ");
-    view_counters(o, p->frames, PROTO_FRAME_COUNT, proto_frame_name);
+    ctl_view_counters(o, p->frames, PROTO_FRAME_COUNT, proto_frame_name);
     out_printf(o, "\n  bad scores  %s value%s\n", COUNT(p->bad_scores), plural(p->bad_scores));
     out_printf(o, "  front       %s restart%s\n", COUNT(p->front_restarts), plural(p->front_restarts));
+    if (p->stored_max)
+        out_printf(o, "  restarts    %s of %s descriptors are kept for the next process\n", COUNT(p->stored),
+                   COUNT(p->stored_max));
+    else
+        out_printf(o, "  restarts    sessions do not outlive this process\n");
+    if (p->taken_over || p->lost)
+        out_printf(o, "  taken over  %s session%s, %s of which wait for their client; %s lost\n", COUNT(p->taken_over),
+                   plural(p->taken_over), COUNT(p->orphans), COUNT(p->lost));
 }
 
 void ctl_view_pool_brief(struct out *o, const struct proto_pool_stat *p) {
@@ -59,11 +62,11 @@ void ctl_view_pool_brief(struct out *o, const struct proto_pool_stat *p) {
                BYTES(p->guaranteed_bytes), BYTES(p->lent_bytes));
     out_printf(o, "sessions %s, waiting %s, reclaimed %s segment%s, evicted rows: ", COUNT(p->sessions),
                COUNT(p->waiting), COUNT(p->reclaims), plural(p->reclaims));
-    view_counters(o, p->evicted, PROTO_REASON_COUNT, proto_reason_name);
+    ctl_view_counters(o, p->evicted, PROTO_REASON_COUNT, proto_reason_name);
     out_printf(o, "%s\n", p->draining ? "; draining" : "");
 }
 
-static uint64_t evicted_rows(const uint64_t by_reason[PROTO_REASON_COUNT]) {
+uint64_t ctl_evicted_rows(const uint64_t by_reason[PROTO_REASON_COUNT]) {
     uint64_t sum = 0;
     for (size_t i = 0; i < PROTO_REASON_COUNT; i++)
         sum += by_reason[i];
@@ -97,7 +100,7 @@ void ctl_view_sessions(struct out *o, const struct proto_session_stat *sessions,
         cell_range(&t, s->settled_min, s->settled_max);
         table_cell(&t, "%s", COUNT(s->max_rows));
         table_cell(&t, "%s", BYTES(s->charged_bytes));
-        table_cell(&t, "%s", COUNT(evicted_rows(s->evicted)));
+        table_cell(&t, "%s", COUNT(ctl_evicted_rows(s->evicted)));
         table_cell(&t, "%s", TIME(s->idle_ns));
         if (rate)
             table_cell(&t, "%.1f", rate[i]);
@@ -110,6 +113,8 @@ void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
     out_bold(o, "session %llu", (unsigned long long)s->session);
     out_printf(o, "  %s%s%s, process %u of user %u\n", NAME(s->name), s->name[0] ? ", " : "",
                proto_session_state_name(s->state), s->pid, s->uid);
+    if (s->orphan)
+        out_printf(o, "  orphan      taken over from the process before; its client has not come back yet\n");
     out_printf(o, "  shape       %u group%s, %u layers, %u KV heads in all, computes in %s, stores %s\n", s->groups,
                plural(s->groups), s->layers, s->heads, kernel_dtype_name(s->compute_dtype),
                kernel_dtype_name(s->storage_dtype));
@@ -118,64 +123,14 @@ void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
                COUNT(s->guaranteed_rows), COUNT(s->max_rows), COUNT(s->fresh_rows));
     out_printf(o, "  held        %s to %s settled rows per KV head, %s fresh\n", COUNT(s->settled_min),
                COUNT(s->settled_max), COUNT(s->fresh_count));
-    out_printf(o, "  tokens      %s seen, last message %s ago\n", COUNT(s->tokens_seen), TIME(s->idle_ns));
+    out_printf(o, "  tokens      %s seen in %s, last message %s ago\n", COUNT(s->tokens_seen), TIME(s->age_ns),
+               TIME(s->idle_ns));
     out_printf(o, "  charged     %s, of which %s are guaranteed\n", BYTES(s->charged_bytes),
                BYTES(s->guaranteed_bytes < s->charged_bytes ? s->guaranteed_bytes : s->charged_bytes));
     out_printf(o, "  settles     %s, %s of them without all scores\n", COUNT(s->settles), COUNT(s->scores_lost));
     out_printf(o, "  evicted     rows: ");
-    view_counters(o, s->evicted, PROTO_REASON_COUNT, proto_reason_name);
+    ctl_view_counters(o, s->evicted, PROTO_REASON_COUNT, proto_reason_name);
     out_printf(o, "\n  least mass  %.4f of a query's attention goes to its least important rows\n", s->lowest_mass);
-}
-
-void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t count) {
-    static const char *const titles[] = {">LAYER",  ">KV HEAD", ">SETTLED ROWS", ">PAGES",
-                                         ">OLDEST", ">NEWEST",  ">EVICTED ROWS", ">LEAST ROWS' SHARE"};
-    struct table t;
-    table_init(&t, titles, sizeof titles / sizeof titles[0]);
-    for (size_t i = 0; i < count; i++) {
-        table_cell(&t, "%u", heads[i].layer);
-        table_cell(&t, "%u", heads[i].kv_head);
-        table_cell(&t, "%s", COUNT(heads[i].settled));
-        table_cell(&t, "%u", heads[i].pages);
-        table_cell(&t, "%u", heads[i].oldest);
-        table_cell(&t, "%u", heads[i].newest);
-        table_cell(&t, "%s", COUNT(evicted_rows(heads[i].evicted)));
-        table_cell(&t, "%.2f %%", 100 * heads[i].lowest_share);
-    }
-    table_print(&t, o, "");
-    table_deinit(&t);
-}
-
-void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t count) {
-    static const char *const titles[] = {">LAYER",  ">KV HEADS", ">SETTLED ROWS/HEAD", ">PAGES",
-                                         ">OLDEST", ">NEWEST",   ">EVICTED ROWS",      ">LEAST ROWS' SHARE"};
-    struct table t;
-    table_init(&t, titles, sizeof titles / sizeof titles[0]);
-    for (size_t first = 0, next; first < count; first = next) {
-        struct proto_head_stat sum = heads[first];
-        uint32_t low = sum.settled;
-        for (next = first + 1; next < count && heads[next].layer == sum.layer; next++) {
-            const struct proto_head_stat *h = &heads[next];
-            low = h->settled < low ? h->settled : low;
-            sum.settled = h->settled > sum.settled ? h->settled : sum.settled;
-            sum.oldest = h->oldest < sum.oldest ? h->oldest : sum.oldest;
-            sum.newest = h->newest > sum.newest ? h->newest : sum.newest;
-            sum.pages += h->pages;
-            for (size_t i = 0; i < PROTO_REASON_COUNT; i++)
-                sum.evicted[i] += h->evicted[i];
-            sum.lowest_share += h->lowest_share;
-        }
-        table_cell(&t, "%u", sum.layer);
-        table_cell(&t, "%zu", next - first);
-        cell_range(&t, low, sum.settled);
-        table_cell(&t, "%u", sum.pages);
-        table_cell(&t, "%u", sum.oldest);
-        table_cell(&t, "%u", sum.newest);
-        table_cell(&t, "%s", COUNT(evicted_rows(sum.evicted)));
-        table_cell(&t, "%.2f %%", 100 * sum.lowest_share / (double)(next - first));
-    }
-    table_print(&t, o, "");
-    table_deinit(&t);
 }
 
 void ctl_view_event(struct out *o, const struct proto_event *e) {
@@ -185,7 +140,7 @@ void ctl_view_event(struct out *o, const struct proto_event *e) {
     localtime_r(&second, &local);
     strftime(when, sizeof when, "%H:%M:%S", &local);
     out_printf(o, "%s.%03u  ", when, (unsigned)(e->time_ns / 1000000u % 1000u));
-    out_bold(o, "%-17s", proto_event_name(e->type));
+    out_bold(o, "%-18s", proto_event_name(e->type));
     if (e->session)
         out_printf(o, "  session %llu", (unsigned long long)e->session);
     if (e->name[0])

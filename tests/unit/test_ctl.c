@@ -57,6 +57,12 @@ static void test_parse(void **state) {
         {{"watch", "--count", "-1"}, CTL_USAGE, NULL, NULL},
         {{"watch", "--count", "99999999999999999999"}, CTL_USAGE, NULL, NULL},
         {{"watch", "--count", "3x"}, CTL_USAGE, NULL, NULL},
+        {{"sessions", "--sort", "idle", "--reverse"}, 0, "sessions", NULL},
+        {{"sessions", "--sort", "x"}, CTL_USAGE, NULL, NULL},
+        {{"positions", "a", "--layer", "0", "--head", "2"}, 0, "positions", "a"},
+        {{"positions", "a", "--layer", "-1"}, CTL_USAGE, NULL, NULL},
+        {{"config"}, 0, "config", NULL},
+        {{"config", "pool", "dir"}, CTL_USAGE, NULL, NULL},
     };
     for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
         char *argv[8] = {"scissorctl"};
@@ -259,8 +265,10 @@ static void test_views(void **state) {
     assert_shows(&o, "12.3\n"); /* the rate */
     assert_shows(&o, "3  reader   42  ready       12,345    100-128       256  3.0 MiB");
     assert_shows(&o, "evicted     rows: 7 budget, 8 pressure, 1 death\n");
-    assert_shows(&o, "    0         2            100-128      4       0     910            11            60.00 %\n");
-    assert_shows(&o, "rows evicted       session 3 (reader)  1,234 rows  by pressure\n");
+    assert_shows(
+        &o,
+        "    0         2            100-128      4       0     910  0.000            60.00 %  |        |  11 budget\n");
+    assert_shows(&o, "rows evicted        session 3 (reader)  1,234 rows  by pressure\n");
     out_deinit(&o);
 }
 
