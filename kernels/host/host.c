@@ -102,13 +102,14 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
-#define HOST_BACKEND(path_name)                                                                           \
-    {                                                                                                     \
-        .name = "host", .path = path_name, .revocable = true, .segment_new = host_segment_new,            \
-        .segment_free = host_segment_free, .segment_export = host_segment_export,                         \
-        .segment_import = host_segment_import, .segment_address = host_segment_address, .settle = settle, \
-        .shrink = shrink, .v_norms = v_norms, .copy = copy, .append = append, .attend = attend,           \
-        .synchronise = synchronise,                                                                       \
+#define HOST_BACKEND(path_name)                                                                                    \
+    {                                                                                                              \
+        .name = "host", .path = path_name, .revocable = true, .segment_new = host_segment_new,                     \
+        .segment_free = host_segment_free, .segment_export = host_segment_export,                                  \
+        .segment_import = host_segment_import, .segment_address = host_segment_address,                            \
+        .segment_descriptor = host_segment_descriptor, .segment_adopt = host_segment_adopt,                        \
+        .segment_leave = host_segment_leave, .settle = settle, .shrink = shrink, .v_norms = v_norms, .copy = copy, \
+        .append = append, .attend = attend, .synchronise = synchronise,                                            \
     }
 
 /* Best first. */

@@ -36,6 +36,10 @@ int host_segment_export(struct kernel_backend *b, struct kernel_segment *s, stru
 int host_segment_import(struct kernel_backend *b, enum kernel_access access, const struct kernel_handle *handle,
                         size_t bytes, struct kernel_segment **ret);
 void *host_segment_address(struct kernel_segment *s);
+int host_segment_descriptor(struct kernel_segment *s);
+int host_segment_adopt(struct kernel_backend *b, enum kernel_access access, int fd, size_t bytes,
+                       struct kernel_segment **ret);
+struct kernel_segment *host_segment_leave(struct kernel_backend *b, struct kernel_segment *s);
 
 static inline int host_head_dim_valid(uint32_t head_dim) {
     return head_dim != 0 && head_dim <= HOST_MAX_HEAD_DIM && head_dim % 16 == 0;

@@ -15,6 +15,12 @@
  *             the daemon when it reads fresh rows. segment_free punches one hole over everything instead; an importer
  *             that still has it mapped reads zeros, and what it writes there from then on is its own memory.
  *
+ *   settled,  as settled, but without F_SEAL_FUTURE_WRITE: a later process of the owner has to map the file writable,
+ * and kept      that seal would keep it from that, too. The contents are then as safe as the memory itself is from
+ *             truncation: from every importer of another user, but neither from root nor from the daemon's own user.
+ *
+ * Seals, size and mode also tell a later owner what a descriptor is (segment_adopt): nothing else about it is believed.
+ *
  * F_SEAL_SEAL closes the list. Memory is there when segment_new returns: fallocate() reports what a page fault would
  * punish with a signal. Sizes that are multiples of 2 MiB are mapped at such an address and offered to huge pages;
  * populating through the mapping is what can give them, so it comes before fallocate(), whose result counts. */
@@ -45,6 +51,21 @@ struct kernel_segment {
 
 static bool access_valid(enum kernel_access access) {
     return access == KERNEL_ACCESS_SETTLED || access == KERNEL_ACCESS_FRESH;
+}
+
+static bool owner_access_valid(enum kernel_access access) {
+    return access_valid(access) || access == KERNEL_ACCESS_SETTLED_KEPT;
+}
+
+static bool settled(enum kernel_access access) {
+    return access != KERNEL_ACCESS_FRESH;
+}
+
+static int seals_of(enum kernel_access access) {
+    static const int seals[] = {[KERNEL_ACCESS_SETTLED] = F_SEAL_FUTURE_WRITE,
+                                [KERNEL_ACCESS_FRESH] = F_SEAL_SHRINK,
+                                [KERNEL_ACCESS_SETTLED_KEPT] = 0};
+    return F_SEAL_GROW | F_SEAL_SEAL | seals[access];
 }
 
 static bool size_valid(size_t bytes) {
@@ -83,10 +104,9 @@ static int allocate_file(int fd, int mode, size_t bytes) {
 }
 
 static int seal_file(int fd, enum kernel_access access) {
-    int seals = F_SEAL_GROW | F_SEAL_SEAL | (access == KERNEL_ACCESS_SETTLED ? F_SEAL_FUTURE_WRITE : F_SEAL_SHRINK);
-    if (access == KERNEL_ACCESS_SETTLED && fchmod(fd, 0400) < 0)
+    if (settled(access) && fchmod(fd, 0400) < 0)
         return -errno;
-    return fcntl(fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+    return fcntl(fd, F_ADD_SEALS, seals_of(access)) < 0 ? -errno : 0;
 }
 
 int host_segment_new(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
@@ -94,15 +114,14 @@ int host_segment_new(struct kernel_backend *b, enum kernel_access access, size_t
     int r;
 
     (void)b;
-    if (!access_valid(access) || !size_valid(bytes))
+    if (!owner_access_valid(access) || !size_valid(bytes))
         return -EINVAL;
     s = malloc(sizeof *s);
     if (!s)
         return -ENOMEM;
     *s = (struct kernel_segment){.bytes = bytes, .access = access};
 
-    s->fd = memfd_create(access == KERNEL_ACCESS_SETTLED ? "scissor-settled" : "scissor-fresh",
-                         MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    s->fd = memfd_create(settled(access) ? "scissor-settled" : "scissor-fresh", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (s->fd < 0) {
         r = -errno;
         goto fail_memfd;
@@ -140,7 +159,7 @@ struct kernel_segment *host_segment_free(struct kernel_backend *b, struct kernel
     if (s->fd >= 0) {
         /* Neither can fail on a memfd of ours with these seals; if one did, the memory would live as long as its
          * last mapping, and nothing more could be done about it. */
-        if (s->access == KERNEL_ACCESS_SETTLED)
+        if (settled(s->access))
             (void)!ftruncate(s->fd, 0);
         else
             (void)!allocate_file(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, s->bytes);
@@ -200,4 +219,66 @@ int host_segment_import(struct kernel_backend *b, enum kernel_access access, con
 
 void *host_segment_address(struct kernel_segment *s) {
     return s->address;
+}
+
+/* ---------- from one owner to the next ---------- */
+
+int host_segment_descriptor(struct kernel_segment *s) {
+    return s->fd;
+}
+
+/* A file that host_segment_new() has made for this access, as far as anybody can tell. */
+static int adoptable(int fd, enum kernel_access access, size_t bytes) {
+    struct stat status;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fstat(fd, &status) < 0)
+        return -EINVAL;
+    if (!S_ISREG(status.st_mode) || status.st_size != (off_t)bytes || (flags & O_ACCMODE) != O_RDWR)
+        return -EINVAL;
+    if (settled(access) && (status.st_mode & 07777) != 0400)
+        return -EINVAL;
+    return fcntl(fd, F_GET_SEALS) == seals_of(access) ? 0 : -EINVAL;
+}
+
+int host_segment_adopt(struct kernel_backend *b, enum kernel_access access, int fd, size_t bytes,
+                       struct kernel_segment **ret) {
+    struct kernel_segment *s;
+
+    (void)b;
+    if ((access != KERNEL_ACCESS_FRESH && access != KERNEL_ACCESS_SETTLED_KEPT) || !size_valid(bytes))
+        return -EINVAL;
+    int r = adoptable(fd, access, bytes);
+    if (r < 0)
+        return r;
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+        return -errno;
+    s = malloc(sizeof *s);
+    if (!s)
+        return -ENOMEM;
+    *s = (struct kernel_segment){.bytes = bytes, .access = access, .fd = fd};
+    r = map_file(fd, bytes, PROT_READ | PROT_WRITE, &s->address);
+    if (r < 0) {
+        free(s);
+        return r;
+    }
+    /* Its former owner may have been interrupted when it revoked the memory: holes are filled, and with zeros. */
+    r = allocate_file(fd, 0, bytes);
+    if (r < 0) {
+        munmap(s->address, bytes);
+        free(s);
+        return r;
+    }
+    *ret = s;
+    return 0;
+}
+
+struct kernel_segment *host_segment_leave(struct kernel_backend *b, struct kernel_segment *s) {
+    (void)b;
+    if (!s)
+        return NULL;
+    if (s->fd >= 0)
+        close(s->fd);
+    munmap(s->address, s->bytes);
+    free(s);
+    return NULL;
 }

@@ -245,7 +245,7 @@ static void test_fresh_revoked(void **state) {
 
 static void test_new(void **state) {
     (void)state;
-    for (int access = KERNEL_ACCESS_SETTLED; access <= KERNEL_ACCESS_FRESH; access++) {
+    for (int access = KERNEL_ACCESS_SETTLED; access <= KERNEL_ACCESS_SETTLED_KEPT; access++) {
         for (size_t bytes = 4096; bytes <= 2 * SIZE; bytes = bytes < SIZE ? SIZE : bytes + SIZE) {
             int before = lowest_free_fd();
             struct kernel_segment *s = segment_new(access, bytes);
@@ -333,6 +333,121 @@ static void test_import_refused(void **state) {
     backend->segment_free(backend, owner);
 }
 
+/* ---------- from one owner to the next ---------- */
+
+/* The next owner, in a process of its own: sees what the first has written, writes, and goes without revoking. */
+static int adopt_and_leave(int fd) {
+    struct kernel_segment *s = NULL;
+    REQUIRE(backend->segment_adopt(backend, KERNEL_ACCESS_SETTLED_KEPT, fd, SIZE, &s) == 0);
+    char *memory = backend->segment_address(s);
+    REQUIRE(backend->segment_descriptor(s) == fd && (uintptr_t)memory % SIZE == 0);
+    REQUIRE(memory[0] == 'K' && memory[SIZE - 1] == 'V');
+    memory[1] = 'x';
+    backend->segment_leave(backend, s);
+    REQUIRE(fcntl(fd, F_GETFD) < 0);
+    return 0;
+}
+
+static int attack_kept(int fd) {
+    if (geteuid() == 0)
+        REQUIRE(setresuid(NOBODY, NOBODY, NOBODY) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0);
+    int r = attack_descriptor(fd);
+    REQUIRE(r == 0);
+    REQUIRE_FAILS(open_again(fd, O_RDWR), EACCES);
+    REQUIRE_FAILS(open_again(fd, O_WRONLY), EACCES);
+    return 0;
+}
+
+static void test_kept(void **state) {
+    struct kernel_segment *first = segment_new(KERNEL_ACCESS_SETTLED_KEPT, SIZE), *next = NULL;
+    char *memory = backend->segment_address(first);
+    int store = dup(backend->segment_descriptor(first)), fd = exported(first), watched = dup(fd);
+    (void)state;
+
+    memory[0] = 'K';
+    memory[SIZE - 1] = 'V';
+    assert_int_equal(in_child(attack_kept, fd), 0);
+    seen_by_child = imported(KERNEL_ACCESS_SETTLED, fd, SIZE);
+    assert_int_equal(backend->segment_descriptor(seen_by_child), -1);
+    const char *seen = backend->segment_address(seen_by_child);
+
+    assert_int_equal(in_child(adopt_and_leave, store), 0);
+    backend->segment_leave(backend, first); /* the first owner's end loses nothing */
+    assert_true(seen[0] == 'K' && seen[1] == 'x');
+
+    assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_SETTLED_KEPT, store, SIZE, &next), 0);
+    assert_true(fcntl(store, F_GETFD) & FD_CLOEXEC);
+    ((char *)backend->segment_address(next))[1] = 'y';
+    assert_int_equal(seen[1], 'y');
+    fd = exported(next);
+    assert_int_equal(in_child(attack_kept, fd), 0);
+    close(fd);
+    backend->segment_free(backend, next);
+    assert_int_equal(bytes_held(watched), 0);
+    assert_int_equal(in_child(read_first_byte, 0), 128 + SIGBUS);
+    close(watched);
+    backend->segment_free(backend, seen_by_child);
+    assert_null(backend->segment_leave(backend, NULL));
+}
+
+static void test_fresh_kept(void **state) {
+    struct kernel_segment *first = segment_new(KERNEL_ACCESS_FRESH, SIZE), *next = NULL;
+    int store = dup(backend->segment_descriptor(first)), fd = exported(first);
+    struct kernel_segment *importer = imported(KERNEL_ACCESS_FRESH, fd, SIZE);
+    char *seen = backend->segment_address(importer);
+    (void)state;
+
+    memset(seen, 7, SIZE);
+    backend->segment_leave(backend, first);
+    assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_FRESH, store, SIZE, &next), 0);
+    assert_int_equal(((char *)backend->segment_address(next))[SIZE - 1], 7);
+    seen[1] = 8;
+    assert_int_equal(((char *)backend->segment_address(next))[1], 8);
+    fd = dup(store);
+    backend->segment_free(backend, next);
+    assert_int_equal(bytes_held(fd), 0);
+    assert_true(all_zero(seen, SIZE));
+
+    /* Taken from a revoked one, all of its memory is there again, and zeroed. */
+    assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_FRESH, fd, SIZE, &next), 0);
+    assert_true(bytes_held(fd) >= SIZE && all_zero(backend->segment_address(next), SIZE));
+    backend->segment_free(backend, next);
+    backend->segment_free(backend, importer);
+}
+
+static void test_adopt_refused(void **state) {
+    struct kernel_segment *fresh = segment_new(KERNEL_ACCESS_FRESH, SIZE), *s = NULL;
+    struct kernel_segment *kept = segment_new(KERNEL_ACCESS_SETTLED_KEPT, SIZE);
+    struct kernel_segment *settled = segment_new(KERNEL_ACCESS_SETTLED, SIZE);
+    int f = backend->segment_descriptor(fresh), k = backend->segment_descriptor(kept), read_only = exported(kept);
+    int plain = memfd_create("plain", MFD_CLOEXEC | MFD_ALLOW_SEALING), ends[2], before = lowest_free_fd();
+    (void)state;
+
+    assert_int_equal(ftruncate(plain, SIZE), 0);
+    assert_int_equal(pipe(ends), 0);
+    int strange[] = {k, read_only, plain, ends[0], ends[1], -1};
+    for (size_t i = 0; i < sizeof strange / sizeof *strange; i++)
+        assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_FRESH, strange[i], SIZE, &s), -EINVAL);
+    strange[0] = f;
+    for (size_t i = 0; i < sizeof strange / sizeof *strange; i++)
+        assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_SETTLED_KEPT, strange[i], SIZE, &s), -EINVAL);
+    for (size_t bytes = 0; bytes <= 2 * SIZE; bytes += SIZE / 2)
+        if (bytes != SIZE)
+            assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_FRESH, f, bytes, &s), -EINVAL);
+    int sealed = backend->segment_descriptor(settled);
+    assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_SETTLED, sealed, SIZE, &s), -EINVAL);
+    assert_int_equal(backend->segment_adopt(backend, KERNEL_ACCESS_SETTLED_KEPT, sealed, SIZE, &s), -EINVAL);
+    assert_null(s);
+    close(ends[0]);
+    close(ends[1]);
+    assert_int_equal(lowest_free_fd(), before);
+    close(plain);
+    close(read_only);
+    backend->segment_free(backend, fresh);
+    backend->segment_free(backend, kept);
+    backend->segment_free(backend, settled);
+}
+
 static int set_up(void **state) {
     (void)state;
     backend = kernel_host_backend("reference");
@@ -349,6 +464,9 @@ int main(void) {
         cmocka_unit_test(test_new_refused),
         cmocka_unit_test(test_starved),
         cmocka_unit_test(test_import_refused),
+        cmocka_unit_test(test_kept),
+        cmocka_unit_test(test_fresh_kept),
+        cmocka_unit_test(test_adopt_refused),
     };
     return cmocka_run_group_tests_name("kernels: memory", tests, set_up, NULL);
 }
