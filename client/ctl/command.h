@@ -55,35 +55,37 @@ struct ctl {
 };
 
 /* X(name, argument or NULL, options beside the common ones, function, one line, more lines) */
-#define CTL_COMMAND_MAP(X)                                                                                           \
-    X("stat", NULL, 0, ctl_stat, "the pool: charged, lent, sessions, evictions by reason, score frames", "")         \
-    X("memory", NULL, 0, ctl_memory, "who holds what, in a sum that adds up to what is charged",                     \
-      "Fresh segments, pages of settled segments that are used, free or still to be released by the client,\n"       \
-      "memory granted to work in progress, shared pages, state kept for the next process and the daemon's own\n"     \
-      "bookkeeping. Fragmentation is the part of the settled segments that is free. Fails if the sum is wrong.\n")   \
-    X("sessions", NULL, CTL_BIT(SORT) | CTL_BIT(REVERSE), ctl_sessions, "one line for each session",                 \
-      "Names go from A to Z, ids and priorities from the smallest, all other keys from the largest.\n")              \
-    X("session", "ID", CTL_BIT(HEADS), ctl_session, "one session and what its layers hold",                          \
-      "ID is a session's number or its name, if no other session has the same name.\n"                               \
-      "Mass is the attention that a query pays to all settled rows of a head, of 1 in all. Age is how many tokens\n" \
-      "were seen since a row's own: bars from young (up to 64) to old (over 262,144), 4 times as old each.\n")       \
-    X("positions", "ID", CTL_BIT(LAYER) | CTL_BIT(HEAD), ctl_positions, "which tokens one KV head holds",            \
-      "ID as for `session`; --layer and --head must be given. The order is that of the slots, in --json, too;\n"     \
-      "for people runs are put together. Waits while the session is settling.\n")                                    \
-    X("top", NULL, CTL_BIT(ONCE), ctl_top, "pool and sessions, refreshed once a second",                             \
-      "Ends with Ctrl-C. With --json, one line of JSON a second.\n")                                                 \
-    X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                              \
-      "Events may be dropped on their way to a slow reader; a line says how many.\n"                                 \
-      "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                           \
-    X("config", "[NAME]", 0, ctl_config, "the options that are in force, and where each comes from",                 \
-      "With NAME, that option alone and what it means.\n")                                                           \
-    X("policies", "[NAME]", 0, ctl_policies, "the policies that a session can ask for",                              \
-      "With NAME, that policy with its source and parameters, their bounds and defaults.\n")                         \
-    X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",          \
-      "ID as for `session`. Needs to read DIR/admin.key, as root or the daemon's user can.\n")                       \
-    X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                            \
-      "Needs to read DIR/admin.key, as root or the daemon's user can.\n")                                            \
-    X("version", NULL, 0, ctl_version, "versions of this tool and of the daemon, if one is running", "")             \
+#define CTL_COMMAND_MAP(X)                                                                                             \
+    X("stat", NULL, 0, ctl_stat, "the pool: charged, lent, sessions, evictions by reason, score frames", "")           \
+    X("memory", NULL, 0, ctl_memory, "who holds what, in a sum that adds up to what is charged",                       \
+      "Fresh segments, pages of settled segments that are used, free or still to be released by the client,\n"         \
+      "memory granted to work in progress, shared pages, state kept for the next process and the daemon's own\n"       \
+      "bookkeeping. Fragmentation is the part of the settled segments that is free. Fails if the sum is wrong.\n")     \
+    X("sessions", NULL, CTL_BIT(SORT) | CTL_BIT(REVERSE), ctl_sessions, "one line for each session",                   \
+      "Names go from A to Z, ids and priorities from the smallest, all other keys from the largest.\n")                \
+    X("session", "ID", CTL_BIT(HEADS), ctl_session, "one session and what its layers hold",                            \
+      "ID is a session's number or its name, if no other session has the same name.\n"                                 \
+      "Mass is the attention that a query pays to all settled rows of a head, of 1 in all. Age is how many tokens\n"   \
+      "were seen since a row's own: bars from young (up to 64) to old (over 262,144), 4 times as old each.\n")         \
+    X("positions", "ID", CTL_BIT(LAYER) | CTL_BIT(HEAD), ctl_positions, "which tokens one KV head holds",              \
+      "ID as for `session`; --layer and --head must be given. The order is that of the slots, in --json, too;\n"       \
+      "for people runs are put together. Waits while the session is settling.\n")                                      \
+    X("top", NULL, CTL_BIT(ONCE), ctl_top, "pool, rates and sessions, as they change",                                 \
+      "On a terminal a screen of its own, with the pool's parts, rates and sessions; keys sort, look into a session\n" \
+      "and close one: h lists them, q ends it. Elsewhere one frame as text. With --json, one line of JSON a "          \
+      "second.\n")                                                                                                     \
+    X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                                \
+      "Events may be dropped on their way to a slow reader; a line says how many.\n"                                   \
+      "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                             \
+    X("config", "[NAME]", 0, ctl_config, "the options that are in force, and where each comes from",                   \
+      "With NAME, that option alone and what it means.\n")                                                             \
+    X("policies", "[NAME]", 0, ctl_policies, "the policies that a session can ask for",                                \
+      "With NAME, that policy with its source and parameters, their bounds and defaults.\n")                           \
+    X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",            \
+      "ID as for `session`. Needs to read DIR/admin.key, as root or the daemon's user can.\n")                         \
+    X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                              \
+      "Needs to read DIR/admin.key, as root or the daemon's user can.\n")                                              \
+    X("version", NULL, 0, ctl_version, "versions of this tool and of the daemon, if one is running", "")               \
     X("help", "[COMMAND]", 0, ctl_help, "this list, or a command explained", "")
 
 struct ctl_command {
@@ -108,3 +110,6 @@ int ctl_parse(int argc, char **argv, struct ctl *ctl, const struct ctl_command *
 
 /* Writes "scissorctl: ..." to standard error and returns `status`. */
 int ctl_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* From now on ctl_fail() writes what it would say into `text` and nothing to standard error, for those who show it
+ * elsewhere; NULL ends that. */
+void ctl_fail_capture(char *text, size_t size);

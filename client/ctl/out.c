@@ -1,4 +1,4 @@
-/* out.c - builds what people read in memory first, so that a screen is drawn in one write and cut to its size. */
+/* out.c - builds what people read in memory first, so that it is written at once or not at all. */
 #include "out.h"
 
 #include <errno.h>
@@ -66,7 +66,8 @@ void out_bold(struct out *o, const char *format, ...) {
         out_printf(o, PLAIN);
 }
 
-static bool out_end(struct out *o, FILE *file, size_t written, size_t wanted) {
+bool out_flush(struct out *o, FILE *file) {
+    size_t wanted = o->failed ? 0 : o->size, written = wanted ? fwrite(o->text, 1, wanted, file) : 0;
     bool memory = !o->failed;
     o->failed = false;
     o->size = 0;
@@ -79,44 +80,10 @@ static bool out_end(struct out *o, FILE *file, size_t written, size_t wanted) {
     return false;
 }
 
-bool out_flush(struct out *o, FILE *file) {
-    size_t wanted = o->failed ? 0 : o->size;
-    return out_end(o, file, wanted ? fwrite(o->text, 1, wanted, file) : 0, wanted);
-}
-
 int out_print(struct out *o) {
     int status = out_flush(o, stdout) ? CTL_DONE : CTL_REFUSED;
     out_deinit(o);
     return status;
-}
-
-/* Bytes of the line at `text` that fit into `columns`, escape sequences taking no room. */
-static size_t fit_line(const char *text, size_t size, unsigned columns) {
-    size_t i = 0;
-    for (unsigned column = 0; i < size; i++) {
-        if (text[i] == '\033') {
-            while (i < size && text[i] != 'm')
-                i++;
-        } else if (column++ == columns) {
-            break;
-        }
-    }
-    return i < size ? i : size;
-}
-
-bool out_flush_screen(struct out *o, FILE *file, unsigned rows, unsigned columns) {
-    fputs("\033[H", file);
-    size_t at = 0;
-    for (unsigned row = 0; !o->failed && at < o->size && row < rows; row++) {
-        const char *newline = memchr(o->text + at, '\n', o->size - at);
-        size_t line = newline ? (size_t)(newline - o->text) - at : o->size - at;
-        fwrite(o->text + at, 1, fit_line(o->text + at, line, columns), file);
-        /* No newline after the last row: it would scroll. */
-        fputs(row + 1 < rows ? PLAIN "\033[K\r\n" : PLAIN "\033[K", file);
-        at += line + 1;
-    }
-    fputs("\033[J", file);
-    return out_end(o, file, ferror(file) ? 1 : 0, 0);
 }
 
 /* ---------- tables ---------- */

@@ -23,8 +23,6 @@ void out_bold(struct out *o, const char *format, ...) __attribute__((format(prin
 bool out_flush(struct out *o, FILE *file);
 /* Flushes to standard output and ends `o`; an enum ctl_exit. */
 int out_print(struct out *o);
-/* out_flush() for a terminal of rows x columns: redraws from the upper left corner, cuts what does not fit. */
-bool out_flush_screen(struct out *o, FILE *file, unsigned rows, unsigned columns);
 
 #define TABLE_COLUMNS 16
 #define TABLE_CELL 48

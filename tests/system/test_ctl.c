@@ -1,5 +1,4 @@
 /* test_ctl.c - scissorctl, the program, against scissord, the program. */
-#include <fcntl.h>
 #include <jansson.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -8,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -277,40 +275,6 @@ static void test_top(void **state) {
     assert_int_equal(status, 0);
 }
 
-/* Everything that came to the terminal so far is added to `text`. */
-static void read_terminal(int terminal) {
-    size_t size = strlen(text);
-    ssize_t got = read(terminal, text + size, sizeof text - 1 - size);
-    text[size + (got > 0 ? (size_t)got : 0)] = 0;
-}
-
-static void test_top_on_terminal(void **state) {
-    (void)state;
-    struct winsize window = {.ws_row = 5, .ws_col = 40};
-    int status;
-    open_session("one");
-    int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
-    assert_true(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
-    assert_int_equal(ioctl(terminal, TIOCSWINSZ, &window), 0);
-    pid_t pid = ctl_spawn(ptsname(terminal), (const char *const[]){"top", NULL});
-    text[0] = 0;
-    for (int i = 0; !strstr(text, "\033[J"); i++) {
-        assert_true(i < HARNESS_PATIENCE_MS / 50);
-        harness_sleep_ms(50);
-        read_terminal(terminal);
-    }
-    kill(pid, SIGINT);
-    assert_int_equal(harness_wait(pid, HARNESS_PATIENCE_MS, &status), 0);
-    assert_int_equal(status, 0);
-    read_terminal(terminal);
-    close(terminal);
-    assert_said("\033[?1049h");
-    assert_non_null(strstr(strstr(text, "\033[J"), "\033[?1049l")); /* the old screen is back */
-    assert_said("\033[1mpool host\033[0m");
-    char *first = strstr(text, "pool host"), *end = strstr(first, "\033[K");
-    assert_true(end && end - first <= 40 + 8); /* two escapes in it take no column */
-}
-
 static void test_watch(void **state) {
     (void)state;
     char path[128];
@@ -373,7 +337,6 @@ int main(void) {
         WITH_DAEMON(test_drain),
         WITH_DAEMON(test_no_key),
         WITH_DAEMON(test_top),
-        WITH_DAEMON(test_top_on_terminal),
         WITH_DAEMON(test_watch),
         WITH_DAEMON(test_watch_gone),
     };

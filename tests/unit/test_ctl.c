@@ -107,7 +107,7 @@ static void test_commands_complete(void **state) {
     assert_null(ctl_command_find("nothing"));
 }
 
-/* ---------- figures, tables, screens ---------- */
+/* ---------- figures, tables ---------- */
 
 static void test_figures(void **state) {
     (void)state;
@@ -155,20 +155,6 @@ static void test_table(void **state) {
     assert_false(o.failed);
     assert_memory_equal(o.text, "  NUMBER  NAME    LAST\n       0  longer  end\n 1000000  x       end\n", 65);
     table_deinit(&t);
-    out_deinit(&o);
-}
-
-static void test_screen(void **state) {
-    (void)state;
-    struct out o;
-    char drawn[256] = "";
-    out_init(&o, true);
-    out_bold(&o, "abcdefgh");
-    out_printf(&o, "ijk\nshort\nthird\n");
-    FILE *file = fmemopen(drawn, sizeof drawn, "w");
-    assert_true(out_flush_screen(&o, file, 2, 10));
-    fclose(file);
-    assert_string_equal(drawn, "\033[H\033[1mabcdefgh\033[0mij\033[0m\033[K\r\nshort\033[0m\033[K\033[J");
     out_deinit(&o);
 }
 
@@ -345,7 +331,6 @@ static void print_all(void) {
     ctl_view_pool(&o, &some_pool);
     ctl_view_sessions(&o, &s, NULL, 1);
     out_flush(&o, file);
-    out_flush_screen(&o, file, 10, 10);
     out_deinit(&o);
     fclose(file);
 }
@@ -375,9 +360,8 @@ int main(void) {
     ctl_json_init();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parse),   cmocka_unit_test(test_parse_values), cmocka_unit_test(test_commands_complete),
-        cmocka_unit_test(test_figures), cmocka_unit_test(test_table),        cmocka_unit_test(test_screen),
-        cmocka_unit_test(test_views),   cmocka_unit_test(test_json),         cmocka_unit_test(test_find),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_figures), cmocka_unit_test(test_table),        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_json),    cmocka_unit_test(test_find),         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests_name("ctl", tests, NULL, NULL);
 }
