@@ -1,4 +1,4 @@
-/* client.c - the connection: where the daemon is, HELLO, and the end.
+/* client.c - the client object: where the daemon is, the beginning and the end.
  *
  * A client object is complete or it is not there: scissor_connect() takes everything it needs (socket, buffers, the
  * nanomsg socket) before it gives one out. */
@@ -6,15 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "internal.h"
-
-#define SCORE_FRAME_MIN 4096u
 
 static _Thread_local char connect_text[PROTO_TEXT_BYTES];
 
@@ -37,72 +33,21 @@ static int find_directory(const char *given, char *ret, size_t bytes) {
     return length > 0 && (size_t)length < bytes ? 0 : SCISSOR_EINVAL;
 }
 
-/* What the reason of a connect() that failed says about the daemon. */
-static int connect_code(int error) {
-    switch (error) {
-    case ENOENT:
-    case ENOTDIR:
-    case ECONNREFUSED:
-    case EPROTOTYPE: /* another kind of socket has that name */
-        return SCISSOR_ENODAEMON;
-    case EACCES:
-    case EPERM:
-        return SCISSOR_EPERM;
-    default:
-        return SCISSOR_ESYSTEM;
-    }
-}
-
-/* A full backlog is the only thing that a local connect waits for. */
-static int connect_socket(struct scissor_client *client, const char *directory) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
+/* The first connection; there is no other thread yet, but what waits for an answer gives the lock up. */
+static int connect_first(struct scissor_client *client) {
     struct timespec pause = {0, 1000000};
-    uint64_t deadline = scissor__now() + client->timeout_ms * (uint64_t)1000000u;
-    int length = snprintf(address.sun_path, sizeof address.sun_path, "%s/%s", directory, PROTO_ATTACH_SOCKET);
-    if (length < 0 || (size_t)length >= sizeof address.sun_path) {
-        snprintf(connect_text, sizeof connect_text, "the directory's name is too long for a socket address");
-        return SCISSOR_EINVAL;
-    }
-    client->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (client->fd < 0)
-        return SCISSOR_ESYSTEM;
-    while (connect(client->fd, (struct sockaddr *)&address, sizeof address) < 0) {
-        if (errno != EAGAIN && errno != EINTR) {
-            snprintf(connect_text, sizeof connect_text, "%.120s: %s", address.sun_path, strerror(errno));
-            return connect_code(errno);
-        }
-        if (scissor__now() >= deadline)
-            return SCISSOR_ETIMEDOUT;
+    uint64_t deadline = scissor__client_deadline(client);
+    int fd, r;
+    while ((r = scissor__socket_open(client, &fd)) == SCISSOR_ETIMEDOUT && scissor__now() < deadline)
         nanosleep(&pause, NULL);
-    }
-    return 0;
-}
-
-static int say_hello(struct scissor_client *client) {
-    struct proto_hello hello = {
-        .major = PROTO_VERSION_MAJOR, .minor = PROTO_VERSION_MINOR, .capabilities = PROTO_CAP_HOST};
-    struct client_call call = {.answer = PROTO_WELCOME};
-    proto_text_set(hello.name, sizeof hello.name, program_invocation_short_name);
-    pthread_mutex_lock(&client->lock);
-    int r = scissor__client_call(client, &call, PROTO_HELLO, &hello, 0);
-    pthread_mutex_unlock(&client->lock);
-    const struct proto_welcome *w = &call.body.welcome;
-    if (r) {
-        memcpy(connect_text, client->text, sizeof connect_text);
+    if (r)
         return r;
-    }
-    if (w->major != PROTO_VERSION_MAJOR) {
-        snprintf(connect_text, sizeof connect_text, "the daemon speaks protocol %u.%u, this library %u.%u", w->major,
-                 w->minor, PROTO_VERSION_MAJOR, PROTO_VERSION_MINOR);
-        return SCISSOR_EVERSION;
-    }
-    if (!(w->capabilities & PROTO_CAP_HOST) || w->score_frame_max < SCORE_FRAME_MIN ||
-        w->score_frame_max > PROTO_SCORE_MAX || w->score_socket >= PROTO_SCORE_SOCKETS ||
-        !proto_text_valid(w->version, sizeof w->version))
-        return SCISSOR_EPROTO;
-    client->frame_max = w->score_frame_max;
-    client->score_socket = w->score_socket;
-    return 0;
+    pthread_mutex_lock(&client->lock);
+    scissor__client_adopt(client, fd);
+    r = scissor__client_hello(client, deadline);
+    client->attached = r == 0;
+    pthread_mutex_unlock(&client->lock);
+    return r == CLIENT_LOST ? SCISSOR_EGONE : r;
 }
 
 static int init_lock(struct scissor_client *client) {
@@ -122,14 +67,15 @@ fail_attributes:
 }
 
 int scissor_connect(const char *directory, struct scissor_client **ret_client) {
-    char path[128];
     connect_text[0] = 0;
-    int r = find_directory(directory, path, sizeof path);
-    if (r)
-        return r;
     struct scissor_client *client = scissor_calloc(1, sizeof *client);
     if (!client)
         return SCISSOR_ENOMEM;
+    int r = find_directory(directory, client->directory, sizeof client->directory);
+    if (r) {
+        scissor_free(client);
+        return r;
+    }
     client->fd = -1;
     client->timeout_ms = CLIENT_TIMEOUT_MS;
     client->backend = kernel_host_backend(NULL);
@@ -137,13 +83,12 @@ int scissor_connect(const char *directory, struct scissor_client **ret_client) {
     r = !client->packet ? SCISSOR_ENOMEM : !client->backend ? SCISSOR_ESYSTEM : init_lock(client);
     if (r)
         goto fail_lock;
-    r = connect_socket(client, path);
+    r = connect_first(client);
     if (!r)
-        r = say_hello(client);
-    if (!r)
-        r = scissor__push_open(path, client->score_socket, &client->push);
+        r = scissor__push_open(client->directory, client->score_socket, &client->push);
     if (r) {
         int error = errno;
+        memcpy(connect_text, client->text, sizeof connect_text);
         scissor_disconnect(client);
         errno = error;
         return r;

@@ -26,7 +26,7 @@ static struct client_call *find_call(const struct incoming *in, uint16_t answer)
 
 static struct scissor_session *find_session(const struct incoming *in, uint64_t id) {
     for (struct scissor_session *s = in->client->sessions; id && s; s = s->next)
-        if (s->id == id)
+        if (s->id == id && !s->absent) /* a daemon that was started anew may give the number to another one */
             return s;
     return NULL;
 }
@@ -36,9 +36,9 @@ static void finish(struct client_call *call, int code) {
     call->done = true;
 }
 
-static void end_session(const struct incoming *in, struct scissor_session *session, int code) {
+void scissor__session_end(struct scissor_session *session, int code) {
     session->failure = code;
-    for (struct client_call *call = in->client->calls; call; call = call->next)
+    for (struct client_call *call = session->client->calls; call; call = call->next)
         if (call->session == session && !call->done)
             finish(call, code);
     if (!session->in_step)
@@ -100,6 +100,9 @@ static bool apply_opened(const struct incoming *in) {
     if (opened.session == 0 || (session->id && session->id != opened.session))
         return false;
     session->id = opened.session;
+    session->attached_on = in->client->connection;
+    session->opening = false;
+    memcpy(session->token, opened.token, sizeof session->token);
     call->body.opened = opened;
     if (in->cut || in->fd_count != 2) {
         if (!in->cut)
@@ -126,9 +129,39 @@ static bool apply_settled(const struct incoming *in) {
     session->settle_request = 0;
     session->settle_code = 0;
     session->settled = settled;
-    struct client_call *call = find_call(in, PROTO_SETTLED);
-    if (call)
-        finish(call, 0);
+    return true;
+}
+
+/* Segments of a session that a new daemon has taken over. */
+static bool apply_named(const struct incoming *in, struct client_call *call, uint64_t id) {
+    struct scissor_session *session = call->session;
+    if (session->id != id)
+        return false;
+    call->count += in->count;
+    if (session->closing || session->failure)
+        return true;
+    if (in->cut) {
+        session->failure = SCISSOR_ESYSTEM;
+        return true;
+    }
+    if (in->fd_count != in->count)
+        return false;
+    const struct proto_segment *entries = in->entries;
+    for (uint16_t i = 0; i < in->count; i++)
+        if (!scissor__session_regrow(session, &entries[i], &in->fds[i]))
+            return false;
+    return true;
+}
+
+static bool apply_reattached(const struct incoming *in) {
+    struct client_call *call = find_call(in, PROTO_REATTACHED);
+    if (!call)
+        return true;
+    struct proto_reattached *reattached = &call->body.reattached;
+    memcpy(reattached, in->body, sizeof *reattached);
+    if (reattached->session != call->session->id || reattached->segments != call->count)
+        return false;
+    finish(call, 0);
     return true;
 }
 
@@ -136,7 +169,10 @@ static bool apply_settled(const struct incoming *in) {
 static bool apply_grow(const struct incoming *in) {
     struct proto_grow grow;
     memcpy(&grow, in->body, sizeof grow);
-    struct client_call *call = find_call(in, PROTO_OPENED);
+    struct client_call *call = find_call(in, PROTO_REATTACHED);
+    if (call)
+        return apply_named(in, call, grow.session);
+    call = find_call(in, PROTO_OPENED);
     struct scissor_session *session = call ? call->session : find_session(in, grow.session);
     if (!session || session->closing)
         return true;
@@ -182,7 +218,7 @@ static bool apply_closed(const struct incoming *in) {
     if (call)
         finish(call, closed.code);
     else if (session && in->request == 0)
-        end_session(in, session, SCISSOR_ECLOSED);
+        scissor__session_end(session, SCISSOR_ECLOSED);
     return true;
 }
 
@@ -223,6 +259,8 @@ static bool apply(const struct incoming *in, uint16_t type) {
         return apply_closed(in);
     case PROTO_POSITIONS_ARE:
         return apply_positions(in);
+    case PROTO_REATTACHED:
+        return apply_reattached(in);
     default:
         return false; /* nothing that was asked for */
     }

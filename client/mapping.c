@@ -6,9 +6,13 @@
  * segment back already and the SHRINK that says so is still on its way. A segment that is taken back while a step is
  * open is unmapped when the step ends: the daemon has moved its rows away before the step began.
  *
+ * A daemon that takes the session up names all of its segments anew. What is the same file stays mapped as it is; what
+ * else the table had goes, after the step if one is open.
+ *
  * The control page is read while the lease is held; each word is read once, checked, and only the copy is used. */
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -100,6 +104,7 @@ struct scissor_session *scissor__session_new(struct scissor_client *client, cons
 
 static void segment_drop(struct scissor_session *s, struct client_segment *segment) {
     struct kernel_backend *backend = s->client->backend;
+    segment->retired = backend->segment_free(backend, segment->retired);
     if (segment->memory)
         segment->memory = backend->segment_free(backend, segment->memory);
     else if (segment->handle.fd >= 0)
@@ -149,18 +154,89 @@ static int segment_map(struct scissor_session *s, struct client_segment *segment
     return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? SCISSOR_ENOMEM : SCISSOR_EPROTO;
 }
 
-bool scissor__session_grow(struct scissor_session *s, const struct proto_segment *entry, int *fd) {
+static bool entry_valid(const struct scissor_session *s, const struct proto_segment *entry, int fd,
+                        struct stat *ret_file) {
     bool fresh = entry->id < s->fresh_segments;
-    if (entry->id >= s->segment_capacity || entry->bytes != SCISSOR_SEGMENT_BYTES || s->segments[entry->id].used ||
-        entry->kind != (fresh ? PROTO_SEGMENT_FRESH : PROTO_SEGMENT_SETTLED))
-        return false;
+    return entry->id < s->segment_capacity && entry->bytes == SCISSOR_SEGMENT_BYTES &&
+           entry->kind == (fresh ? PROTO_SEGMENT_FRESH : PROTO_SEGMENT_SETTLED) && fstat(fd, ret_file) == 0;
+}
+
+static void segment_add(struct scissor_session *s, const struct proto_segment *entry, const struct stat *file,
+                        int *fd) {
     struct client_segment *segment = &s->segments[entry->id];
-    *segment = (struct client_segment){.kind = (uint8_t)entry->kind, .used = true, .handle.fd = *fd};
+    *segment = (struct client_segment){.kind = (uint8_t)entry->kind,
+                                       .used = true,
+                                       .retired = segment->retired,
+                                       .handle.fd = *fd,
+                                       .device = file->st_dev,
+                                       .inode = file->st_ino};
     memcpy(segment->handle.opaque, entry->handle, sizeof entry->handle);
     *fd = -1;
     s->segment_count++;
     if (segment_map(s, segment))
         s->segments_pending = true;
+}
+
+bool scissor__session_grow(struct scissor_session *s, const struct proto_segment *entry, int *fd) {
+    struct stat file;
+    if (!entry_valid(s, entry, *fd, &file) || s->segments[entry->id].used)
+        return false;
+    segment_add(s, entry, &file, fd);
+    return true;
+}
+
+/* ---------- segments of a session that is taken up ---------- */
+
+void scissor__session_unname(struct scissor_session *s) {
+    for (uint32_t id = 0; id < s->segment_capacity; id++)
+        s->segments[id].named = false;
+}
+
+/* Makes room for another file under the same id. A step that is open may be reading what was mapped when it began. */
+static void segment_retire(struct scissor_session *s, struct client_segment *segment) {
+    struct kernel_segment *kept = segment->retired;
+    if (s->in_step && !kept) {
+        kept = segment->memory;
+        segment->memory = NULL;
+    }
+    segment->retired = NULL;
+    segment_drop(s, segment);
+    segment->retired = kept;
+    s->segments_condemned |= kept != NULL;
+    s->pages_stale = true;
+}
+
+bool scissor__session_regrow(struct scissor_session *s, const struct proto_segment *entry, int *fd) {
+    struct stat file;
+    if (!entry_valid(s, entry, *fd, &file) || s->segments[entry->id].named)
+        return false;
+    struct client_segment *segment = &s->segments[entry->id];
+    if (segment->memory && segment->device == file.st_dev && segment->inode == file.st_ino &&
+        file.st_size == SCISSOR_SEGMENT_BYTES) {
+        segment->condemned = false;
+    } else {
+        /* Rows in the fresh buffer, and addresses in it, are those of the file that was there before. */
+        if (entry->id < s->fresh_segments && segment->memory)
+            return false;
+        if (segment->used)
+            segment_retire(s, segment);
+        segment_add(s, entry, &file, fd);
+    }
+    segment->named = true;
+    return true;
+}
+
+bool scissor__session_keep_named(struct scissor_session *s) {
+    for (uint32_t id = 0; id < s->segment_capacity; id++) {
+        struct client_segment *segment = &s->segments[id];
+        if (segment->named || !segment->used)
+            continue;
+        if (id < s->fresh_segments)
+            return false;
+        segment->condemned = true;
+        s->segments_condemned = s->pages_stale = true;
+    }
+    scissor__session_release(s);
     return true;
 }
 
@@ -173,6 +249,7 @@ bool scissor__session_shrink(struct scissor_session *s, uint32_t id) {
 }
 
 void scissor__session_release(struct scissor_session *s) {
+    struct kernel_backend *backend = s->client->backend;
     struct proto_shrink released = {.session = s->id};
     struct proto_segment_id ids[128];
     uint16_t count = 0;
@@ -180,6 +257,7 @@ void scissor__session_release(struct scissor_session *s) {
         return;
     s->segments_condemned = false;
     for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
+        s->segments[id].retired = backend->segment_free(backend, s->segments[id].retired);
         if (!s->segments[id].condemned)
             continue;
         segment_drop(s, &s->segments[id]);
@@ -257,7 +335,6 @@ int scissor__session_opened(struct scissor_session *s, struct client_call *call)
         return r;
     s->control = s->client->backend->segment_address(s->control_memory);
     s->lease = s->client->backend->segment_address(s->lease_memory);
-    memcpy(s->token, opened->token, sizeof s->token);
     if (load(&s->control->magic) != PROTO_CONTROL_MAGIC || load(&s->control->head_count) != s->head_count)
         return SCISSOR_EPROTO;
     place_fresh(s);
@@ -282,12 +359,20 @@ static bool read_head(struct scissor_session *s, const struct client_group *g, s
     return true;
 }
 
+static bool counts_same(const struct scissor_session *s) {
+    for (uint32_t h = 0; h < s->head_count; h++)
+        if (s->heads[h].next_settled != s->heads[h].settled)
+            return false;
+    return true;
+}
+
 int scissor__session_refresh(struct scissor_session *s) {
     int r = map_pending(s);
     if (r)
         return r;
     uint64_t generation = __atomic_load_n(&s->control->generation, __ATOMIC_ACQUIRE);
-    if (generation == s->generation)
+    bool same = generation == s->generation;
+    if (same && !s->pages_stale)
         return 0;
     const uint32_t *words = (const uint32_t *)(s->control + 1);
     for (uint32_t i = 0; i < s->group_count; i++) {
@@ -296,6 +381,9 @@ int scissor__session_refresh(struct scissor_session *s) {
             if (!read_head(s, g, &s->heads[g->first_head + h], words))
                 return SCISSOR_EPROTO;
     }
+    s->pages_stale = false;
+    if (same) /* other segments, but the slots of before */
+        return counts_same(s) ? 0 : SCISSOR_EPROTO;
     r = scissor__planes_reserve(s);
     if (r)
         return r;

@@ -6,8 +6,9 @@
  *
  * If the front ends in the middle of nanomsg's greeting, the socket may never connect again (seen with nanomsg 1.1.5).
  * So a socket that has not taken a frame for a second is replaced by a new one; what the old one may still hold is lost
- * with it, and was as good as lost. Whoever sends holds `use` for reading, whoever replaces the socket for writing, so
- * that no thread has the number of a closed socket in its hands. */
+ * with it, and was as good as lost. After a restart of the daemon the socket is replaced at once, and the first frame
+ * is given the time that nanomsg may need to connect and greet. Whoever sends holds `use` for reading, whoever replaces
+ * the socket for writing, so that no thread has the number of a closed socket in its hands. */
 #include <errno.h>
 #include <nanomsg/nn.h>
 #include <nanomsg/pipeline.h>
@@ -19,6 +20,7 @@
 #define PUSH_RECONNECT_MAX_MS 100
 /* Long enough for a front to be started again, and for nanomsg to see that the other side does not greet. */
 #define PUSH_STUCK_NS 1000000000u
+#define PUSH_GREETING_NS 1000000000u
 
 static int push_connect(const char *url, int *ret_socket) {
     int socket = nn_socket(AF_SP, NN_PUSH);
@@ -37,9 +39,13 @@ static int push_connect(const char *url, int *ret_socket) {
     return 0;
 }
 
-int scissor__push_open(const char *directory, uint32_t number, struct client_push *push) {
+static bool push_url(const char *directory, uint32_t number, struct client_push *push) {
     int length = snprintf(push->url, sizeof push->url, "ipc://%s/" PROTO_SCORE_SOCKET_FORMAT, directory, number);
-    if (length < 0 || (size_t)length >= sizeof push->url)
+    return length > 0 && (size_t)length < sizeof push->url;
+}
+
+int scissor__push_open(const char *directory, uint32_t number, struct client_push *push) {
+    if (!push_url(directory, number, push))
         return SCISSOR_EINVAL;
     if (pthread_rwlock_init(&push->use, NULL))
         return SCISSOR_ENOMEM;
@@ -52,6 +58,19 @@ int scissor__push_open(const char *directory, uint32_t number, struct client_pus
     }
     push->open = true;
     return 0;
+}
+
+void scissor__push_move(const char *directory, uint32_t number, struct client_push *push) {
+    pthread_rwlock_wrlock(&push->use);
+    if (push->socket >= 0)
+        nn_close(push->socket);
+    push->socket = -1;
+    if (push_url(directory, number, push))
+        push_connect(push->url, &push->socket);
+    uint64_t now = scissor__now();
+    atomic_store(&push->stuck_since, push->socket >= 0 ? 0 : now);
+    atomic_store(&push->greeted_by, now + PUSH_GREETING_NS);
+    pthread_rwlock_unlock(&push->use);
 }
 
 void scissor__push_close(struct client_push *push) {
@@ -107,6 +126,9 @@ static bool push_send(struct client_push *push, const void *frame, size_t size, 
 
 bool scissor__push_send(struct client_push *push, const void *frame, size_t size, uint64_t deadline) {
     if (push_send(push, frame, size, deadline))
+        return true;
+    uint64_t greeted_by = atomic_load(&push->greeted_by);
+    if (greeted_by > deadline && push_send(push, frame, size, greeted_by))
         return true;
     uint64_t since = atomic_load(&push->stuck_since), now = scissor__now();
     if (!since || now - since < PUSH_STUCK_NS || !push_replace(push))

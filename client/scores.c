@@ -198,6 +198,5 @@ bool scissor__scores_send(struct scissor_session *s) {
             all = false;
         l += count > 0 ? count : 1;
     }
-    scissor__planes_clear(s);
     return all;
 }

@@ -9,20 +9,28 @@ static void session_unlink(struct scissor_session *s) {
     for (struct scissor_session **at = &s->client->sessions; *at; at = &(*at)->next)
         if (*at == s) {
             *at = s->next;
-            return;
+            break;
+        }
+    for (struct client_call *call = s->client->calls; call; call = call->next)
+        if (call->session == s) { /* another thread's, which takes sessions up */
+            call->session = NULL;
+            call->code = SCISSOR_ENOSESSION;
+            call->done = true;
         }
 }
 
-/* Tells the daemon and waits until it has the memory back. */
+/* Tells the daemon and waits until it has the memory back. A new daemon that does not have the session has it back. */
 static int session_give_back(struct scissor_session *s) {
     struct client_call call = {.answer = PROTO_CLOSED, .session = s};
     struct proto_close close = {.session = s->id};
-    return scissor__client_call(s->client, &call, PROTO_CLOSE, &close, 0);
+    int r = s->absent ? 0 : scissor__client_call(s->client, &call, PROTO_CLOSE, &close, 0);
+    return s->absent ? 0 : r;
 }
 
 static int open_session(struct scissor_session *s, const struct proto_open *open) {
     struct scissor_client *client = s->client;
     struct client_call call = {.answer = PROTO_OPENED, .session = s};
+    s->opening = true;
     int r = scissor__client_call(client, &call, PROTO_OPEN, open, open->wait_ms);
     if (!r)
         r = s->failure ? s->failure : scissor__session_opened(s, &call);
@@ -54,6 +62,10 @@ int scissor_open(struct scissor_client *client, const struct scissor_session_spe
         pthread_mutex_unlock(&client->lock);
         return SCISSOR_ENOMEM;
     }
+    if (client->failure == SCISSOR_EGONE) { /* somebody may be there by now */
+        client->failure = 0;
+        client->lost_since = 0;
+    }
     s->next = client->sessions;
     client->sessions = s;
     r = open_session(s, &open);
@@ -75,7 +87,7 @@ int scissor_close(struct scissor_session *s) {
     scissor__lease_give(s);
     s->in_step = false;
     if (s->settle_request) /* the daemon takes one request at a time */
-        scissor__client_wait_settled(s);
+        scissor__client_wait_settled(s, scissor__client_deadline(client));
     int failure = s->failure;
     scissor__session_unmap(s);
     s->closing = true;

@@ -20,13 +20,13 @@ void scissor__lease_give(struct scissor_session *s) {
                                     __ATOMIC_RELAXED);
 }
 
-int scissor__lease_take(struct scissor_session *s) {
+int scissor__lease_take(struct scissor_session *s, uint64_t deadline) {
     struct scissor_client *client = s->client;
-    uint64_t deadline = scissor__now() + client->timeout_ms * (uint64_t)1000000u;
     for (;;) {
         scissor__client_drain(client);
-        if (client->failure || s->failure)
-            return s->failure ? s->failure : client->failure;
+        int r = client->attached ? 0 : scissor__client_recover(client, deadline);
+        if (r || s->failure)
+            return s->failure ? s->failure : r;
         scissor__session_release(s);
         if (scissor__lease_try(s))
             break;
@@ -45,6 +45,16 @@ int scissor__lease_take(struct scissor_session *s) {
     return r;
 }
 
+/* The settle for which the sums were sent has failed, and new ones are to come. The daemon that has the old ones adds
+ * to them; one that does not needs them all. */
+static void forget_sent(struct scissor_session *s) {
+    if (s->sent_on == s->client->connection) {
+        scissor__planes_clear(s);
+        s->sums_forgotten = true;
+    }
+    s->sent_on = 0;
+}
+
 int scissor_step_begin(struct scissor_session *s, uint32_t rows) {
     if (rows == 0 || rows > s->fresh_rows)
         return SCISSOR_EINVAL;
@@ -57,8 +67,10 @@ int scissor_step_begin(struct scissor_session *s, uint32_t rows) {
     if (!r && rows > s->fresh_rows - s->fresh_count)
         r = SCISSOR_SETTLE_NEEDED;
     if (!r)
-        r = scissor__lease_take(s);
+        r = scissor__lease_take(s, scissor__client_deadline(s->client));
     if (!r) {
+        if (s->sent_on)
+            forget_sent(s);
         s->in_step = true;
         s->step++;
         s->step_rows = rows;

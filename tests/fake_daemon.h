@@ -2,7 +2,10 @@
  *
  * It speaks the attach protocol, owns real segments and settles without a policy: token t goes to slot t modulo the
  * largest number of slots. A hook sees every packet before it is sent and may change, drop or keep it, so that a test
- * can be any broken daemon. It never uses proto/alloc.h: a test fails the client's allocations only. */
+ * can be any broken daemon. It never uses proto/alloc.h: a test fails the client's allocations only.
+ *
+ * It can die at any message (FAKE_DIE, die_before, hang_up_after, fake_hang_up) and is there again at once, or when
+ * fake_set_away() says so, like a daemon that was started anew: with the sessions if `keep`, else without. */
 #pragma once
 
 #include <pthread.h>
@@ -17,6 +20,7 @@
 
 #define FAKE_SESSIONS 8
 #define FAKE_SEGMENTS 64
+#define FAKE_LAYERS 16
 
 struct fake_packet {
     char bytes[PROTO_ATTACH_MAX];
@@ -41,9 +45,13 @@ struct fake_session {
     uint32_t settled[PROTO_MAX_GROUPS];
     uint64_t tokens, settles;
     uint64_t score_sequence; /* of the last SETTLE */
+    uint64_t last_evicted;
+    uint64_t frame_sequence;           /* of the last frame; kept with `fold` only, and so is what follows */
+    uint32_t period_rows[FAKE_LAYERS]; /* scores of so many rows came since the last settle */
 };
 
-enum fake_verdict { FAKE_SEND, FAKE_DROP, FAKE_HOLD };
+/* DIE: this packet and all after it are not sent; the daemon dies when it is done with the request. */
+enum fake_verdict { FAKE_SEND, FAKE_DROP, FAKE_HOLD, FAKE_DIE };
 
 struct fake {
     char dir[64];
@@ -52,16 +60,22 @@ struct fake {
     pthread_t thread;
     pthread_mutex_t lock; /* guards all below, and the sessions while the thread works on them */
     struct fake_session sessions[FAKE_SESSIONS];
-    struct fake_session buried[FAKE_SESSIONS]; /* of a connection that the fake hung up, until the next one comes */
+    struct fake_session buried[FAKE_SESSIONS]; /* of connections that it hung up: the last ones, oldest first */
     uint32_t buried_count;
     uint64_t next_id;
     uint32_t score_frame_max;
-    uint32_t score_socket;                              /* what WELCOME says; the fake itself reads from 0 */
+    uint32_t score_socket;                              /* what WELCOME says; the fake itself reads from 0 and 2 */
     struct proto_group_scores scores[PROTO_MAX_GROUPS]; /* what OPENED asks for */
-    uint32_t received[16];                              /* messages, by type */
+    uint32_t received[32];                              /* messages, by type */
     uint32_t connections;
-    int64_t hang_up_after;    /* messages until it hangs up without an answer; negative: never */
+    int64_t hang_up_after; /* messages until it hangs up without an answer, once; negative: never */
+    uint16_t die_before;   /* type of a message before which it dies, once; 0: none */
+    bool keep;             /* it takes its sessions over when it has died */
+    bool stay_away;        /* nobody listens when it has died, see fake_set_away() */
+    bool dying, away;
     bool lose_scores;         /* SETTLED says so */
+    bool fold;                /* a settle waits for its frames, and looks whether each row's scores came once */
+    uint32_t score_faults;    /* times that they did not */
     bool drain;               /* it takes score frames and throws them away; else fake_frame() must take them */
     int refuse_open;          /* a code for FAILED instead of OPENED */
     struct fake_packet *held; /* kept by the hook */
@@ -82,6 +96,8 @@ void fake_send_raw(struct fake *f, const void *bytes, size_t size);
 void fake_send_held(struct fake *f);
 /* Ends the connection as if the daemon had died. */
 void fake_hang_up(struct fake *f);
+/* Whether anybody listens. */
+void fake_set_away(struct fake *f, bool away);
 /* One score frame; its size, or -1 after the time-out. */
 int fake_frame(struct fake *f, void *frame, size_t capacity, int timeout_ms);
 /* A head's entry in the control page. */

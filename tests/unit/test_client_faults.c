@@ -10,49 +10,7 @@
 #include <cmocka.h>
 
 #include "alloc.h"
-#include "attention.h"
-#include "fake_daemon.h"
-#include "scissor.h"
-
-static const struct attention_model model = {.seed = 1,
-                                             .layers = 2,
-                                             .kv_heads = 2,
-                                             .q_heads = 2,
-                                             .head_dim = 16,
-                                             .compute_dtype = SCISSOR_F32,
-                                             .storage_dtype = SCISSOR_F32,
-                                             .scale = 0.25f};
-
-static struct scissor_session_spec good_spec(void) {
-    struct scissor_session_spec spec = {.fresh_rows = 16, .group_count = 1};
-    spec.groups[0] =
-        (struct scissor_group_spec){.layers = 2, .kv_heads = 2, .q_heads = 2, .head_dim = 16, .guaranteed_rows = 160};
-    return spec;
-}
-
-static struct fake fake;
-
-static int set_up(void **state) {
-    (void)state;
-    if (fake_start(&fake) < 0)
-        return -1;
-    fake.drain = true;
-    fake.scores[0].planes = 7;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    alloc_fail_never();
-    fake_stop(&fake);
-    return alloc_live() == 0 ? 0 : -1;
-}
-
-static struct scissor_client *connected(void) {
-    struct scissor_client *client = NULL;
-    assert_int_equal(scissor_connect(fake.dir, &client), 0);
-    return client;
-}
+#include "client_set_up.h"
 
 /* ---------- connecting ---------- */
 
@@ -70,7 +28,7 @@ static void nobody_there(void **state) {
     setenv("SCISSORD_DIR", "/nowhere/else", 1);
     assert_int_equal(scissor_connect(NULL, &client), SCISSOR_ENODAEMON);
     assert_non_null(strstr(scissor_last_text(NULL), "/nowhere/else"));
-    setenv("SCISSORD_DIR", fake.dir, 1);
+    setenv("SCISSORD_DIR", client_fake.dir, 1);
     assert_int_equal(scissor_connect(NULL, &client), 0);
     unsetenv("SCISSORD_DIR");
     assert_string_equal(scissor_last_text(client), "");
@@ -114,28 +72,28 @@ static void welcome_is_checked(void **state) {
     w[5].score_socket = PROTO_SCORE_SOCKETS;
     for (int i = 0; i < 6; i++) {
         wrong_welcome = w[i];
-        fake_set_hook(&fake, replace_welcome);
-        assert_int_equal(scissor_connect(fake.dir, &client), codes[i]);
+        fake_set_hook(&client_fake, replace_welcome);
+        assert_int_equal(scissor_connect(client_fake.dir, &client), codes[i]);
         assert_null(client);
     }
     assert_int_equal(alloc_live(), 0);
-    fake_set_hook(&fake, refuse_version);
-    assert_int_equal(scissor_connect(fake.dir, &client), SCISSOR_EVERSION);
+    fake_set_hook(&client_fake, refuse_version);
+    assert_int_equal(scissor_connect(client_fake.dir, &client), SCISSOR_EVERSION);
     assert_string_equal(scissor_last_text(NULL), "daemon 7.0, client 1.0");
-    fake_set_hook(&fake, NULL);
-    fake.hang_up_after = 0;
-    assert_int_equal(scissor_connect(fake.dir, &client), SCISSOR_EGONE);
+    fake_set_hook(&client_fake, NULL);
+    client_fake.hang_up_after = 0;
+    assert_int_equal(scissor_connect(client_fake.dir, &client), SCISSOR_EGONE);
 }
 
 /* ---------- arguments ---------- */
 
 static void spec_is_checked(void **state) {
     (void)state;
-    struct scissor_client *client = connected();
+    struct scissor_client *client = client_connected();
     struct scissor_session *session = NULL;
 #define BAD(change, word)                                                        \
     {                                                                            \
-        struct scissor_session_spec spec = good_spec();                          \
+        struct scissor_session_spec spec = client_spec();                        \
         change;                                                                  \
         assert_int_equal(scissor_open(client, &spec, &session), SCISSOR_EINVAL); \
         assert_non_null(strstr(scissor_last_text(client), word));                \
@@ -167,29 +125,29 @@ static void spec_is_checked(void **state) {
     BAD((spec.groups[0].layers = 1024, spec.groups[0].kv_heads = 16384, spec.groups[0].q_heads = 16384),
         "heads together")
 #undef BAD
-    assert_int_equal(fake.received[PROTO_OPEN], 0);
+    assert_int_equal(client_fake.received[PROTO_OPEN], 0);
     scissor_disconnect(client);
 }
 
 static void refusals_are_passed_on(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     struct scissor_session *session = NULL;
     const int passed[] = {SCISSOR_BUSY,   SCISSOR_FULL,  SCISSOR_DRAINING, SCISSOR_EINVAL,
                           SCISSOR_ENOMEM, SCISSOR_EPERM, SCISSOR_ELIMIT};
     const int wrong[] = {SCISSOR_SETTLE_NEEDED, SCISSOR_SCORES_LOST, 77, -77};
-    struct scissor_client *client = connected();
+    struct scissor_client *client = client_connected();
     for (size_t i = 0; i < sizeof passed / sizeof *passed; i++) {
-        fake.refuse_open = passed[i];
+        client_fake.refuse_open = passed[i];
         assert_int_equal(scissor_open(client, &spec, &session), passed[i]);
         assert_string_equal(scissor_last_text(client), "not today");
     }
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        fake.refuse_open = wrong[i];
+        client_fake.refuse_open = wrong[i];
         assert_int_equal(scissor_open(client, &spec, &session), SCISSOR_EPROTO);
         assert_int_equal(scissor_open(client, &spec, &session), SCISSOR_EPROTO); /* and it stays so */
         scissor_disconnect(client);
-        client = connected();
+        client = client_connected();
     }
     scissor_disconnect(client);
 }
@@ -197,33 +155,6 @@ static void refusals_are_passed_on(void **state) {
 /* ---------- a daemon that is wrong ---------- */
 
 static int wrong_way;
-
-#define EDIT(type_number, body_type, member, value)                   \
-    if (type == (type_number)) {                                      \
-        struct body_type b;                                           \
-        memcpy(&b, p->bytes + sizeof(struct proto_header), sizeof b); \
-        b.member = (value);                                           \
-        memcpy(p->bytes + sizeof(struct proto_header), &b, sizeof b); \
-    }
-#define EDIT_SEGMENT(member, value)          \
-    if (type == PROTO_GROW) {                \
-        struct proto_segment b;              \
-        memcpy(&b, p->bytes + 24, sizeof b); \
-        b.member = (value);                  \
-        memcpy(p->bytes + 24, &b, sizeof b); \
-    }
-#define EDIT_HEADER(type_number, member, value) \
-    if (type == (type_number)) {                \
-        struct proto_header b;                  \
-        memcpy(&b, p->bytes, sizeof b);         \
-        b.member = (value);                     \
-        memcpy(p->bytes, &b, sizeof b);         \
-    }
-
-static void drop_fd(struct fake_packet *p) {
-    if (p->fd_count > 0)
-        close(p->fds[--p->fd_count]);
-}
 
 #define OPEN_FAULTS 24
 static enum fake_verdict wrong_open(struct fake *f, uint16_t type, struct fake_packet *p) {
@@ -251,11 +182,11 @@ static enum fake_verdict wrong_open(struct fake *f, uint16_t type, struct fake_p
         EDIT(PROTO_OPENED, proto_opened, groups[0].threshold, 2) break;
     case 10:
         if (type == PROTO_OPENED)
-            drop_fd(p);
+            client_drop_fd(p);
         break;
     case 11:
         if (type == PROTO_GROW)
-            drop_fd(p);
+            client_drop_fd(p);
         break;
     case 12:
         if (type == PROTO_GROW)
@@ -291,16 +222,16 @@ static enum fake_verdict wrong_open(struct fake *f, uint16_t type, struct fake_p
 
 static void opened_is_checked(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     struct scissor_session *session = NULL;
     for (wrong_way = 0; wrong_way < OPEN_FAULTS; wrong_way++) {
-        struct scissor_client *client = connected();
-        fake_set_hook(&fake, wrong_open);
+        struct scissor_client *client = client_connected();
+        fake_set_hook(&client_fake, wrong_open);
         int r = scissor_open(client, &spec, &session);
         if (r != SCISSOR_EPROTO)
             fail_msg("fault %d: %s", wrong_way, scissor_errname(r));
         assert_null(session);
-        fake_set_hook(&fake, NULL);
+        fake_set_hook(&client_fake, NULL);
         scissor_disconnect(client);
     }
 }
@@ -352,20 +283,20 @@ static enum fake_verdict wrong_settle(struct fake *f, uint16_t type, struct fake
 
 static void settled_is_checked(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     for (wrong_way = 0; wrong_way < SETTLE_FAULTS; wrong_way++) {
         struct scissor_session *session = NULL;
-        struct scissor_client *client = connected();
+        struct scissor_client *client = client_connected();
         assert_int_equal(scissor_open(client, &spec, &session), 0);
-        assert_int_equal(attention_step(&model, session, 16, 0, NULL), 0);
-        fake_set_hook(&fake, wrong_settle);
+        assert_int_equal(attention_step(&client_model, session, 16, 0, NULL), 0);
+        fake_set_hook(&client_fake, wrong_settle);
         int r = scissor_settle(session);
         if (r == 0)
             r = scissor_step_begin(session, 1);
         if (r != SCISSOR_EPROTO)
             fail_msg("fault %d: %s", wrong_way, scissor_errname(r));
         assert_int_equal(scissor_step_begin(session, 1), SCISSOR_EPROTO);
-        fake_set_hook(&fake, NULL);
+        fake_set_hook(&client_fake, NULL);
         scissor_close(session);
         scissor_disconnect(client);
     }
@@ -373,10 +304,10 @@ static void settled_is_checked(void **state) {
 
 static void unasked_is_checked(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     for (int way = 0; way < 9; way++) {
         struct scissor_session *session = NULL;
-        struct scissor_client *client = connected();
+        struct scissor_client *client = client_connected();
         assert_int_equal(scissor_open(client, &spec, &session), 0);
         struct proto_shrink shrink = {.session = scissor_session_id(session)};
         struct proto_segment_id ids[3] = {{0}, {5}, {UINT32_MAX}};
@@ -386,17 +317,17 @@ static void unasked_is_checked(void **state) {
         struct proto_settled settled = {.session = shrink.session};
         memset(failed.text, 'x', sizeof failed.text);
         if (way < 3)
-            fake_send(&fake, PROTO_SHRINK, 0, &shrink, &ids[way], 1);
+            fake_send(&client_fake, PROTO_SHRINK, 0, &shrink, &ids[way], 1);
         else if (way == 3)
-            fake_send(&fake, PROTO_CLOSED, 0, &closed, NULL, 0);
+            fake_send(&client_fake, PROTO_CLOSED, 0, &closed, NULL, 0);
         else if (way == 4)
-            fake_send(&fake, PROTO_FAILED, 0, &failed, NULL, 0);
+            fake_send(&client_fake, PROTO_FAILED, 0, &failed, NULL, 0);
         else if (way == 5)
-            fake_send(&fake, PROTO_WELCOME, 1, &welcome, NULL, 0);
+            fake_send(&client_fake, PROTO_WELCOME, 1, &welcome, NULL, 0);
         else if (way == 6)
-            fake_send(&fake, PROTO_SETTLED, 4, &settled, NULL, 0);
+            fake_send(&client_fake, PROTO_SETTLED, 4, &settled, NULL, 0);
         else
-            fake_send_raw(&fake, "nonsense, and not short of a header", way == 7 ? 35 : 3);
+            fake_send_raw(&client_fake, "nonsense, and not short of a header", way == 7 ? 35 : 3);
         assert_int_equal(scissor_step_begin(session, 1), SCISSOR_EPROTO);
         assert_int_equal(scissor_settle(session), 0); /* nothing fresh */
         scissor_close(session);
@@ -404,21 +335,21 @@ static void unasked_is_checked(void **state) {
     }
     /* Things that nobody waits for any more are not wrong. */
     struct scissor_session *session = NULL;
-    struct scissor_client *client = connected();
+    struct scissor_client *client = client_connected();
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     struct proto_shrink shrink = {.session = 4711};
     struct proto_settled settled = {.session = 4711};
     struct proto_failed failed = {.code = SCISSOR_ENOSESSION, .text = "late"};
-    fake_send(&fake, PROTO_SHRINK, 0, &shrink, NULL, 0);
-    fake_send(&fake, PROTO_SETTLED, 4711, &settled, NULL, 0);
-    fake_send(&fake, PROTO_FAILED, 4711, &failed, NULL, 0);
-    assert_int_equal(attention_step(&model, session, 1, 0, NULL), 0);
+    fake_send(&client_fake, PROTO_SHRINK, 0, &shrink, NULL, 0);
+    fake_send(&client_fake, PROTO_SETTLED, 4711, &settled, NULL, 0);
+    fake_send(&client_fake, PROTO_FAILED, 4711, &failed, NULL, 0);
+    assert_int_equal(attention_step(&client_model, session, 1, 0, NULL), 0);
     assert_int_equal(scissor_close(session), 0);
     scissor_disconnect(client);
 }
 
 int main(void) {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, client_set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(nobody_there),      TEST(welcome_is_checked), TEST(spec_is_checked),    TEST(refusals_are_passed_on),
         TEST(opened_is_checked), TEST(settled_is_checked), TEST(unasked_is_checked),

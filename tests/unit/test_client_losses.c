@@ -15,50 +15,8 @@
 #include <cmocka.h>
 
 #include "alloc.h"
-#include "attention.h"
-#include "fake_daemon.h"
+#include "client_set_up.h"
 #include "internal.h"
-#include "scissor.h"
-
-static const struct attention_model model = {.seed = 1,
-                                             .layers = 2,
-                                             .kv_heads = 2,
-                                             .q_heads = 2,
-                                             .head_dim = 16,
-                                             .compute_dtype = SCISSOR_F32,
-                                             .storage_dtype = SCISSOR_F32,
-                                             .scale = 0.25f};
-
-static struct scissor_session_spec good_spec(void) {
-    struct scissor_session_spec spec = {.fresh_rows = 16, .group_count = 1};
-    spec.groups[0] =
-        (struct scissor_group_spec){.layers = 2, .kv_heads = 2, .q_heads = 2, .head_dim = 16, .guaranteed_rows = 160};
-    return spec;
-}
-
-static struct fake fake;
-
-static int set_up(void **state) {
-    (void)state;
-    if (fake_start(&fake) < 0)
-        return -1;
-    fake.drain = true;
-    fake.scores[0].planes = 7;
-    return 0;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    alloc_fail_never();
-    fake_stop(&fake);
-    return alloc_live() == 0 ? 0 : -1;
-}
-
-static struct scissor_client *connected(void) {
-    struct scissor_client *client = NULL;
-    assert_int_equal(scissor_connect(fake.dir, &client), 0);
-    return client;
-}
 
 /* ---------- a daemon that goes ---------- */
 
@@ -68,7 +26,7 @@ static int whole_life(struct scissor_client *client, const struct scissor_sessio
     float out[16 * 2 * 16];
     int r = scissor_open(client, spec, &session), wrong = 0;
     for (int i = 0; i < 12 && !r; i++) {
-        r = attention_step(&model, session, 16, 1, out);
+        r = attention_step(&client_model, session, 16, 1, out);
         if (!r)
             r = scissor_settle(session);
     }
@@ -80,29 +38,43 @@ static int whole_life(struct scissor_client *client, const struct scissor_sessio
     return wrong ? wrong : r ? r : closed;
 }
 
+enum after { GONE, BACK_WITHOUT, BACK_WITH, AFTERS };
+
+static void set_fake(enum after after, int64_t hang_up_after) {
+    fake_set_away(&client_fake, false);
+    pthread_mutex_lock(&client_fake.lock);
+    client_fake.stay_away = after == GONE;
+    client_fake.keep = after == BACK_WITH;
+    client_fake.hang_up_after = hang_up_after;
+    pthread_mutex_unlock(&client_fake.lock);
+}
+
+/* A daemon that hangs up stays dead, or is there again: with the sessions of before, or without. */
 static void daemon_goes_at_each_message(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
-    int r = -1;
-    for (int after = 1; after < 60 && r; after++) {
-        struct scissor_client *client = connected();
-        pthread_mutex_lock(&fake.lock);
-        fake.hang_up_after = after;
-        pthread_mutex_unlock(&fake.lock);
-        r = whole_life(client, &spec);
-        assert_true(r == SCISSOR_EGONE || (r == 0 && after > 14));
-        scissor_disconnect(client);
-        pthread_mutex_lock(&fake.lock);
-        fake.hang_up_after = -1;
-        pthread_mutex_unlock(&fake.lock);
+    struct scissor_session_spec spec = client_spec();
+    const int first[AFTERS] = {SCISSOR_EGONE, SCISSOR_ERESTARTED, 0};
+    for (enum after after = GONE; after < AFTERS; after++) {
+        int r = -1, lost = 0;
+        /* Whether a daemon is gone takes a second to say. */
+        for (int messages = 1; messages < 60; messages += after == GONE ? 6 : 1) {
+            struct scissor_client *client = client_connected();
+            set_fake(after, messages);
+            r = whole_life(client, &spec);
+            assert_true(r == first[after] || (r == 0 && (after == BACK_WITHOUT || messages > 14)));
+            lost += r != 0;
+            scissor_disconnect(client);
+            set_fake(after, -1);
+        }
+        assert_int_equal(r, 0);
+        assert_true(after == BACK_WITH ? lost == 0 : lost > 2);
     }
-    assert_int_equal(r, 0);
 }
 
 static void *hang_up_soon(void *data) {
     (void)data;
     usleep(30000);
-    fake_hang_up(&fake);
+    fake_hang_up(&client_fake);
     return NULL;
 }
 
@@ -113,38 +85,47 @@ static enum fake_verdict drop_settled(struct fake *f, uint16_t type, struct fake
 }
 
 /* While the library waits: for the lease, for an answer; and with a step open. */
+static void go_while_waiting(int way, enum after after) {
+    const int expected[AFTERS] = {SCISSOR_EGONE, SCISSOR_ERESTARTED, 0};
+    struct scissor_session_spec spec = client_spec();
+    struct scissor_session *session = NULL;
+    struct scissor_client *client = client_connected();
+    float row[32] = {0};
+    pthread_t thread;
+    set_fake(after, -1);
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    assert_int_equal(attention_step(&client_model, session, 5, 0, NULL), 0);
+    if (way == 0)
+        __atomic_store_n(&fake_session_at(&client_fake, 0)->lease->word, PROTO_LEASE_DAEMON, __ATOMIC_RELEASE);
+    if (way == 1)
+        fake_set_hook(&client_fake, drop_settled);
+    if (way == 2)
+        assert_int_equal(scissor_step_begin(session, 1), 0);
+    assert_int_equal(pthread_create(&thread, NULL, hang_up_soon, NULL), 0);
+    if (way == 0)
+        assert_int_equal(scissor_step_begin(session, 1), expected[after]);
+    if (way == 1)
+        assert_int_equal(scissor_settle(session), expected[after]);
+    pthread_join(thread, NULL);
+    if (way == 2)
+        assert_int_equal(scissor_append(session, 0, row, row, SCISSOR_F32), 0);
+    if (way == 2 || (way == 0 && after == BACK_WITH))
+        assert_int_equal(scissor_step_end(session), 0);
+    fake_set_hook(&client_fake, NULL);
+    assert_int_equal(scissor_step_begin(session, 1), expected[after]);
+    if (after == BACK_WITH)
+        assert_int_equal(scissor_step_end(session), 0);
+    assert_int_equal(scissor_settle(session), expected[after]);
+    assert_int_equal(scissor_close(session), after == GONE ? SCISSOR_EGONE : 0);
+    scissor_disconnect(client);
+    set_fake(after, -1);
+}
+
 static void daemon_goes_while_waiting(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
-    float row[32] = {0};
-    for (int way = 0; way < 3; way++) {
-        struct scissor_session *session = NULL;
-        struct scissor_client *client = connected();
-        pthread_t thread;
-        assert_int_equal(scissor_open(client, &spec, &session), 0);
-        assert_int_equal(attention_step(&model, session, 5, 0, NULL), 0);
-        if (way == 0)
-            __atomic_store_n(&fake_session_at(&fake, 0)->lease->word, PROTO_LEASE_DAEMON, __ATOMIC_RELEASE);
-        if (way == 1)
-            fake_set_hook(&fake, drop_settled);
-        if (way == 2)
-            assert_int_equal(scissor_step_begin(session, 1), 0);
-        assert_int_equal(pthread_create(&thread, NULL, hang_up_soon, NULL), 0);
-        if (way == 0)
-            assert_int_equal(scissor_step_begin(session, 1), SCISSOR_EGONE);
-        if (way == 1)
-            assert_int_equal(scissor_settle(session), SCISSOR_EGONE);
-        pthread_join(thread, NULL);
-        if (way == 2) {
-            assert_int_equal(scissor_append(session, 0, row, row, SCISSOR_F32), 0);
-            assert_int_equal(scissor_step_end(session), 0);
-        }
-        assert_int_equal(scissor_step_begin(session, 1), SCISSOR_EGONE);
-        assert_int_equal(scissor_settle(session), SCISSOR_EGONE);
-        fake_set_hook(&fake, NULL);
-        assert_int_equal(scissor_close(session), SCISSOR_EGONE);
-        scissor_disconnect(client);
-    }
+    for (int way = 0; way < 3; way++)
+        for (enum after after = GONE; after < AFTERS; after++)
+            go_while_waiting(way, after);
 }
 
 /* ---------- scores that nobody takes ---------- */
@@ -157,7 +138,7 @@ static int settle_until_taken(struct scissor_session *session) {
     uint64_t begin = scissor__now();
     int lost = 0;
     for (;; lost++) {
-        int r = attention_step(&model, session, 16, 0, NULL);
+        int r = attention_step(&client_model, session, 16, 0, NULL);
         if (r == 0)
             r = scissor_settle(session);
         if (r == 0)
@@ -175,9 +156,9 @@ static void *settle_in_thread(void *session) {
  * threads are at it. */
 static void socket_that_does_not_connect_again(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     struct scissor_session *sessions[2];
-    struct scissor_client *client = connected();
+    struct scissor_client *client = client_connected();
     for (int i = 0; i < 2; i++) {
         assert_int_equal(scissor_open(client, &spec, &sessions[i]), 0);
         assert_true(settle_until_taken(sessions[i]) >= 0);
@@ -199,24 +180,24 @@ static void socket_that_does_not_connect_again(void **state) {
 /* Somebody accepts and never greets; he is still there, with the connection open, when the right one has come. */
 static void reader_that_never_greets(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     struct scissor_session *session = NULL;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char url[128];
     struct proto_score score;
     static char frame[PROTO_SCORE_MAX];
     int mute = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), patience = 5000;
-    snprintf(address.sun_path, sizeof address.sun_path, "%s/" PROTO_SCORE_SOCKET_FORMAT, fake.dir, 1);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/" PROTO_SCORE_SOCKET_FORMAT, client_fake.dir, 1);
     snprintf(url, sizeof url, "ipc://%s", address.sun_path);
     assert_int_equal(bind(mute, (struct sockaddr *)&address, sizeof address), 0);
     assert_int_equal(listen(mute, 8), 0);
-    fake.score_socket = 1;
-    struct scissor_client *client = connected();
+    client_fake.score_socket = 1;
+    struct scissor_client *client = client_connected();
     int held = accept(mute, NULL, NULL);
     assert_true(held >= 0);
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(attention_step(&model, session, 16, 0, NULL), 0);
+        assert_int_equal(attention_step(&client_model, session, 16, 0, NULL), 0);
         assert_int_equal(scissor_settle(session), SCISSOR_SCORES_LOST);
     }
     assert_int_equal(unlink(address.sun_path), 0);
@@ -239,19 +220,19 @@ static void reader_that_never_greets(void **state) {
 
 static void allocation_fails_at_each_place(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     for (int for_ever = 0; for_ever < 2; for_ever++) {
         int r = SCISSOR_ENOMEM;
         for (size_t k = 0; k < 200 && r; k++) {
             struct scissor_client *client = NULL;
             alloc_fail_after(k, for_ever ? SIZE_MAX : 1);
-            r = scissor_connect(fake.dir, &client);
+            r = scissor_connect(client_fake.dir, &client);
             if (!r)
                 r = whole_life(client, &spec);
             alloc_fail_never();
             assert_true(r == 0 || r == SCISSOR_ENOMEM);
             if (client) {
-                assert_int_equal(fake_open_sessions(&fake), 0);
+                assert_int_equal(fake_open_sessions(&client_fake), 0);
                 assert_int_equal(whole_life(client, &spec), 0); /* the client is as good as before */
             }
             scissor_disconnect(client);
@@ -264,8 +245,8 @@ static void allocation_fails_at_each_place(void **state) {
 /* A call that failed for want of memory can be made again, and nothing is counted twice. */
 static void failed_calls_can_be_repeated(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
-    struct scissor_client *client = connected();
+    struct scissor_session_spec spec = client_spec();
+    struct scissor_client *client = client_connected();
     struct scissor_session *session = NULL;
     float row[32] = {0}, out[32];
     size_t failures = 0;
@@ -308,11 +289,6 @@ static uint32_t noise(void) {
     return (uint32_t)(noise_state >> 33);
 }
 
-static void drop_fd(struct fake_packet *p) {
-    if (p->fd_count > 0)
-        close(p->fds[--p->fd_count]);
-}
-
 static enum fake_verdict scribble(struct fake *f, uint16_t type, struct fake_packet *p) {
     struct fake_session *s = fake_session_at(f, 0);
     if (type == PROTO_WELCOME)
@@ -324,7 +300,7 @@ static enum fake_verdict scribble(struct fake *f, uint16_t type, struct fake_pac
     if (noise() % 40 == 0)
         p->size = noise() % (p->size + 1);
     if (noise() % 30 == 0)
-        drop_fd(p);
+        client_drop_fd(p);
     for (uint32_t edits = noise() % 8 == 0 ? 1 + noise() % 4 : 0; edits > 0 && p->size > 0; edits--)
         p->bytes[noise() % p->size] = (char)noise();
     return FAKE_SEND;
@@ -332,22 +308,22 @@ static enum fake_verdict scribble(struct fake *f, uint16_t type, struct fake_pac
 
 static void noise_does_not_crash(void **state) {
     (void)state;
-    struct scissor_session_spec spec = good_spec();
+    struct scissor_session_spec spec = client_spec();
     int well = 0;
     for (uint32_t seed = 1; seed <= 400; seed++) {
-        struct scissor_client *client = connected();
+        struct scissor_client *client = client_connected();
         noise_state = seed;
         scissor_set_timeout(client, 5);
-        fake_set_hook(&fake, scribble);
+        fake_set_hook(&client_fake, scribble);
         well += whole_life(client, &spec) == 0;
-        fake_set_hook(&fake, NULL);
+        fake_set_hook(&client_fake, NULL);
         scissor_disconnect(client);
     }
     assert_true(well > 0 && well < 400);
 }
 
 int main(void) {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, client_set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
         TEST(daemon_goes_at_each_message),  TEST(daemon_goes_while_waiting), TEST(allocation_fails_at_each_place),
         TEST(failed_calls_can_be_repeated), TEST(noise_does_not_crash),      TEST(socket_that_does_not_connect_again),
