@@ -1,16 +1,16 @@
 /* change.c - the commands that change something: close, drain. They need the admin key. */
 #include <stdio.h>
 
+#include "change.h"
 #include "json.h"
 #include "place.h"
 #include "read.h"
 
-/* Opens the link, after the check that the daemon is there, and reads the key. */
-static int open_with_key(struct ctl *ctl, struct ctl_link *link, uint8_t key[PROTO_TOKEN_BYTES]) {
+int ctl_change_open(struct ctl *ctl, struct ctl_link *link, uint8_t ret_key[PROTO_TOKEN_BYTES]) {
     int status = ctl_link_open(link, ctl->directory);
     if (status)
         return status;
-    status = ctl_place_admin_key(ctl->directory, key);
+    status = ctl_place_admin_key(ctl->directory, ret_key);
     if (status)
         ctl_link_close(link);
     return status;
@@ -21,7 +21,7 @@ int ctl_close(struct ctl *ctl) {
     uint8_t key[PROTO_TOKEN_BYTES];
     struct proto_session_stat session;
     struct ctl_answer answer;
-    int status = open_with_key(ctl, &link, key);
+    int status = ctl_change_open(ctl, &link, key);
     if (status)
         return status;
     status = ctl_session_ask(&link, ctl->argument, &session);
@@ -41,7 +41,7 @@ int ctl_drain(struct ctl *ctl) {
     struct ctl_link link;
     uint8_t key[PROTO_TOKEN_BYTES];
     struct ctl_answer answer;
-    int status = open_with_key(ctl, &link, key);
+    int status = ctl_change_open(ctl, &link, key);
     if (status)
         return status;
     status = ctl_link_change(&link, PROTO_OP_DRAIN, 0, key, &answer);

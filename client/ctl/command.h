@@ -81,6 +81,15 @@ struct ctl {
       "With NAME, that option alone and what it means.\n")                                                             \
     X("policies", "[NAME]", 0, ctl_policies, "the policies that a session can ask for",                                \
       "With NAME, that policy with its source and parameters, their bounds and defaults.\n")                           \
+    X("limits", "[set WHAT ...]", 0, ctl_limits, "budgets and priorities, and how to change them while all runs",      \
+      "  limits set pool SIZE            the pool; with more than one, `pool NAME SIZE`\n"                             \
+      "  limits set session ID NAME=N... one or more of:\n"                                                            \
+      "      guaranteed-rows=N           rows per KV head that nobody can take away\n"                                 \
+      "      max-rows=N                  rows per KV head at most\n"                                                   \
+      "      group=N                     of this group of layers only, counted from 0\n"                               \
+      "      priority=N                  1 to 1000; under pressure higher ones keep more\n"                            \
+      "SIZE is a figure with a unit, as 8GiB. What is above a new limit is taken back when it is at rest or\n"         \
+      "settles. The pool can be changed by root and by the daemon's user, a session by its owner, too.\n")             \
     X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",            \
       "ID as for `session`. Needs to read DIR/admin.key, as root or the daemon's user can.\n")                         \
     X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                              \

@@ -13,6 +13,7 @@
 #include "alloc.h"
 #include "client/ctl/command.h"
 #include "client/ctl/json.h"
+#include "client/ctl/limits.h"
 #include "client/ctl/memory.h"
 #include "client/ctl/positions.h"
 #include "client/ctl/sort.h"
@@ -338,12 +339,93 @@ static void test_session(void **state) {
     json_decref(root);
 }
 
+/* ---------- limits ---------- */
+
+struct limits_line {
+    const char *words[6];
+    int status;
+    struct limits_change change;
+};
+
+static void test_limits_parse(void **state) {
+    (void)state;
+    const uint64_t all = PROTO_ALL_GROUPS;
+    const struct limits_line lines[] = {
+        {{"pool", "8GiB"}, 0, {LIMITS_POOL, NULL, 8ull << 30, 0, 0, all, 0}},
+        {{"pool", "host", "512MiB"}, 0, {LIMITS_POOL, "host", 512 << 20, 0, 0, all, 0}},
+        {{"session", "7", "max-rows=1024"}, 0, {LIMITS_SESSION, "7", 0, 0, 1024, all, 0}},
+        {{"session", "a b", "priority=200", "guaranteed-rows=1", "group=0"},
+         0,
+         {LIMITS_SESSION, "a b", 0, 1, 0, 0, 200}},
+        {{NULL}, CTL_USAGE, {0}},
+        {{"pool"}, CTL_USAGE, {0}},
+        {{"pool", "0"}, CTL_USAGE, {0}},
+        {{"pool", "much"}, CTL_USAGE, {0}},
+        {{"pool", "host", "1GiB", "2GiB"}, CTL_USAGE, {0}},
+        {{"queue", "1"}, CTL_USAGE, {0}},
+        {{"session"}, CTL_USAGE, {0}},
+        {{"session", "7"}, CTL_USAGE, {0}},
+        {{"session", "7", "max-rows"}, CTL_USAGE, {0}},
+        {{"session", "7", "max-rows="}, CTL_USAGE, {0}},
+        {{"session", "7", "max-rows=0"}, CTL_USAGE, {0}},
+        {{"session", "7", "max-rows=1048577"}, CTL_USAGE, {0}},
+        {{"session", "7", "max-rows=-1"}, CTL_USAGE, {0}},
+        {{"session", "7", "max=1"}, CTL_USAGE, {0}},
+        {{"session", "7", "=1"}, CTL_USAGE, {0}},
+        {{"session", "7", "priority=0"}, CTL_USAGE, {0}},
+        {{"session", "7", "priority=1001"}, CTL_USAGE, {0}},
+        {{"session", "7", "priority=99999999999999999999"}, CTL_USAGE, {0}},
+        {{"session", "7", "group=1"}, CTL_USAGE, {0}},
+        {{"session", "7", "group=8", "max-rows=3"}, CTL_USAGE, {0}},
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof lines[0]; i++) {
+        char *words[6];
+        int count = 0;
+        for (; count < 6 && lines[i].words[count]; count++)
+            words[count] = (char *)(uintptr_t)lines[i].words[count];
+        struct limits_change change = {.group = 99}, *want = (struct limits_change *)(uintptr_t)&lines[i].change;
+        assert_int_equal(limits_parse(words, count, &change), lines[i].status);
+        if (lines[i].status) {
+            assert_int_equal(change.group, 99);
+            continue;
+        }
+        assert_int_equal(change.what, want->what);
+        assert_int_equal(change.bytes, want->bytes);
+        assert_int_equal(change.guaranteed_rows, want->guaranteed_rows);
+        assert_int_equal(change.max_rows, want->max_rows);
+        assert_int_equal(change.group, want->group);
+        assert_int_equal(change.priority, want->priority);
+        if (want->name)
+            assert_string_equal(change.name, want->name);
+        else
+            assert_null(change.name);
+    }
+}
+
+static void test_limits_show(void **state) {
+    (void)state;
+    struct proto_pool_stat pool = {
+        .name = "host", .limit_bytes = 64 << 20, .target_bytes = 32 << 20, .charged_bytes = 48 << 20};
+    fake.list[PROTO_OP_STAT] = (struct fake_control_list){.entries = &pool, .count = 1};
+    fake.list[PROTO_OP_SESSIONS] = (struct fake_control_list){.entries = &session, .count = 1};
+    assert_int_equal(CTL("limits"), 0);
+    assert_said("pool host  limit 64.0 MiB going down to 32.0 MiB, charged 48.0 MiB");
+    assert_said("reader");
+    assert_int_equal(CTL("limits", "--json"), 0);
+    json_decref(parsed());
+    assert_int_equal(CTL("limits", "get"), CTL_USAGE);
+    assert_int_equal(CTL("limits", "set"), CTL_USAGE);
+}
+
 int main(void) {
     ctl_json_init();
 #define WITH_FAKE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
-        WITH_FAKE(test_sort),   WITH_FAKE(test_memory),   WITH_FAKE(test_positions), cmocka_unit_test(test_long_lines),
-        WITH_FAKE(test_config), WITH_FAKE(test_policies), WITH_FAKE(test_session),
+        WITH_FAKE(test_sort),        WITH_FAKE(test_memory),
+        WITH_FAKE(test_positions),   cmocka_unit_test(test_long_lines),
+        WITH_FAKE(test_config),      WITH_FAKE(test_policies),
+        WITH_FAKE(test_session),     cmocka_unit_test(test_limits_parse),
+        WITH_FAKE(test_limits_show),
     };
     return cmocka_run_group_tests_name("ctl lists", tests, NULL, NULL);
 }
