@@ -250,6 +250,13 @@ uninstall: ## remove what install put there; below DESTDIR empty folders, too
 	$(if $(DESTDIR),cd $(DESTDIR) && )for d in $(if $(DESTDIR),$(FOLDERS:/%/=%),$(CONFDIR)); do \
 		[ ! -d $$d ] || rmdir $(if $(DESTDIR),-p) --ignore-fail-on-non-empty $$d || exit 1; done
 
+# Built anew when something that it would be made from is.
+DEB := $(BUILD)/deb/scissord_$(VERSION)_$(shell dpkg --print-architecture 2>/dev/null).deb
+$(DEB): $(PROGRAMS) $(LIBRARIES) $(PAGES) Makefile $(shell find systemd client/ctl/scissorctl.bash -type f)
+	$(Q)systemd/deb.sh $(VERSION) $(@D)
+.PHONY: deb
+deb: $(DEB) ## build Debian packages in build/deb (needs dpkg-dev and debhelper)
+
 .PHONY: compdb
 compdb: ## compile_commands.json for editors (needs bear)
 	bear -- $(MAKE) -B all tests
@@ -265,4 +272,4 @@ clean: ## remove build/
 help: ## this list
 	@grep -hE '^[a-z]+( [a-z]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name deb -prune -o -type f -name '*.d' -print 2>/dev/null)
