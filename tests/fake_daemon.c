@@ -114,7 +114,7 @@ static void *run(void *data) {
         struct pollfd fds[3] = {{f->wake[0], POLLIN, 0}, {f->listener, POLLIN, 0}, {-1, POLLIN, 0}};
         pthread_mutex_lock(&f->lock);
         fds[1].fd = f->away ? -1 : f->listener;
-        fds[2].fd = f->connection;
+        fds[2].fd = f->deaf ? -1 : f->connection;
         pthread_mutex_unlock(&f->lock);
         poll(fds, 3, 20); /* the test may hang up meanwhile */
         if (fds[0].revents)
@@ -124,7 +124,7 @@ static void *run(void *data) {
             f->connection = accept(f->listener, NULL, NULL);
             f->connections++;
         }
-        if (fds[2].revents && f->connection == fds[2].fd)
+        if (fds[2].revents && f->connection == fds[2].fd && !f->deaf)
             serve_connection(f);
         if (f->drain)
             drain_frames(f);

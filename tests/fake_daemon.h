@@ -78,6 +78,8 @@ struct fake {
     uint32_t score_faults;    /* times that they did not */
     bool drain;               /* it takes score frames and throws them away; else fake_frame() must take them */
     int refuse_open;          /* a code for FAILED instead of OPENED */
+    int refuse_settle;        /* ... instead of SETTLED; the scores stay */
+    bool deaf;                /* it reads nothing from the client */
     struct fake_packet *held; /* kept by the hook */
     enum fake_verdict (*hook)(struct fake *f, uint16_t type, struct fake_packet *p);
     void *hook_data;

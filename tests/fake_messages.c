@@ -298,6 +298,10 @@ static void handle_settle(struct fake *f, uint32_t request, const struct proto_s
         send_failed(f, request, s ? SCISSOR_EINVAL : SCISSOR_ENOSESSION, "no");
         return;
     }
+    if (f->refuse_settle) {
+        send_failed(f, request, f->refuse_settle, "not today");
+        return;
+    }
     if (f->fold)
         check_period(f, s, settle);
     for (uint32_t g = 0, head = 0; g < s->shape.group_count; g++) {
