@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "doctor.h"
 #include "place.h"
 #include "sort.h"
 
@@ -189,6 +190,17 @@ static void print_options(uint32_t which) {
     }
 }
 
+static void print_thresholds(void) {
+    for (size_t i = 0; i < DOCTOR_THRESHOLDS; i++) {
+        char figure[32] = "any";
+        const struct doctor_info *t = &doctor_table[i];
+        if (*t->unit)
+            snprintf(figure, sizeof figure, "%g %s", t->threshold, t->unit);
+        printf("  %-22s  %-8s  %-10s %s\n", t->id, doctor_severity_name(t->severity), figure, t->text);
+    }
+    printf("\n");
+}
+
 int ctl_help(struct ctl *ctl) {
     const struct ctl_command *command = ctl->argument ? ctl_command_find(ctl->argument) : NULL;
     if (ctl->argument && !command)
@@ -196,6 +208,8 @@ int ctl_help(struct ctl *ctl) {
     if (command) {
         printf("usage: scissorctl [OPTIONS] %s%s%s\n\n%s\n%s\n", command->name, command->argument ? " " : "",
                command->argument ? command->argument : "", command->line, command->more);
+        if (command->run == ctl_doctor)
+            print_thresholds();
         print_options(command->options | CTL_COMMON);
         return CTL_DONE;
     }
@@ -206,6 +220,6 @@ int ctl_help(struct ctl *ctl) {
     print_options(CTL_COMMON);
     printf("\nDIR is by default $SCISSORD_DIR, else $XDG_RUNTIME_DIR/scissord if it is there, else /run/scissord.\n"
            "The exit status is 0; 1 if something was refused or failed; 2 if the command line is wrong; 3 if no "
-           "scissord is running.\n");
+           "scissord is running; 10 or 20 if `doctor` has warnings or something critical.\n");
     return CTL_DONE;
 }

@@ -13,6 +13,8 @@ enum ctl_exit {
     CTL_REFUSED = 1,     /* the daemon said no, or something failed on the way */
     CTL_USAGE = 2,       /* the command line is wrong */
     CTL_NOT_RUNNING = 3, /* nobody listens on the control socket */
+    CTL_WARNING = 10,    /* `doctor` has something to warn of */
+    CTL_CRITICAL = 20,   /* `doctor` found something critical */
 };
 
 /* X(name, long option, argument or NULL, text). The order gives each option its bit, CTL_OPTION_*. */
@@ -77,6 +79,11 @@ struct ctl {
     X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                                \
       "Events may be dropped on their way to a slow reader; a line says how many.\n"                                   \
       "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                             \
+    X("doctor", NULL, 0, ctl_doctor, "what is wrong, and what to do about it",                                         \
+      "Takes two looks at the daemon, a moment apart, and says in sentences what it found, with figure, threshold "    \
+      "and\n"                                                                                                          \
+      "advice. The exit status is 0 if all is well or there are only notes, 10 with warnings, 20 if something is\n"    \
+      "critical. A finding is raised from this figure on:\n")                                                          \
     X("config", "[NAME]", 0, ctl_config, "the options that are in force, and where each comes from",                   \
       "With NAME, that option alone and what it means.\n")                                                             \
     X("policies", "[NAME]", 0, ctl_policies, "the policies that a session can ask for",                                \

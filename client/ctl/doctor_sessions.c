@@ -1,0 +1,116 @@
+/* doctor_sessions.c - findings about single sessions. */
+#include "doctor.h"
+#include "view.h"
+
+static void about(struct doctor_finding *f, const struct proto_session_stat *s, char text[64]) {
+    f->session = s->session;
+    snprintf(text, 64, "Session %llu%s%s%s", (unsigned long long)s->session, s->name[0] ? " (" : "", NAME(s->name),
+             s->name[0] ? ")" : "");
+}
+
+static void examine_eviction(const struct proto_session_stat *s, struct doctor_findings *ret) {
+    char who[64];
+    double seen = (double)s->tokens_seen * s->heads, settles = (double)s->settles * s->heads;
+    uint64_t pressure = s->evicted[PROTO_REASON_PRESSURE], both = pressure + s->evicted[PROTO_REASON_BUDGET];
+    bool works = (double)s->idle_ns / 1e9 < doctor_table[DOCTOR_HOG_SECONDS].threshold;
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_THRASHES, works ? doctor_percent((double)pressure, seen) : 0);
+    if (f) {
+        about(f, s, who);
+        doctor_say(f,
+                   "%s thrashes: of %s rows that it wrote, %s were evicted under pressure (%.1f %%, threshold %g %%): "
+                   "it borrows memory and has to give it back again and again.",
+                   who, COUNT((uint64_t)seen), COUNT(pressure), f->value, f->threshold);
+        doctor_advise(f,
+                      "Guarantee it more (`scissorctl limits set session %llu guaranteed-rows=N`), let it borrow less "
+                      "(max-rows=N), or give the pool more.",
+                      (unsigned long long)s->session);
+    }
+    double turnover =
+        s->settles >= DOCTOR_LEAST_TURNS && s->settled_max ? doctor_percent((double)both / settles, s->settled_max) : 0;
+    f = doctor_find(ret, DOCTOR_TURNOVER, turnover);
+    if (f) {
+        about(f, s, who);
+        doctor_say(f,
+                   "%s has a budget that is too small for its fresh buffer: each settle evicts %.0f of %s settled rows "
+                   "of a head (%.0f %%, threshold %g %%), whatever their attention.",
+                   who, (double)both / settles, COUNT(s->settled_max), turnover, f->threshold);
+        doctor_advise(f,
+                      "Give it several times its %u fresh rows: `scissorctl limits set session %llu max-rows=N`, or a "
+                      "smaller fresh buffer when it is opened.",
+                      s->fresh_rows, (unsigned long long)s->session);
+    }
+}
+
+/* Whether somebody would like to have what another one has borrowed. */
+static bool pool_is_short(const struct doctor_state *state, uint32_t index) {
+    if (index >= state->pool_count)
+        return false;
+    const struct proto_pool_stat *p = &state->pools[index];
+    if (p->waiting ||
+        doctor_percent((double)p->charged_bytes, (double)p->limit_bytes) >= doctor_table[DOCTOR_TIGHT].threshold)
+        return true;
+    return index < state->pool_before_count &&
+           p->evicted[PROTO_REASON_PRESSURE] > state->pools_before[index].evicted[PROTO_REASON_PRESSURE];
+}
+
+static void examine_idle(const struct doctor_state *state, const struct proto_session_stat *s,
+                         struct doctor_findings *ret) {
+    double idle = (double)s->idle_ns / 1e9;
+    if (idle < doctor_table[DOCTOR_HOG_SECONDS].threshold || !pool_is_short(state, s->pool))
+        return;
+    char who[64];
+    const struct proto_pool_stat *p = &state->pools[s->pool];
+    uint64_t lent = s->charged_bytes > s->guaranteed_bytes ? s->charged_bytes - s->guaranteed_bytes : 0;
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_HOG, doctor_percent((double)lent, (double)p->limit_bytes));
+    if (!f)
+        return;
+    about(f, s, who);
+    doctor_say(
+        f,
+        "%s is idle for %s and keeps %s that were lent to it (%.1f %% of the limit, threshold %g %%), while memory "
+        "is short.",
+        who, TIME(s->idle_ns), BYTES(lent), f->value, f->threshold);
+    doctor_advise(
+        f,
+        "Let it have less (`scissorctl limits set session %llu max-rows=%u`, or a low priority=N), or close it "
+        "(`scissorctl close %llu`).",
+        (unsigned long long)s->session, s->guaranteed_rows, (unsigned long long)s->session);
+}
+
+static void examine_fresh(const struct proto_session_stat *s, struct doctor_findings *ret) {
+    char who[64];
+    double age = (double)s->age_ns / 1e9, idle = (double)s->idle_ns / 1e9;
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_NEVER, !s->settles && s->fresh_count ? age : 0);
+    if (f) {
+        about(f, s, who);
+        doctor_say(f, "%s is open for %s (threshold %g s), has %u of %u fresh rows and never settled one.", who,
+                   TIME(s->age_ns), f->threshold, s->fresh_count, s->fresh_rows);
+        doctor_advise(f,
+                      "Its engine must call scissor_settle() when the fresh buffer is full; if process %u hangs, "
+                      "`scissorctl close %llu`.",
+                      s->pid, (unsigned long long)s->session);
+        return;
+    }
+    f = doctor_find(ret, DOCTOR_STUCK, s->settles && s->fresh_rows && s->fresh_count >= s->fresh_rows ? idle : 0);
+    if (f) {
+        about(f, s, who);
+        doctor_say(f,
+                   "%s has a full fresh buffer of %u rows and said nothing for %s (threshold %g s): it cannot take a "
+                   "token before it settles.",
+                   who, s->fresh_rows, TIME(s->idle_ns), f->threshold);
+        doctor_advise(f, "See what process %u does; if it hangs, `scissorctl close %llu`.", s->pid,
+                      (unsigned long long)s->session);
+    }
+}
+
+void doctor_examine_sessions(const struct doctor_state *state, struct doctor_findings *ret) {
+    for (size_t i = 0; i < state->session_count; i++) {
+        const struct proto_session_stat *s = &state->sessions[i];
+        if (s->state == PROTO_SESSION_OPENING || s->state == PROTO_SESSION_CLOSING)
+            continue;
+        examine_eviction(s, ret);
+        examine_idle(state, s, ret);
+        if (!s->orphan) /* nobody is there who could settle */
+            examine_fresh(s, ret);
+    }
+}
