@@ -192,6 +192,10 @@ static void change(struct broker *b, const struct proto_request *r, struct answe
         broker_drain(b, now);
         return;
     }
+    if (r->op != PROTO_OP_CLOSE_SESSION) {
+        answer_fail(a, SCISSOR_EPROTO, "this daemon does not change that");
+        return;
+    }
     struct session *s = session_find(b, r->session);
     if (!s) {
         answer_fail(a, SCISSOR_ENOSESSION, "there is no such session");
@@ -246,7 +250,9 @@ void broker_control(struct broker *b, const void *request, size_t size, uint64_t
         stat_pools(b, &r, &a, now);
     else if (r.op == PROTO_OP_SESSIONS)
         stat_sessions(b, &r, &a, now);
-    else
+    else if (r.op == PROTO_OP_SESSION)
         stat_heads(b, &r, &a);
+    else
+        answer_fail(&a, SCISSOR_EPROTO, "this daemon does not tell that");
     answer_send(b, &a, cookie);
 }
