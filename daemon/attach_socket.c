@@ -18,6 +18,9 @@
 #include "scissor_error.h"
 
 #define ATTACH_PEERS_MAX 4096u
+#define ATTACH_PEERS_KEPT                                                                      \
+    8u /* of these, for root and the daemon's user: so that they can end what takes all others \
+        */
 #define ATTACH_ACCEPTS_PER_TURN 16
 #define ATTACH_PACKETS_PER_TURN 16
 #define ATTACH_PACKETS_AFTER_ERROR 1024
@@ -245,13 +248,17 @@ static void attach_refuse(int fd, int code, const char *text) {
 static void attach_admit(struct attach *a, int fd) {
     struct ucred who;
     socklen_t size = sizeof who;
-    if (a->peer_count >= a->peers_max) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0) {
+        attach_refuse(fd, SCISSOR_ESYSTEM, "the kernel does not say who is connecting");
+        return;
+    }
+    uint32_t kept = who.uid == 0 || who.uid == geteuid() ? 0 : ATTACH_PEERS_KEPT;
+    if (a->peer_count >= a->peers_max - kept) {
         attach_refuse(fd, SCISSOR_ELIMIT, "the daemon has as many connections as it takes");
         return;
     }
     struct attach_peer *peer = scissor_calloc(1, sizeof *peer);
-    if (!peer || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 ||
-        broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, -1, &peer->broker_peer) < 0) {
+    if (!peer || broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, -1, &peer->broker_peer) < 0) {
         scissor_free(peer);
         attach_refuse(fd, SCISSOR_ENOMEM, "the daemon has no memory for another connection");
         return;
@@ -318,7 +325,7 @@ static uint32_t attach_peers_max(void) {
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur / 2 >= ATTACH_PEERS_MAX)
         return ATTACH_PEERS_MAX;
-    return (uint32_t)files.rlim_cur / 2;
+    return files.rlim_cur / 2 > ATTACH_PEERS_KEPT ? (uint32_t)files.rlim_cur / 2 : ATTACH_PEERS_KEPT + 1;
 }
 
 int attach_init(struct attach *a, struct server *server, int listen_fd) {

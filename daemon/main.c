@@ -68,8 +68,7 @@ static void main_fill_config(const struct daemon_options *options, struct broker
 }
 
 /* One pool: the host's memory. Gives NULL when it has said why. */
-static struct broker *main_make_broker(const struct daemon_options *options, struct kernel_backend *backend,
-                                       const struct rundir *rundir) {
+static struct broker *main_make_broker(const struct daemon_options *options, struct kernel_backend *backend) {
     struct broker_config config;
     struct broker *broker = NULL;
     main_fill_config(options, &config);
@@ -77,9 +76,8 @@ static struct broker *main_make_broker(const struct daemon_options *options, str
         (struct broker_pool_config){.name = backend->name, .backend = backend, .limit_bytes = options->pool_bytes};
     config.pool_count = 1;
     config.random = main_random;
-    memcpy(config.admin_key, rundir->admin_key, sizeof config.admin_key);
+    config.owner_uid = geteuid();
     int r = broker_new(&config, &broker);
-    explicit_bzero(config.admin_key, sizeof config.admin_key);
     if (r < 0)
         daemon_log(LOG_ERR, "cannot set up the pool: %s", scissor_strerror(r));
     return broker;
@@ -142,7 +140,7 @@ static int main_serve(struct main_reload *reload) {
         return 1;
     }
     int status = 1;
-    struct broker *broker = main_make_broker(options, backend, &rundir);
+    struct broker *broker = main_make_broker(options, backend);
     if (broker) {
         snprintf(ready, sizeof ready, "scissord %s: ready; pool %s of %s memory (%s), sockets in %s", SCISSOR_VERSION,
                  daemon_size_text(options->pool_bytes, " ", size, sizeof size), backend->name, backend->path,

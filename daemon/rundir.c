@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -17,12 +16,10 @@
 #include "control.h"
 #include "score.h"
 
-#define RUNDIR_KEY_NEW PROTO_ADMIN_KEY ".new"
 #define RUNDIR_BACKLOG 128
 #define RUNDIR_LONGEST "/" PROTO_SCORE_SOCKET_FORMAT /* no socket's name is longer */
 
-static const char *const rundir_names[] = {PROTO_ATTACH_SOCKET, PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET,
-                                           PROTO_ADMIN_KEY, RUNDIR_KEY_NEW};
+static const char *const rundir_names[] = {PROTO_ATTACH_SOCKET, PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET};
 
 struct rundir_why {
     char *text;
@@ -115,22 +112,6 @@ static int rundir_lock(struct rundir *r, struct rundir_why why) {
     return rundir_fail(why, "%s changes all the time", path);
 }
 
-/* Written aside and renamed, so that nobody reads half a key. */
-static int rundir_write_key(struct rundir *r, struct rundir_why why) {
-    char aside[128], path[128];
-    rundir_file(r, RUNDIR_KEY_NEW, aside);
-    if (getrandom(r->admin_key, sizeof r->admin_key, 0) != sizeof r->admin_key)
-        return rundir_fail(why, "no random bytes: %s", strerror(errno));
-    int fd = open(aside, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return rundir_fail(why, "%s: %s", aside, strerror(errno));
-    bool written = write(fd, r->admin_key, sizeof r->admin_key) == sizeof r->admin_key;
-    close(fd);
-    if (!written || rename(aside, rundir_file(r, PROTO_ADMIN_KEY, path)) < 0)
-        return rundir_fail(why, "%s: %s", aside, strerror(errno));
-    return 0;
-}
-
 static int rundir_listen(struct rundir *r, struct rundir_why why) {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     char path[128];
@@ -159,7 +140,7 @@ int rundir_init(struct rundir *r, const char *path, char *why, size_t why_bytes)
         return -1;
     }
     rundir_remove_files(r);
-    if (rundir_write_key(r, to) < 0 || rundir_listen(r, to) < 0) {
+    if (rundir_listen(r, to) < 0) {
         rundir_deinit(r);
         return -1;
     }
@@ -177,6 +158,5 @@ void rundir_deinit(struct rundir *r) {
     }
     if (r->made)
         rmdir(r->path);
-    explicit_bzero(r->admin_key, sizeof r->admin_key);
     *r = (struct rundir){.lock_fd = -1, .attach_fd = -1};
 }

@@ -14,11 +14,10 @@ struct rundir {
     bool made;     /* by us: removed at the end if nothing else is in it */
     int lock_fd;   /* holds the lock; -1: none */
     int attach_fd; /* listens at the attach socket; -1: none */
-    uint8_t admin_key[PROTO_TOKEN_BYTES];
 };
 
-/* Makes the directory (NULL: the default one) if it is not there, locks it, removes what a dead daemon left, writes the
- * admin key and listens at the attach socket. 0, or -1 with a text for people in `why`; nothing is left then. */
+/* Makes the directory (NULL: the default one) if it is not there, locks it, removes what a dead daemon left
+ * and listens at the attach socket. 0, or -1 with a text for people in `why`; nothing is left then. */
 int rundir_init(struct rundir *r, const char *path, char *why, size_t why_bytes);
 /* Closes and removes all of it. Safe to call twice, and on a failed or zeroed one whose descriptors are -1. */
 void rundir_deinit(struct rundir *r);

@@ -13,7 +13,6 @@
 
 #define PROTO_CONTROL_SOCKET "control.sock"
 #define PROTO_EVENT_SOCKET "events.sock"
-#define PROTO_ADMIN_KEY "admin.key" /* 16 bytes beside the sockets, readable by root and the daemon's user alone */
 
 #define PROTO_REQUEST_MAGIC 0x52494353u /* "SCIR" */
 #define PROTO_ANSWER_MAGIC 0x4e494353u  /* "SCIN" */

@@ -102,8 +102,9 @@ ssize_t harness_control(const struct harness_daemon *d, struct proto_request *re
 int harness_stat(const struct harness_daemon *d, struct proto_pool_stat *ret_stat);
 /* Asks until the uint64_t at `offset` of the first pool's struct proto_pool_stat is `least` or more. */
 int harness_wait_counter(const struct harness_daemon *d, size_t offset, uint64_t least, unsigned timeout_ms);
-/* Reads the admin key. */
-int harness_admin_key(const struct harness_daemon *d, uint8_t ret_key[PROTO_TOKEN_BYTES]);
+/* A pass of the user that this program runs as, valid while the connection is open; its descriptor or a negative
+ * errno. */
+int harness_pass(const struct harness_daemon *d, uint8_t ret_pass[PROTO_TOKEN_BYTES]);
 /* The same for its number of open sessions, waiting until it is `count`. */
 int harness_wait_sessions(const struct harness_daemon *d, uint32_t count, unsigned timeout_ms);
 /* A nanomsg PUSH socket connected to a score socket, to be closed with nn_close(); or a negative errno. */

@@ -250,14 +250,21 @@ int harness_wait_sessions(const struct harness_daemon *d, uint32_t count, unsign
     return r;
 }
 
-int harness_admin_key(const struct harness_daemon *d, uint8_t ret_key[PROTO_TOKEN_BYTES]) {
-    char path[128], key[PROTO_TOKEN_BYTES + 1];
-    snprintf(path, sizeof path, "%s/%s", d->dir, PROTO_ADMIN_KEY);
-    ssize_t n = harness_read_file(path, key, sizeof key);
-    if (n != PROTO_TOKEN_BYTES)
-        return n < 0 ? (int)n : -EBADMSG;
-    memcpy(ret_key, key, PROTO_TOKEN_BYTES);
-    return 0;
+int harness_pass(const struct harness_daemon *d, uint8_t ret_pass[PROTO_TOKEN_BYTES]) {
+    struct proto_pass ask = {0};
+    struct proto_pass_is is;
+    int fd = harness_hello(d);
+    if (fd < 0)
+        return fd;
+    int r = harness_send_message(fd, PROTO_PASS, 2, &ask);
+    if (r == 0)
+        r = harness_expect(fd, PROTO_PASS_IS, 2, &is, sizeof is, NULL);
+    if (r < 0) {
+        close(fd);
+        return r;
+    }
+    memcpy(ret_pass, is.pass, sizeof is.pass);
+    return fd;
 }
 
 int harness_push(const struct harness_daemon *d, uint32_t score_socket) {

@@ -283,17 +283,18 @@ static int show_limits(struct ctl *ctl) {
 int ctl_limits(struct ctl *ctl) {
     struct ctl_link link;
     struct limits_change change;
-    uint8_t key[PROTO_TOKEN_BYTES];
+    struct ctl_pass pass;
     if (!ctl->word_count)
         return show_limits(ctl);
     if (strcmp(ctl->words[0], "set") != 0)
         return ctl_fail(CTL_USAGE, "`limits` takes nothing or `set`, not '%s'", ctl->words[0]);
     int status = limits_parse(ctl->words + 1, ctl->word_count - 1, &change);
     if (status == 0)
-        status = ctl_change_open(ctl, &link, key);
+        status = ctl_change_open(ctl, &link, &pass);
     if (status)
         return status;
-    status = change.what == LIMITS_POOL ? set_pool(ctl, &link, key, &change) : set_session(ctl, &link, key, &change);
-    ctl_link_close(&link);
+    status = change.what == LIMITS_POOL ? set_pool(ctl, &link, pass.is.pass, &change)
+                                        : set_session(ctl, &link, pass.is.pass, &change);
+    ctl_change_close(&link, &pass);
     return status;
 }

@@ -27,8 +27,8 @@ struct ctl_answer {
     size_t count;
 };
 
-/* Asks for all pages of an operation's list, or has a changing operation done with the key. ctl_answer_deinit() after
- * success. */
+/* Asks for all pages of an operation's list, or has a changing operation done with a pass (pass.h) as key.
+ * ctl_answer_deinit() after success. */
 int ctl_link_ask(struct ctl_link *link, uint32_t op, uint64_t session, struct ctl_answer *ret);
 /* As ctl_link_ask(), with the values of the request. While the daemon answers that the session's state does not allow
  * it (it is settling), asks again, for CTL_TIMEOUT_MS. */

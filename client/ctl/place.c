@@ -5,7 +5,6 @@
 #include "place.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,20 +38,21 @@ static const char *owner_of(const char *path) {
     return owner ? owner->pw_name : "the daemon's user";
 }
 
-static int tell(const char *directory, const char *socket, const struct sockaddr_un *at, int error) {
+int ctl_place_tell(const char *directory, const char *socket, int error) {
     if (error == EACCES || error == EPERM)
         return ctl_fail(CTL_REFUSED, "you may not talk to the scissord in %s; run this as root or as %s", directory,
                         owner_of(directory));
     if (error == ENOENT || error == ENOTDIR)
-        return ctl_fail(CTL_NOT_RUNNING,
-                        "scissord is not running (no socket at %s); start it with `scissord --pool 1GiB` or name its "
-                        "directory with --dir",
-                        at->sun_path);
+        return ctl_fail(
+            CTL_NOT_RUNNING,
+            "scissord is not running (no socket at %s/%s); start it with `scissord --pool 1GiB` or name its "
+            "directory with --dir",
+            directory, socket);
     if (error == ECONNREFUSED)
         return ctl_fail(CTL_NOT_RUNNING,
-                        "scissord is not running (nobody listens at %s, a daemon that died may have left it); start "
+                        "scissord is not running (nobody listens at %s/%s, a daemon that died may have left it); start "
                         "it with `scissord --pool 1GiB` or name its directory with --dir",
-                        at->sun_path);
+                        directory, socket);
     return ctl_fail(CTL_REFUSED, "cannot reach %s/%s: %s", directory, socket, strerror(error));
 }
 
@@ -72,24 +72,6 @@ int ctl_place_check(const char *directory, const char *socket_name, int loud) {
     if (!error)
         return CTL_DONE;
     if (loud)
-        return tell(directory, socket_name, &at, error);
+        return ctl_place_tell(directory, socket_name, error);
     return error == EACCES || error == EPERM ? CTL_REFUSED : CTL_NOT_RUNNING;
-}
-
-int ctl_place_admin_key(const char *directory, uint8_t ret_key[PROTO_TOKEN_BYTES]) {
-    char path[512];
-    uint8_t key[PROTO_TOKEN_BYTES + 1];
-    snprintf(path, sizeof path, "%s/%s", directory, PROTO_ADMIN_KEY);
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0 && (errno == EACCES || errno == EPERM))
-        return ctl_fail(CTL_REFUSED, "only root and %s may change something here: %s cannot be read by you",
-                        owner_of(path), path);
-    if (fd < 0)
-        return ctl_fail(CTL_REFUSED, "cannot read the admin key %s: %s", path, strerror(errno));
-    ssize_t got = read(fd, key, sizeof key);
-    close(fd);
-    if (got != PROTO_TOKEN_BYTES)
-        return ctl_fail(CTL_REFUSED, "%s is not an admin key: it must hold %u bytes", path, PROTO_TOKEN_BYTES);
-    memcpy(ret_key, key, PROTO_TOKEN_BYTES);
-    return CTL_DONE;
 }

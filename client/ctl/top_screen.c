@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 #include "live.h"
-#include "place.h"
+#include "pass.h"
 #include "top_layout.h"
 
 /* A wait never lasts longer, so that a signal that came just before it is seen. */
@@ -144,12 +144,13 @@ static bool ask(struct screen *s) {
 
 static void close_session(struct screen *s) {
     struct ctl_answer answer;
-    uint8_t key[PROTO_TOKEN_BYTES];
-    int status = ctl_place_admin_key(s->ctl->directory, key);
+    struct ctl_pass pass;
+    int status = ctl_pass_open(&pass, s->ctl->directory);
     if (status == CTL_DONE && s->link->socket < 0)
         status = ctl_link_open(s->link, s->ctl->directory);
     if (status == CTL_DONE)
-        status = ctl_link_change(s->link, PROTO_OP_CLOSE_SESSION, s->state.asking_session, key, &answer);
+        status = ctl_link_change(s->link, PROTO_OP_CLOSE_SESSION, s->state.asking_session, pass.is.pass, &answer);
+    ctl_pass_close(&pass);
     if (status) {
         top_state_say(&s->state, "not closed: %.*s", TOP_TEXT - 20, s->said);
         return;

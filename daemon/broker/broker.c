@@ -159,12 +159,13 @@ static void break_off(struct broker *b, struct broker_peer *peer, uint32_t reque
     peer_hang_up(b, peer);
 }
 
-/* The score socket with the fewest peers; among equals the one that was left alone for longest, so that who connects
- * again and again does not meet the frames that it (or a flooder) has left behind. */
+/* The score socket with the fewest peers that may send scores (not tools, which came for a pass); among equals the one
+ * that was left alone for longest, so that who connects again and again does not meet the frames that it (or a flooder)
+ * has left behind. */
 static uint32_t choose_score_socket(struct broker *b) {
     uint32_t loads[PROTO_SCORE_SOCKETS] = {0}, best = PROTO_SCORE_SOCKETS;
     for (const struct broker_peer *peer = b->peers; peer; peer = peer->next)
-        loads[peer->score_socket] += peer->greeted;
+        loads[peer->score_socket] += peer->greeted && (!peer->has_pass || peer->sessions);
     for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
         uint32_t n = (b->next_score_socket + i) % PROTO_SCORE_SOCKETS;
         if (best == PROTO_SCORE_SOCKETS || loads[n] < loads[best])
@@ -210,7 +211,7 @@ static void dispatch(struct broker *b, struct broker_peer *peer, const struct pr
         memcpy(&open, body, sizeof open);
         admission_open(b, peer, header->request, &open, now);
     } else if (header->type == PROTO_PASS) {
-        send_failed(b, peer, header->request, 0, SCISSOR_EPERM, "this daemon gives no passes");
+        pass_give(b, peer, header->request);
     } else if (header->type == PROTO_REATTACH) {
         send_failed(b, peer, header->request, 0, SCISSOR_ERESTARTED, "this daemon has taken no sessions over");
     } else {

@@ -62,7 +62,6 @@ struct broker_config {
     uint64_t seed; /* of tokens' and epoch's generator when `random` is NULL: simulators */
     /* Fills bytes with secrets; 0 or negative errno. */
     int (*random)(void *bytes, size_t size);
-    uint8_t admin_key[PROTO_TOKEN_BYTES];
     uint32_t owner_uid;         /* of the daemon: may change everything, as root may */
     struct broker_store *store; /* NULL: sessions end with the process */
     uint64_t orphan_wait_ns;    /* how long a session that was taken over waits for its client */

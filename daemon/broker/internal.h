@@ -7,7 +7,8 @@
  *     frames.c         score frames
  *     admission.c      OPEN and the queue for memory; admission_check.c its fields
  *     arbiter.c        who gives memory back
- *     control_ops.c    what scissorctl asks
+ *     control_ops.c    what scissorctl asks; control_read.c, control_change.c
+ *     pass.c           who asks
  *     job.c, settle.c, shrink.c, session.c, pages.c    what runs in jobs
  *     pool.c, shape.c, action.c, check.c */
 #pragma once
@@ -34,7 +35,9 @@ struct broker_peer {
     bool greeted, hung_up;
     uint32_t score_socket; /* of one that was greeted */
     uint32_t sessions;     /* its sessions, ended ones included */
-    struct session *ended; /* closed by the operator; their two pages are still there */
+    bool has_pass;
+    uint8_t pass[PROTO_TOKEN_BYTES]; /* stands for this user in control requests */
+    struct session *ended;           /* closed by the operator; their two pages are still there */
     struct action hangup;
 };
 
@@ -91,6 +94,15 @@ int send_grow(struct broker *b, struct session *s, uint32_t request, const uint3
 /* All fresh segments as GROW, then OPENED. As send_grow(). */
 int send_opened(struct broker *b, struct session *s, uint32_t request);
 void send_event(struct broker *b, const struct proto_event *event);
+
+/* ---------- pass.c ---------- */
+
+/* Root and the daemon's user may change everything. */
+bool pass_is_operator(const struct broker *b, uid_t uid);
+/* Answers PASS; a peer gets the same one however often it asks. */
+void pass_give(struct broker *b, struct broker_peer *peer, uint32_t request);
+/* Whose pass it is; NULL: nobody's, or nobody's any more. */
+const struct broker_peer *pass_holder(const struct broker *b, const uint8_t token[PROTO_TOKEN_BYTES]);
 
 /* ---------- lifecycle.c ---------- */
 

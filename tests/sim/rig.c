@@ -24,7 +24,7 @@ void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable) {
         .name = "fake", .backend = &r->device.base, .host = &r->host.base, .limit_bytes = pool_bytes};
     r->config.pool_count = 1;
     r->config.seed = 1;
-    memset(r->config.admin_key, 7, sizeof r->config.admin_key);
+    r->config.owner_uid = RIG_OWNER_UID;
     r->now = 1000000000;
     for (int i = 0; i < RIG_SESSIONS; i++)
         r->sessions[i].peer = -1;
@@ -152,6 +152,7 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         struct proto_settled settled;
         struct proto_closed closed;
         struct proto_positions_are positions;
+        struct proto_pass_is pass;
         uint64_t session;
     } body;
     memcpy(&body, proto_attach_body(a->bytes), proto_attach_lookup(h.type)->body_bytes);
@@ -164,6 +165,10 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         break;
     case PROTO_FAILED:
         on_failed(r, peer, asked, &body.failed);
+        break;
+    case PROTO_PASS_IS:
+        MUST(h.request == r->last_request);
+        r->peers[peer].pass = body.pass;
         break;
     case PROTO_OPENED:
         on_opened(asked, &body.opened, a);
@@ -280,16 +285,35 @@ void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const vo
     rig_act(r);
 }
 
-int rig_connect(struct rig *r) {
+int rig_connect_as(struct rig *r, uint32_t uid) {
     int peer = 0;
     while (peer < RIG_PEERS && r->peers[peer].handle)
         peer++;
-    if (peer == RIG_PEERS || broker_peer_new(r->broker, 100 + peer, 1000, 1000, -1, &r->peers[peer].handle) < 0)
+    if (peer == RIG_PEERS || broker_peer_new(r->broker, 100 + peer, uid, uid, -1, &r->peers[peer].handle) < 0)
         return -1;
     broker_peer_set_data(r->peers[peer].handle, &r->peers[peer]);
     struct proto_hello hello = {.major = PROTO_VERSION_MAJOR, .capabilities = PROTO_CAP_HOST, .name = "rig"};
     rig_send(r, peer, PROTO_HELLO, ++r->last_request, &hello, NULL, 0);
     return r->peers[peer].welcome ? peer : -1;
+}
+
+int rig_connect(struct rig *r) {
+    return rig_connect_as(r, RIG_UID);
+}
+
+const uint8_t *rig_ask_pass(struct rig *r, int peer) {
+    struct proto_pass body = {0};
+    r->peers[peer].pass = (struct proto_pass_is){0};
+    rig_send(r, peer, PROTO_PASS, ++r->last_request, &body, NULL, 0);
+    return r->peers[peer].pass.pass;
+}
+
+const uint8_t *rig_operator(struct rig *r) {
+    int peer = rig_connect_as(r, 0);
+    MUST(peer >= 0);
+    const uint8_t *pass = rig_ask_pass(r, peer);
+    MUST(r->peers[peer].pass.operator== 1);
+    return pass;
 }
 
 void rig_disconnect(struct rig *r, int peer) {

@@ -14,6 +14,8 @@
 #include "scissor_error.h"
 
 #define RIG_PEERS 8
+#define RIG_UID 1000
+#define RIG_OWNER_UID 500 /* of the daemon */
 #define RIG_SESSIONS 24
 #define RIG_JOBS 64
 #define RIG_IDS 512 /* segment ids of a session */
@@ -44,7 +46,8 @@ struct rig_session {
 struct rig_peer {
     struct broker_peer *handle; /* NULL: not connected */
     bool welcome;
-    int code; /* of the last FAILED that was about no session of the rig */
+    struct proto_pass_is pass; /* after rig_ask_pass() */
+    int code;                  /* of the last FAILED that was about no session of the rig */
     char text[PROTO_TEXT_BYTES];
 };
 
@@ -80,6 +83,12 @@ void rig_pass(struct rig *r, uint64_t ns);
 
 /* A connected and greeted peer; -1 if the broker had no memory for it or no place is left. */
 int rig_connect(struct rig *r);
+/* The same of a certain user; rig_connect() is RIG_UID. */
+int rig_connect_as(struct rig *r, uint32_t uid);
+/* Asks for the peer's pass, which is in peers[peer].pass then; zeros if there is none. */
+const uint8_t *rig_ask_pass(struct rig *r, int peer);
+/* The pass of a new peer that may change everything. */
+const uint8_t *rig_operator(struct rig *r);
 void rig_disconnect(struct rig *r, int peer);
 void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const void *body, const void *entries,
               uint16_t count);

@@ -229,24 +229,6 @@ static void test_drain(void **state) {
     assert_said("sessions    1 open");
 }
 
-static void test_no_key(void **state) {
-    (void)state;
-    char path[128];
-    open_session("stays");
-    snprintf(path, sizeof path, "%s/%s", daemon_.dir, PROTO_ADMIN_KEY);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    assert_int_equal(fwrite("not the real key", 1, PROTO_TOKEN_BYTES, file), PROTO_TOKEN_BYTES);
-    fclose(file);
-    assert_int_equal(CTL("close", "stays"), 1);
-    assert_int_equal(CTL("drain"), 1);
-    assert_int_equal(unlink(path), 0);
-    assert_int_equal(CTL("close", "stays"), 1);
-    assert_said("cannot read the admin key");
-    assert_int_equal(CTL("sessions"), 0); /* looking needs none */
-    assert_said("stays");
-}
-
 static void test_top(void **state) {
     (void)state;
     char path[128];
@@ -335,7 +317,6 @@ int main(void) {
         WITH_DAEMON(test_sessions),
         WITH_DAEMON(test_close),
         WITH_DAEMON(test_drain),
-        WITH_DAEMON(test_no_key),
         WITH_DAEMON(test_top),
         WITH_DAEMON(test_watch),
         WITH_DAEMON(test_watch_gone),

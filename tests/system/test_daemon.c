@@ -106,7 +106,6 @@ static void test_files(void **state) {
     (void)state;
     struct harness_daemon d;
     struct stat st;
-    uint8_t key[PROTO_TOKEN_BYTES], again[PROTO_TOKEN_BYTES], zero[PROTO_TOKEN_BYTES] = {0};
     assert_int_equal(harness_start(&d, NULL), 0);
     assert_int_equal(harness_wait_log(&d, "scissord " SCISSOR_VERSION ": ready; pool 64 MiB of host memory (", 0), 0);
     assert_int_equal(stat(d.dir, &st), 0);
@@ -119,9 +118,6 @@ static void test_files(void **state) {
     }
     assert_int_equal(mode_of(&d, PROTO_CONTROL_SOCKET), 0660);
     assert_int_equal(mode_of(&d, PROTO_EVENT_SOCKET), 0660);
-    assert_int_equal(mode_of(&d, PROTO_ADMIN_KEY), 0600);
-    assert_int_equal(harness_admin_key(&d, key), 0);
-    assert_memory_not_equal(key, zero, sizeof key);
     pid_t front = harness_front_pid(&d);
     assert_int_not_equal(front, 0);
     assert_int_equal(harness_stop(&d), 0);
@@ -130,8 +126,6 @@ static void test_files(void **state) {
     assert_int_equal(kill(front, 0), -1);
     assert_int_equal(errno, ESRCH);
     assert_int_equal(harness_start_again(&d, NULL), 0);
-    assert_int_equal(harness_admin_key(&d, again), 0);
-    assert_memory_not_equal(key, again, sizeof key);
     assert_int_equal(harness_stop(&d), 0);
 }
 
@@ -166,7 +160,7 @@ static void test_second_daemon(void **state) {
     assert_int_equal(harness_stop(&d), 0);
 }
 
-/* Sockets, key and lock of a daemon that was killed hinder nobody. */
+/* Sockets and lock of a daemon that was killed hinder nobody. */
 static void test_stale_files(void **state) {
     (void)state;
     struct harness_daemon d;
@@ -174,7 +168,7 @@ static void test_stale_files(void **state) {
     assert_int_equal(harness_start(&d, NULL), 0);
     pid_t front = harness_front_pid(&d);
     harness_crash(&d);
-    assert_int_equal(files_in(d.dir), PROTO_SCORE_SOCKETS + 5); /* three other sockets, key, lock */
+    assert_int_equal(files_in(d.dir), PROTO_SCORE_SOCKETS + 4); /* three other sockets, lock */
     for (int i = 0; i < 2000 && kill(front, 0) == 0; i++)
         harness_sleep_ms(1);
     assert_int_equal(kill(front, 0), -1); /* the front does not outlive the daemon */
@@ -297,9 +291,11 @@ static void test_drain(void **state) {
     assert_int_equal(harness_open(fd, &open, &opened, NULL), 0);
     assert_int_equal(harness_control(&d, &request, &answer, sizeof answer), sizeof answer);
     assert_int_equal(answer.code, -7 /* EPERM */);
-    assert_int_equal(harness_admin_key(&d, request.token), 0);
+    int operator= harness_pass(&d, request.token);
+    assert_true(operator>= 0);
     request.id = 6;
     assert_int_equal(harness_control(&d, &request, &answer, sizeof answer), sizeof answer);
+    close(operator);
     assert_int_equal(answer.code, 0);
     assert_int_equal(harness_open(fd, &open, &opened, &failed), -EREMOTEIO);
     assert_int_equal(failed.code, 3 /* DRAINING */);

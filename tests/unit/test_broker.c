@@ -230,9 +230,7 @@ static void test_queue(void **state) {
 
 /* Whoever leaves the head of the queue, or gives up the last bytes, lets the next one in at once. */
 static void test_queue_goes_on(void **state) {
-    uint8_t admin[PROTO_TOKEN_BYTES];
     (void)state;
-    memset(admin, 7, sizeof admin);
     rig_init(&rig, 10 * MIB, true);
     int peer = rig_connect(&rig);
     struct proto_open spec = four_mib(0), large = rig_spec(2, 2, 256, 64, 64 + 512, 0, "streaming");
@@ -240,7 +238,7 @@ static void test_queue_goes_on(void **state) {
     large.wait_ms = spec.wait_ms = 100;
     int head = rig_open(&rig, peer, &large), next = rig_open(&rig, peer, &spec);
     assert_int_equal(stat_now().waiting, 2);
-    rig_control(&rig, PROTO_OP_CLOSE_SESSION, 2, 1, admin);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, 2, 1, rig_operator(&rig));
     rig_jobs(&rig);
     assert_int_equal(rig.sessions[head].peer, -1);
     assert_int_equal(rig.peers[peer].code, SCISSOR_ECLOSED);

@@ -264,10 +264,9 @@ static void test_growth_takes_from_the_worthless(void **state) {
 /* ---------- ends ---------- */
 
 static void test_operator_close(void **state) {
-    uint8_t admin[PROTO_TOKEN_BYTES];
     (void)state;
     rig_init(&rig, 64 * MIB, true);
-    memset(admin, 7, sizeof admin);
+    const uint8_t *operator= rig_operator(&rig);
     int s = open_one(192, 0, "window");
     struct rig_session *a = &rig.sessions[s];
     uint64_t id = a->id;
@@ -284,7 +283,7 @@ static void test_operator_close(void **state) {
     assert_int_equal(stat_now().evicted[PROTO_REASON_OPERATOR], 4 * 64);
     rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 3, a->token); /* the same request again */
     assert_int_equal(rig.answer.code, 0);
-    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 4, admin);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 4, operator);
     assert_int_equal(rig.answer.code, SCISSOR_ENOSESSION);
     rig_settle(&rig, s, 64, 0);
     assert_int_equal(a->code, SCISSOR_ENOSESSION);
@@ -296,15 +295,14 @@ static void test_operator_close(void **state) {
 
 /* The operator's close waits for the end of a step, but not for ever. */
 static void test_operator_close_is_polite(void **state) {
-    uint8_t admin[PROTO_TOKEN_BYTES];
     (void)state;
     rig_init(&rig, 64 * MIB, true);
-    memset(admin, 7, sizeof admin);
+    const uint8_t *operator= rig_operator(&rig);
     int s = open_one(192, 0, "window"), t = open_one(192, 0, "window"), u = open_one(192, 0, "window");
     for (int i = 0; i < 3; i++)
         rig.sessions[i].lease->word = PROTO_LEASE_CLIENT;
     for (int i = 0; i < 3; i++)
-        rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[i].id, (uint64_t)i + 1, admin);
+        rig_control(&rig, PROTO_OP_CLOSE_SESSION, rig.sessions[i].id, (uint64_t)i + 1, operator);
     rig_jobs(&rig);
     rig_pass(&rig, 20 * MS);
     rig_jobs(&rig);

@@ -22,6 +22,7 @@
 #include "client/ctl/command.h"
 #include "client/ctl/json.h"
 #include "client/ctl/link.h"
+#include "client/ctl/pass.h"
 #include "client/ctl/place.h"
 #include "scissor_error.h"
 
@@ -37,7 +38,8 @@ static int setup_directory(void **state) {
 static int teardown_directory(void **state) {
     (void)state;
     char path[128];
-    static const char *const names[] = {PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET, PROTO_ADMIN_KEY, "scissord", "out"};
+    static const char *const names[] = {PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET, PROTO_ATTACH_SOCKET, "scissord",
+                                        "out"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         snprintf(path, sizeof path, "%s/%s", directory, names[i]);
         remove(path);
@@ -83,21 +85,79 @@ static void test_place_check(void **state) {
     assert_int_equal(ctl_place_check(deep, PROTO_CONTROL_SOCKET, true), CTL_REFUSED);
 }
 
-static void test_admin_key(void **state) {
-    (void)state;
-    uint8_t key[PROTO_TOKEN_BYTES] = {0};
-    char path[128];
-    snprintf(path, sizeof path, "%s/%s", directory, PROTO_ADMIN_KEY);
-    assert_int_equal(ctl_place_admin_key(directory, key), CTL_REFUSED);
-    for (size_t size = 15; size <= 17; size++) {
-        FILE *file = fopen(path, "w");
-        assert_non_null(file);
-        for (size_t i = 0; i < size; i++)
-            fputc('a' + (int)i, file);
-        fclose(file);
-        assert_int_equal(ctl_place_admin_key(directory, key), size == 16 ? CTL_DONE : CTL_REFUSED);
+/* ---------- passes ---------- */
+
+/* Takes one connection and says `answers`, one for each packet that comes; a message of no bytes is a hang-up. */
+struct fake_attach {
+    pthread_t thread;
+    int socket;
+    struct {
+        uint16_t type;
+        const void *body;
+        size_t cut;
+    } answers[2];
+};
+
+static void *fake_attach_run(void *data) {
+    struct fake_attach *f = data;
+    char packet[PROTO_ATTACH_MAX];
+    int fd = accept(f->socket, NULL, NULL);
+    for (int i = 0; i < 2 && f->answers[i].type; i++) {
+        struct proto_header header = {0};
+        if (recv(fd, packet, sizeof packet, 0) <= 0)
+            break;
+        memcpy(&header, packet, sizeof header);
+        size_t size =
+            proto_attach_write(packet, sizeof packet, f->answers[i].type, header.request, f->answers[i].body, NULL, 0);
+        send(fd, packet, size - f->answers[i].cut, MSG_NOSIGNAL);
     }
-    assert_memory_equal(key, "abcdefghijklmnop", 16);
+    close(fd);
+    return NULL;
+}
+
+static int fake_pass(struct fake_attach *f, struct ctl_pass *pass) {
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    snprintf(at.sun_path, sizeof at.sun_path, "%s/%s", directory, PROTO_ATTACH_SOCKET);
+    unlink(at.sun_path);
+    f->socket = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+    assert_int_equal(bind(f->socket, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(f->socket, 1), 0);
+    assert_int_equal(pthread_create(&f->thread, NULL, fake_attach_run, f), 0);
+    int status = ctl_pass_open(pass, directory);
+    pthread_join(f->thread, NULL);
+    close(f->socket);
+    return status;
+}
+
+static void test_pass(void **state) {
+    (void)state;
+    struct ctl_pass pass = {.socket = -1};
+    const struct proto_welcome welcome = {.major = 1};
+    const struct proto_pass_is is = {.pass = "0123456789abcde", .uid = 77, .operator= 1 };
+    const struct proto_failed failed = {.code = SCISSOR_ELIMIT, .text = "as many as it takes"};
+    struct proto_failed endless = failed;
+    memset(endless.text, 'x', sizeof endless.text);
+    assert_int_equal(ctl_pass_open(&pass, directory), CTL_NOT_RUNNING);
+    struct fake_attach good = {.answers = {{PROTO_WELCOME, &welcome, 0}, {PROTO_PASS_IS, &is, 0}}};
+    assert_int_equal(fake_pass(&good, &pass), CTL_DONE);
+    assert_memory_equal(pass.is.pass, is.pass, sizeof is.pass);
+    assert_int_equal(pass.is.uid, 77);
+    ctl_pass_close(&pass);
+    ctl_pass_close(&pass);
+    struct fake_attach bad[] = {
+        {.answers = {{PROTO_FAILED, &failed, 0}}},
+        {.answers = {{PROTO_WELCOME, &welcome, 0}, {PROTO_FAILED, &failed, 0}}},
+        {.answers = {{PROTO_FAILED, &endless, 0}}},
+        {.answers = {{PROTO_WELCOME, &welcome, 1}}},
+        {.answers = {{PROTO_WELCOME, &welcome, 0}, {PROTO_WELCOME, &welcome, 0}}},
+        {.answers = {{PROTO_PASS_IS, &is, 0}}},
+        {.answers = {{PROTO_WELCOME, &welcome, 0}}}, /* and hangs up */
+        {.answers = {{0, NULL, 0}}},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(fake_pass(&bad[i], &pass), CTL_REFUSED);
+        assert_int_equal(pass.socket, -1);
+    }
 }
 
 /* ---------- the link ---------- */
@@ -188,12 +248,14 @@ static void test_link_refused(void **state) {
     fake_start(&f);
     assert_int_equal(ask_sessions(&answer), CTL_REFUSED);
     assert_int_equal(ctl_link_open(&link, directory), 0);
-    assert_int_equal(ctl_link_change(&link, PROTO_OP_CLOSE_SESSION, 7, key, &answer), CTL_REFUSED);
+    const uint64_t value[3] = {8, 9, 10};
+    assert_int_equal(ctl_link_change_to(&link, PROTO_OP_CLOSE_SESSION, 7, value, key, &answer), CTL_REFUSED);
     ctl_link_close(&link);
     ctl_link_close(&link);
     fake_stop(&f);
     assert_int_equal(f.last.op, PROTO_OP_CLOSE_SESSION);
     assert_int_equal(f.last.session, 7);
+    assert_int_equal(f.last.value[1], 9);
     assert_memory_equal(f.last.token, key, sizeof key);
     assert_true(f.last.id != 0);
 }
@@ -295,7 +357,7 @@ int main(void) {
     ctl_json_init();
 #define WITH_DIRECTORY(test) cmocka_unit_test_setup_teardown(test, setup_directory, teardown_directory)
     const struct CMUnitTest tests[] = {
-        WITH_DIRECTORY(test_place_default), WITH_DIRECTORY(test_place_check),  WITH_DIRECTORY(test_admin_key),
+        WITH_DIRECTORY(test_place_default), WITH_DIRECTORY(test_place_check),  WITH_DIRECTORY(test_pass),
         WITH_DIRECTORY(test_link_pages),    WITH_DIRECTORY(test_link_refused), WITH_DIRECTORY(test_link_garbage),
         WITH_DIRECTORY(test_link_silent),   WITH_DIRECTORY(test_link_memory),  WITH_DIRECTORY(test_watch_dropped),
     };

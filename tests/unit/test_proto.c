@@ -93,11 +93,23 @@ static void document_has_sizes_and_magics(void **state) {
     assert_row("A pool, %zu bytes", sizeof(struct proto_pool_stat));
     assert_row("A session, %zu bytes", sizeof(struct proto_session_stat));
     assert_row("A head, %zu bytes", sizeof(struct proto_head_stat));
+    assert_row("Of MEMORY, %zu bytes", sizeof(struct proto_memory_stat));
+    assert_row("Of CONFIG, %zu bytes", sizeof(struct proto_option));
+    assert_row("Of POLICIES, %zu bytes", sizeof(struct proto_policy_param));
     assert_row("Request, %zu bytes", sizeof(struct proto_request));
     assert_row("Answer, %zu bytes", sizeof(struct proto_answer));
     assert_row("One message of %zu bytes is one event", sizeof(struct proto_event));
     assert_row("a header of %zu bytes and a payload", sizeof(struct proto_score));
-    assert_row("| a pool | %zu |", sizeof(struct proto_pool_stat));
+#define OP(name, number, changes, entry)                                            \
+    if (sizeof(struct entry)) { /* the row ends with the size of an entry */        \
+        const char *row = strstr(document, "| " #name " | " #number " | ");         \
+        char end[16];                                                               \
+        assert_non_null(row);                                                       \
+        snprintf(end, sizeof end, " | %zu |\n", sizeof(struct entry));              \
+        assert_memory_equal(strchr(row, '\n') - strlen(end) + 1, end, strlen(end)); \
+    }
+    PROTO_CONTROL_MAP(OP)
+#undef OP
     assert_row("version %d.%d", PROTO_VERSION_MAJOR, PROTO_VERSION_MINOR);
 }
 
@@ -106,7 +118,7 @@ static void document_has_sizes_and_magics(void **state) {
 #define U32(type, field) OFFSET(type, field, "u32", field)
 #define U64(type, field) OFFSET(type, field, "u64", field)
 
-static void document_has_the_offsets(void **state) {
+static void document_has_the_offsets_of_opening(void **state) {
     (void)state;
     U16(proto_header, type);
     U16(proto_header, count);
@@ -136,6 +148,10 @@ static void document_has_the_offsets(void **state) {
     U32(proto_group, max_rows);
     OFFSET(proto_group, policy, "text 16", policy);
     OFFSET(proto_group, params, "8 x 24", params);
+}
+
+static void document_has_the_offsets_of_sessions(void **state) {
+    (void)state;
     OFFSET(proto_opened, token, "16 bytes", token);
     U32(proto_opened, fresh_rows);
     U32(proto_opened, fresh_segments);
@@ -157,6 +173,20 @@ static void document_has_the_offsets(void **state) {
     U32(proto_positions, first_slot);
     U32(proto_positions_are, total);
     U32(proto_positions_are, first_slot);
+    OFFSET(proto_pass_is, pass, "16 bytes", pass);
+    U32(proto_pass_is, uid);
+    U32(proto_pass_is, operator);
+    OFFSET(proto_reattach, token, "16 bytes", token);
+    U64(proto_reattach, score_sequence);
+    U64(proto_reattached, generation);
+    U64(proto_reattached, tokens_seen);
+    U64(proto_reattached, evicted_rows);
+    U32(proto_reattached, scores_lost);
+    U32(proto_reattached, segments);
+}
+
+static void document_has_the_offsets_of_pages_and_scores(void **state) {
+    (void)state;
     U32(proto_control, head_count);
     U64(proto_control, generation);
     U32(proto_lease, word);
@@ -173,11 +203,16 @@ static void document_has_the_offsets(void **state) {
     U32(proto_score, fresh);
     OFFSET(proto_score, format, "3 x u8", format);
     U32(proto_score, payload_bytes);
+}
+
+static void document_has_the_offsets_of_control(void **state) {
+    (void)state;
     U32(proto_request, op);
     U32(proto_request, first);
     U64(proto_request, id);
     U64(proto_request, session);
     OFFSET(proto_request, token, "16 bytes", token);
+    OFFSET(proto_request, value, "3 x u64", value);
     OFFSET(proto_answer, code, "i32", code);
     U32(proto_answer, op);
     U32(proto_answer, count);
@@ -517,7 +552,10 @@ int main(void) {
         cmocka_unit_test(document_has_all_messages),
         cmocka_unit_test(document_has_all_tables),
         cmocka_unit_test(document_has_sizes_and_magics),
-        cmocka_unit_test(document_has_the_offsets),
+        cmocka_unit_test(document_has_the_offsets_of_opening),
+        cmocka_unit_test(document_has_the_offsets_of_sessions),
+        cmocka_unit_test(document_has_the_offsets_of_pages_and_scores),
+        cmocka_unit_test(document_has_the_offsets_of_control),
     };
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_are_unique),

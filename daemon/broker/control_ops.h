@@ -1,0 +1,23 @@
+/* control_ops.h - what the files that answer scissorctl share.
+ *
+ *     control_ops.c       a request in, its answer out
+ *     control_read.c      what is read
+ *     control_change.c    what is changed, and who may */
+#pragma once
+
+#include "internal.h"
+
+struct control_answer {
+    struct proto_answer head;
+    void *entries; /* allocated; NULL: none */
+    size_t bytes;
+};
+
+/* Sets the answer's code and text. */
+__attribute__((format(printf, 3, 4))) void control_fail(struct control_answer *a, int code, const char *format, ...);
+/* Room for the entries from `first` on of `total`, as many as an answer holds, zeroed; a->head.first and .count tell
+ * which. NULL if there are none or no memory. */
+void *control_entries(struct control_answer *a, const struct proto_request *r, uint32_t total);
+
+void control_read(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);
+void control_change(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);
