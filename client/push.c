@@ -69,7 +69,8 @@ void scissor__push_move(const char *directory, uint32_t number, struct client_pu
         push_connect(push->url, &push->socket);
     uint64_t now = scissor__now();
     atomic_store(&push->stuck_since, push->socket >= 0 ? 0 : now);
-    atomic_store(&push->greeted_by, now + PUSH_GREETING_NS);
+    if (atomic_load(&push->greeted_by) < now + PUSH_GREETING_NS)
+        atomic_store(&push->greeted_by, now + PUSH_GREETING_NS);
     pthread_rwlock_unlock(&push->use);
 }
 

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "alloc.h"
+#include "internal.h"
 
 const struct attention_model client_model = {.seed = 1,
                                              .layers = 2,
@@ -48,6 +49,10 @@ struct scissor_client *client_connected(void) {
     struct scissor_client *client = NULL;
     assert_int_equal(scissor_connect(client_fake.dir, &client), 0);
     return client;
+}
+
+void client_be_patient(struct scissor_client *client) {
+    atomic_store(&client->push.greeted_by, scissor__now() + 60000000000u);
 }
 
 void client_drop_fd(struct fake_packet *p) {

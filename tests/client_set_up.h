@@ -17,6 +17,10 @@ int client_tear_down(void **state);
 /* Connected to it, asserted. */
 struct scissor_client *client_connected(void);
 
+/* Scores are not given up soon: for tests that must not lose any however busy the machine is. libscissor gives nanomsg
+ * 20 ms for them otherwise. */
+void client_be_patient(struct scissor_client *client);
+
 /* ---------- spoiling, in a hook that has `type` and `p` ---------- */
 
 #define EDIT(type_number, body_type, member, value)                   \

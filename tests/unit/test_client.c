@@ -13,9 +13,7 @@
 #include <cmocka.h>
 
 #include "alloc.h"
-#include "attention.h"
-#include "fake_daemon.h"
-#include "scissor.h"
+#include "client_set_up.h"
 
 static const struct attention_model model = {.seed = 1,
                                              .layers = 3,
@@ -54,7 +52,10 @@ static int set_up(void **state) {
     if (fake_start(&f.fake) < 0)
         return -1;
     f.fake.scores[0] = (struct proto_group_scores){.planes = 7, .threshold = 0};
-    return scissor_connect(f.fake.dir, &f.client);
+    int r = scissor_connect(f.fake.dir, &f.client);
+    if (r == 0)
+        client_be_patient(f.client);
+    return r;
 }
 
 static int tear_down(void **state) {
@@ -241,6 +242,7 @@ static void frames_are_split(void **state) {
     scissor_disconnect(f.client);
     f.fake.score_frame_max = 4096;
     assert_int_equal(scissor_connect(f.fake.dir, &f.client), 0);
+    client_be_patient(f.client);
     assert_int_equal(scissor_open(f.client, &spec, &f.session), 0);
     struct attention_model both = model;
     both.layers = 5;

@@ -24,6 +24,7 @@ static int whole_life(struct scissor_client *client, const struct scissor_sessio
     struct scissor_session *session = NULL;
     uint32_t positions[160], count;
     float out[16 * 2 * 16];
+    client_be_patient(client);
     int r = scissor_open(client, spec, &session), wrong = 0;
     for (int i = 0; i < 12 && !r; i++) {
         r = attention_step(&client_model, session, 16, 1, out);
@@ -92,6 +93,7 @@ static void go_while_waiting(int way, enum after after) {
     struct scissor_client *client = client_connected();
     float row[32] = {0};
     pthread_t thread;
+    client_be_patient(client);
     set_fake(after, -1);
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     assert_int_equal(attention_step(&client_model, session, 5, 0, NULL), 0);
@@ -250,6 +252,7 @@ static void failed_calls_can_be_repeated(void **state) {
     struct scissor_session *session = NULL;
     float row[32] = {0}, out[32];
     size_t failures = 0;
+    client_be_patient(client);
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     for (int i = 0; i < 40; i++) {
         int r;

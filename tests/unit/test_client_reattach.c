@@ -14,6 +14,12 @@
 #include "client_set_up.h"
 #include "internal.h"
 
+static struct scissor_client *patient_client(void) {
+    struct scissor_client *client = client_connected();
+    client_be_patient(client);
+    return client;
+}
+
 static struct scissor_session *opened(struct scissor_client *client) {
     struct scissor_session_spec spec = client_spec();
     struct scissor_session *session = NULL;
@@ -49,7 +55,7 @@ static void nobody_comes_back(void **state) {
     (void)state;
     for (int keep = 0; keep < 2; keep++) {
         set_away(false, keep);
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client), *second = opened(client);
         scissor_set_timeout(client, keep ? 1500 : 60000);
         set_away(true, keep);
@@ -101,7 +107,7 @@ static void somebody_comes_back_late(void **state) {
     (void)state;
     for (int keep = 0; keep < 2; keep++) {
         set_away(false, keep);
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         struct scissor_session *sessions[3];
         pthread_t threads[3], helper;
         uint32_t before = client_fake.connections;
@@ -128,7 +134,7 @@ static void somebody_comes_back_late(void **state) {
 static void time_out_is_not_the_end(void **state) {
     (void)state;
     set_away(false, true);
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client);
     pthread_mutex_lock(&client_fake.lock);
     client_fake.deaf = client_fake.stay_away = true;
@@ -143,7 +149,9 @@ static void time_out_is_not_the_end(void **state) {
     void *r;
     pthread_join(thread, &r);
     assert_int_equal((intptr_t)r, SCISSOR_ETIMEDOUT);
+    pthread_mutex_lock(&client_fake.lock);
     client_fake.stay_away = client_fake.deaf = false;
+    pthread_mutex_unlock(&client_fake.lock);
     fake_set_away(&client_fake, false);
     assert_int_equal(scissor_step_begin(session, 1), 0);
     assert_int_equal(scissor_step_end(session), 0);
@@ -155,7 +163,7 @@ static void time_out_is_not_the_end(void **state) {
 
 static void session_is_not_there(void **state) {
     (void)state;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client), *second = used(client), *stepping = used(client);
     uint64_t id = scissor_session_id(session);
     float row[32] = {0}, out[32];
@@ -196,7 +204,7 @@ static void session_is_not_there(void **state) {
 static void last_text_says_so(void **state) {
     (void)state;
     char text[64];
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client);
     snprintf(text, sizeof text, "does not have session %llu any more", (unsigned long long)scissor_session_id(session));
     fake_hang_up(&client_fake);
@@ -208,7 +216,7 @@ static void last_text_says_so(void **state) {
 /* It is taken up by nobody, and then another daemon still does not have it: no second recovery asks for it. */
 static void restarted_twice(void **state) {
     (void)state;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client);
     for (int i = 0; i < 2; i++) {
         fake_hang_up(&client_fake);
@@ -238,7 +246,7 @@ static void refusals_of_reattach(void **state) {
     const int given[] = {SCISSOR_ERESTARTED, SCISSOR_ERESTARTED, SCISSOR_ERESTARTED, SCISSOR_ERESTARTED,
                          SCISSOR_ECLOSED};
     for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client);
         refusal = refusals[i];
         fake_set_hook(&client_fake, refuse_reattach);
@@ -316,7 +324,7 @@ static void reattached_is_checked(void **state) {
     (void)state;
     client_fake.keep = true;
     for (wrong_way = 0; wrong_way < REATTACH_FAULTS; wrong_way++) {
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client);
         fake_set_hook(&client_fake, wrong_reattach);
         fake_hang_up(&client_fake);
@@ -340,7 +348,7 @@ static enum fake_verdict between_the_two(struct fake *f, uint16_t type, struct f
 static void nonsense_about_a_settle(void **state) {
     (void)state;
     client_fake.keep = true;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client), *other = used(client);
     pthread_mutex_lock(&client_fake.lock);
     client_fake.die_before = PROTO_SETTLE;
@@ -361,7 +369,7 @@ static void segment_is_not_named(void **state) {
     client_fake.keep = true;
     for (int way = 0; way < 4; way++) {
         bool shrunk = way & 1, step = way & 2;
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client);
         struct scissor_session_info info;
         struct fake_session *s = fake_session_at(&client_fake, 0);
@@ -401,7 +409,7 @@ static enum fake_verdict die_at_opened(struct fake *f, uint16_t type, struct fak
 static void deadly_request_ends(void **state) {
     (void)state;
     client_fake.keep = true;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client), *none = NULL;
     struct scissor_session_spec spec = client_spec();
     scissor_set_timeout(client, 120000);
@@ -440,7 +448,7 @@ static void noise_does_not_crash(void **state) {
     (void)state;
     client_fake.keep = true;
     for (uint32_t seed = 1; seed <= 200; seed++) {
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client);
         scissor_set_timeout(client, 20);
         noise_state = seed;

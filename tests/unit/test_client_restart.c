@@ -21,6 +21,20 @@ static int set_up(void **state) {
     return r;
 }
 
+static struct scissor_client *patient_client(void) {
+    struct scissor_client *client = client_connected();
+    client_be_patient(client);
+    return client;
+}
+
+/* Whether a death was still to come: the fake forgets it when it dies. */
+static bool death_was_left(void) {
+    pthread_mutex_lock(&client_fake.lock);
+    bool left = client_fake.die_before != 0;
+    pthread_mutex_unlock(&client_fake.lock);
+    return left;
+}
+
 /* ---------- a life ---------- */
 
 struct life {
@@ -70,7 +84,7 @@ static int live(struct scissor_client *client, uint32_t seed, struct life *ret) 
 
 static struct life undisturbed(uint32_t seed) {
     struct life life;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     assert_int_equal(live(client, seed, &life), 0);
     assert_int_equal(life.tokens, 256);
     assert_int_equal(life.settles, 16);
@@ -102,7 +116,7 @@ static enum fake_verdict die_at(struct fake *f, uint16_t type, struct fake_packe
 
 static void dies_in_a_life(const struct life *expected, const struct death *plan, uint32_t count) {
     struct life life;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     pthread_mutex_lock(&client_fake.lock);
     uint32_t before = client_fake.connections;
     memset(deaths, 0, sizeof deaths);
@@ -149,13 +163,13 @@ static void dies_before_each_request(void **state) {
     const uint16_t types[] = {PROTO_OPEN, PROTO_SETTLE, PROTO_POSITIONS, PROTO_CLOSE};
     struct life expected = undisturbed(1), life;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         pthread_mutex_lock(&client_fake.lock);
         client_fake.die_before = types[i];
         pthread_mutex_unlock(&client_fake.lock);
         assert_int_equal(live(client, 1, &life), 0);
         assert_memory_equal(&life, &expected, sizeof life);
-        assert_int_equal(client_fake.die_before, 0);
+        assert_false(death_was_left());
         assert_int_equal(client_fake.score_faults, 0);
         scissor_disconnect(client);
     }
@@ -166,7 +180,7 @@ static void dies_after_each_count(void **state) {
     (void)state;
     struct life expected = undisturbed(1), life;
     for (int messages = 1; messages < 24; messages++) {
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         pthread_mutex_lock(&client_fake.lock);
         client_fake.hang_up_after = messages;
         client_fake.score_socket = messages % 2 ? 2 : 0; /* the next one has another place for scores */
@@ -185,7 +199,7 @@ static void between_steps(void **state) {
     (void)state;
     struct scissor_session_spec spec = client_spec();
     struct scissor_session *session = NULL;
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     float out[4 * 2 * 16];
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     uint64_t id = scissor_session_id(session);
@@ -258,7 +272,7 @@ static void *settle_once(void *data) {
 static void while_a_step_is_open(void **state) {
     (void)state;
     struct scissor_session_spec spec = client_spec();
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct worker other = {.model = client_model};
     struct scissor_session *session = NULL;
     struct scissor_session_info info;
@@ -318,7 +332,7 @@ static void settle_that_timed_out(void **state) {
     struct scissor_session_spec spec = client_spec();
     for (int done = 0; done < 2; done++) {
         struct scissor_session *session = NULL;
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         assert_int_equal(scissor_open(client, &spec, &session), 0);
         assert_int_equal(attention_step(&client_model, session, 7, 0, NULL), 0);
         scissor_set_timeout(client, 50);
@@ -359,7 +373,7 @@ static void settle_that_was_refused(void **state) {
     for (int way = 0; way < 4; way++) {
         bool dies = way & 1, step = way & 2;
         struct scissor_session *session = NULL;
-        struct scissor_client *client = client_connected();
+        struct scissor_client *client = patient_client();
         assert_int_equal(scissor_open(client, &spec, &session), 0);
         assert_int_equal(attention_step(&client_model, session, 7, 0, NULL), 0);
         client_fake.refuse_settle = SCISSOR_ENOMEM;
@@ -391,7 +405,7 @@ static void allocation_fails_in_recovery(void **state) {
         int r = SCISSOR_ENOMEM;
         for (size_t k = 0; k < 50 && r; k++) {
             struct scissor_session *session = NULL, *second = NULL;
-            struct scissor_client *client = client_connected();
+            struct scissor_client *client = patient_client();
             assert_int_equal(scissor_open(client, &spec, &session), 0);
             assert_int_equal(attention_step(&client_model, session, 16, 0, NULL), 0);
             pthread_mutex_lock(&client_fake.lock);
@@ -435,7 +449,7 @@ static void *live_in_thread(void *data) {
 static void two_threads_many_deaths(void **state) {
     (void)state;
     struct life expected[2] = {undisturbed(7), undisturbed(8)};
-    struct scissor_client *client = client_connected();
+    struct scissor_client *client = patient_client();
     struct living living[2] = {{.client = client, .seed = 7}, {.client = client, .seed = 8}};
     pthread_t threads[2];
     uint32_t hang_ups = 0;
