@@ -22,7 +22,7 @@
 /* ---------- command line ---------- */
 
 struct line {
-    const char *words[6];
+    const char *words[7];
     int status;
     const char *command, *argument;
 };

@@ -50,7 +50,8 @@ static struct proto_session_stat session(uint64_t id, const char *name, uint64_t
 static struct ctl_answer answer_of(const void *entries, size_t count, size_t size) {
     struct ctl_answer a = {.entries = scissor_malloc(count * size + 1), .count = count};
     assert_non_null(a.entries);
-    memcpy(a.entries, entries, count * size);
+    if (count)
+        memcpy(a.entries, entries, count * size);
     return a;
 }
 
