@@ -1,5 +1,5 @@
-/* limits.c - `scissorctl limits`: shows budgets and priorities, and changes them in the running daemon. */
-#include "limits.h"
+/* set_limits.c - `scissorctl limits`: shows budgets and priorities, and changes them in the running daemon. */
+#include "set_limits.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* limits.h - what `scissorctl limits set` was asked for. */
+/* set_limits.h - what `scissorctl limits set` was asked for. */
 #pragma once
 
 #include <stdbool.h>
