@@ -207,7 +207,7 @@ void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request
     s->state = PROTO_SESSION_OPENING;
     s->asked = (struct session_request){.type = PROTO_OPEN, .number = request};
     s->deadline = now + open->wait_ms * 1000000ull;
-    s->last_ns = now;
+    s->last_ns = s->opened_ns = now;
     session_insert(b, s);
     admit_or_wait(b, s, now);
 }

@@ -114,7 +114,7 @@ static void check_idle_session(struct session *s) {
 }
 
 struct sums {
-    uint64_t charged, guaranteed, committed, segments, accounts;
+    uint64_t charged, guaranteed, committed, segments, accounts, shown;
     uint32_t sessions;
 };
 
@@ -130,6 +130,24 @@ static void add_account(struct sums *sums, const struct pool *pool, const struct
     sums->committed += pool_account_committed(account);
 }
 
+/* What MEMORY tells of a session is its charge, part by part. */
+static void check_memory(const struct session *s, struct sums *sums) {
+    struct proto_memory_stat m;
+    session_memory(s, &m);
+    uint64_t charged = s->account.charged;
+    for (uint32_t i = 0; !s->ended && i < s->group_count; i++)
+        charged += s->groups[i].account.charged;
+    CHECK(m.charged_bytes == charged);
+    CHECK(m.charged_bytes == m.fresh_bytes + m.used_bytes + m.free_bytes + m.quarantined_bytes + m.granted_bytes +
+                                 m.page_bytes + m.state_bytes + m.bookkeeping_bytes);
+    /* None of them is the rest of a sum that went below zero. */
+    CHECK(m.used_bytes <= charged && m.free_bytes <= charged && m.granted_bytes <= charged &&
+          m.bookkeeping_bytes <= charged);
+    CHECK(m.granted_bytes == 0 || s->job.running);
+    CHECK(s->ended || m.filled_rows <= m.room_rows);
+    sums->shown += m.charged_bytes;
+}
+
 static void check_session(const struct broker *b, struct session *s, struct sums *sums) {
     CHECK(session_find(b, s->id) == s && !s->ended);
     sums->sessions++;
@@ -141,6 +159,7 @@ static void check_session(const struct broker *b, struct session *s, struct sums
     }
     CHECK(s->queued == (s->account.pool == NULL));
     CHECK(s->account.pool == NULL || s->account.charged == s->base_cost);
+    check_memory(s, sums);
     if (s->job.running || s->queued)
         return;
     CHECK(s->state == PROTO_SESSION_IDLE || s->state == PROTO_SESSION_WAITING || (s->ending && s->end_retry));
@@ -158,6 +177,7 @@ static void check_peers(const struct broker *b, struct sums *sums) {
             CHECK(session_find(b, s->id) == NULL);
             CHECK(s->account.charged == session_ended_cost(s));
             add_account(&sums[s->pool->index], s->pool, &s->account);
+            check_memory(s, &sums[s->pool->index]);
             count++;
         }
         DL_FOREACH(b->sessions, s)
@@ -186,6 +206,7 @@ void broker_check(const struct broker *b) {
             waiting++;
         }
         CHECK(waiting == pool->waiting && sums[i].sessions == pool->sessions);
+        CHECK(pool->charged == sums[i].shown);
         CHECK(pool->charged == sums[i].charged && pool->guaranteed == sums[i].guaranteed);
         CHECK(pool->committed == sums[i].committed && pool->accounts == sums[i].accounts);
         CHECK(pool->segments == sums[i].segments);

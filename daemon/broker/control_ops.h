@@ -2,6 +2,8 @@
  *
  *     control_ops.c       a request in, its answer out
  *     control_read.c      what is read
+ *     control_memory.c    MEMORY
+ *     control_lists.c     POSITIONS, CONFIG, POLICIES
  *     control_change.c    what is changed, and who may */
 #pragma once
 
@@ -19,5 +21,9 @@ __attribute__((format(printf, 3, 4))) void control_fail(struct control_answer *a
  * which. NULL if there are none or no memory. */
 void *control_entries(struct control_answer *a, const struct proto_request *r, uint32_t total);
 
+void control_memory(const struct broker *b, const struct proto_request *r, struct control_answer *a);
+void control_positions(const struct broker *b, const struct proto_request *r, struct control_answer *a);
+void control_config(const struct broker *b, const struct proto_request *r, struct control_answer *a);
+void control_policies(const struct broker *b, const struct proto_request *r, struct control_answer *a);
 void control_read(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);
 void control_change(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);

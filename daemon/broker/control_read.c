@@ -8,6 +8,7 @@ void broker_pool_stat(const struct broker *b, uint32_t index, uint64_t now, stru
     const struct pool *pool = &b->pools[index];
     *ret = (struct proto_pool_stat){
         .limit_bytes = pool->config.limit_bytes,
+        .target_bytes = pool->config.limit_bytes,
         .charged_bytes = pool->charged,
         .peak_bytes = pool->peak,
         .guaranteed_bytes = pool->guaranteed,
@@ -71,6 +72,7 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
         .settles = s->settles,
         .scores_lost = s->scores_lost,
         .idle_ns = now > s->last_ns ? now - s->last_ns : 0,
+        .age_ns = now > s->opened_ns ? now - s->opened_ns : 0,
     };
     memcpy(ret->name, s->name, sizeof ret->name);
     memcpy(ret->evicted, s->evicted, sizeof ret->evicted);
@@ -80,8 +82,8 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
         if (i == 0 || s->groups[i].value < ret->lowest_mass)
             ret->lowest_mass = s->groups[i].value;
     }
-    if (s->state == PROTO_SESSION_OPENING || s->state == PROTO_SESSION_CLOSING)
-        return; /* there is nothing to show of its heads */
+    if (!session_shows_heads(s))
+        return;
     ret->settled_min = UINT32_MAX;
     for (uint32_t h = 0; h < s->head_count; h++) {
         ret->settled_min = s->shown[h].settled < ret->settled_min ? s->shown[h].settled : ret->settled_min;
@@ -108,7 +110,7 @@ static void stat_heads(struct broker *b, const struct proto_request *r, struct c
         control_fail(a, SCISSOR_ENOSESSION, "there is no such session");
         return;
     }
-    if (s->state == PROTO_SESSION_OPENING || s->state == PROTO_SESSION_CLOSING)
+    if (!session_shows_heads(s))
         return;
     struct proto_head_stat *stat = control_entries(a, r, s->head_count);
     if (stat)
@@ -125,6 +127,18 @@ void control_read(struct broker *b, const struct proto_request *r, struct contro
         break;
     case PROTO_OP_SESSION:
         stat_heads(b, r, a);
+        break;
+    case PROTO_OP_MEMORY:
+        control_memory(b, r, a);
+        break;
+    case PROTO_OP_POSITIONS:
+        control_positions(b, r, a);
+        break;
+    case PROTO_OP_CONFIG:
+        control_config(b, r, a);
+        break;
+    case PROTO_OP_POLICIES:
+        control_policies(b, r, a);
         break;
     default:
         control_fail(a, SCISSOR_EPROTO, "this daemon does not answer %s", proto_op_name(r->op));

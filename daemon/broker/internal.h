@@ -7,7 +7,7 @@
  *     frames.c         score frames
  *     admission.c      OPEN and the queue for memory; admission_check.c its fields
  *     arbiter.c        who gives memory back
- *     control_ops.c    what scissorctl asks; control_read.c, control_change.c
+ *     control_ops.c    what scissorctl asks; control_*.c
  *     pass.c           who asks
  *     job.c, settle.c, shrink.c, session.c, pages.c    what runs in jobs
  *     pool.c, shape.c, action.c, check.c */
@@ -150,6 +150,11 @@ void admission_refuse(struct broker *b, struct session *s, int code, const char 
  * bounds and its value in `why`. */
 int admission_check(const struct broker *b, const struct proto_open *open, struct session *s, char *why,
                     size_t why_bytes);
+
+/* ---------- control_memory.c ---------- */
+
+/* What the session's charge is made of; of one that has ended, too. */
+void session_memory(const struct session *s, struct proto_memory_stat *ret);
 
 /* ---------- arbiter.c ---------- */
 

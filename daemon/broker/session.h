@@ -109,6 +109,7 @@ struct session {
     bool queued;           /* in its pool's queue */
     bool expired;          /* in the queue past its deadline, because jobs that make room are on their way */
     uint64_t last_ns;      /* last message */
+    uint64_t opened_ns;    /* when it was asked for, or taken over */
     uint64_t sequence;     /* of the last score frame */
     bool scores_missing;   /* of this period: not all came, or not all could be used */
     bool settle_lost;      /* the settle that runs goes on without all of its scores */
@@ -174,6 +175,11 @@ void session_free_released(struct session *s, struct broker_job *job);
 int session_group_grow(struct session *s, uint32_t group, uint32_t pages);
 /* Takes the pages beyond `pages` off every head (their rows are gone), then empties and gives back segments. */
 void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job);
+
+/* Whether s->shown may be looked at: there is something, and no job that opens or closes owns it. */
+static inline bool session_shows_heads(const struct session *s) {
+    return s->state != PROTO_SESSION_OPENING && s->state != PROTO_SESSION_CLOSING;
+}
 
 /* Most slots that a head can have with the pages it has now. */
 static inline uint32_t session_group_cap(const struct session_group *group) {

@@ -387,14 +387,16 @@ void rig_positions(struct rig *r, int session, uint32_t layer, uint32_t kv_head)
 }
 
 void rig_control(struct rig *r, uint32_t op, uint64_t session, uint64_t id, const uint8_t *token) {
-    struct proto_request request = {.magic = PROTO_REQUEST_MAGIC,
-                                    .major = PROTO_VERSION_MAJOR,
-                                    .minor = PROTO_VERSION_MINOR,
-                                    .op = op,
-                                    .id = id,
-                                    .session = session};
+    struct proto_request request = {.op = op, .id = id, .session = session};
     if (token)
         memcpy(request.token, token, sizeof request.token);
+    rig_control_to(r, request);
+}
+
+void rig_control_to(struct rig *r, struct proto_request request) {
+    request.magic = PROTO_REQUEST_MAGIC;
+    request.major = PROTO_VERSION_MAJOR;
+    request.minor = PROTO_VERSION_MINOR;
     r->answer = (struct proto_answer){0};
     broker_control(r->broker, &request, sizeof request, 1, r->now);
     rig_act(r);

@@ -106,6 +106,8 @@ void rig_close(struct rig *r, int session);
 void rig_released(struct rig *r, int session);
 void rig_positions(struct rig *r, int session, uint32_t layer, uint32_t kv_head);
 void rig_control(struct rig *r, uint32_t op, uint64_t session, uint64_t id, const uint8_t *token);
+/* The same with a request that is filled in but for magic and version; its answer is in answer and answer_entries. */
+void rig_control_to(struct rig *r, struct proto_request request);
 
 uint32_t rig_layers(const struct rig_session *s);
 /* Group of a layer and, in *ret_first, the head number of its KV head 0. */
