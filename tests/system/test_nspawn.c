@@ -1,0 +1,107 @@
+/* test_nspawn.c - the life of the service from the installation of its package to the purge, with a real systemd.
+ *
+ * The packages go into a container that tests/container.sh boots; tests/life.sh does there what an administrator and
+ * users do. All of it runs once, before the first test; each test then says what became of one part. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "harness.h"
+
+/* In the order of a life. */
+#define PARTS(X) \
+    X(install)   \
+    X(exposure)  \
+    X(users)     \
+    X(use)       \
+    X(stranger)  \
+    X(tools)     \
+    X(reload)    \
+    X(remove)    \
+    X(purge)
+
+static char base[64];
+static char text[1 << 18];
+static char reason[1024]; /* why nothing could be run; empty: all was */
+
+/* Runs a shell command with $L (the folder of this life) set; gives its status. */
+static int run(const char *command) {
+    char output[96];
+    int status = -1;
+    pid_t pid;
+    const char *argv[] = {"bash", "-c", command, NULL};
+    snprintf(output, sizeof output, "%s/output", base);
+    unlink(output); /* it would be appended to */
+    if (harness_spawn(argv, output, &pid) || harness_wait(pid, 280000, &status))
+        return -1;
+    harness_read_file(output, text, sizeof text);
+    return status;
+}
+
+/* The last line that the last command printed. */
+static void keep_reason(void) {
+    size_t length = strlen(text);
+    while (length && text[length - 1] == '\n')
+        text[--length] = 0;
+    const char *line = strrchr(text, '\n');
+    snprintf(reason, sizeof reason, "%s", line ? line + 1 : text);
+}
+
+#define NAME(part) " " #part
+
+static int set_up(void **state) {
+    (void)state;
+    if (harness_directory(base, sizeof base) < 0)
+        return -1;
+    setenv("L", base, 1);
+    setenv("PARTS", PARTS(NAME), 1);
+#ifdef __SANITIZE_ADDRESS__
+    snprintf(reason, sizeof reason, "packages are not built with sanitizers");
+    return 0;
+#endif
+    int r = run("exec tests/life.sh start \"$L\" $PARTS");
+    if (r == 77)
+        keep_reason();
+    else if (r)
+        fprintf(stderr, "%s", text);
+    return r && r != 77 ? -1 : 0;
+}
+
+static void check_part(const char *name) {
+    char path[128], line[64];
+    if (*reason) {
+        printf("SKIP: %s\n", reason);
+        skip();
+    }
+    snprintf(path, sizeof path, "%s/results", base);
+    snprintf(line, sizeof line, "\n%s passed ", name);
+    *text = '\n';
+    assert_true(harness_read_file(path, text + 1, sizeof text - 1) >= 0);
+    if (strstr(text, line))
+        return;
+    snprintf(path, sizeof path, "%s/%s.log", base, name);
+    if (harness_read_file(path, text, sizeof text) < 0)
+        snprintf(text, sizeof text, "it was not run\n");
+    size_t length = strlen(text), most = 4000;
+    fail_msg("%s", length > most ? text + length - most : text);
+}
+
+#define TEST(part)                          \
+    static void test_##part(void **state) { \
+        (void)state;                        \
+        check_part(#part);                  \
+    }
+PARTS(TEST)
+
+#define ENTRY(part) cmocka_unit_test(test_##part),
+
+int main(void) {
+    harness_init(290);
+    const struct CMUnitTest tests[] = {PARTS(ENTRY)};
+    return cmocka_run_group_tests_name("nspawn", tests, set_up, NULL);
+}
