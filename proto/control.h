@@ -141,10 +141,11 @@ struct proto_session_stat {
     uint64_t charged_bytes, guaranteed_bytes;
     uint64_t tokens_seen, settles, scores_lost;
     uint64_t evicted[PROTO_REASON_COUNT];
-    uint64_t idle_ns;   /* since the last message */
-    double lowest_mass; /* mean attention mass per query that its least important rows carry (arbiter) */
-    uint64_t age_ns;    /* since its opening, or since it was taken over */
-    uint32_t orphan;    /* 1: taken over, its client has not come back yet */
+    uint64_t idle_ns; /* since the last message */
+    double
+        lowest_mass; /* mean attention mass per query that its least important rows carry (arbiter); -1: not gathered */
+    uint64_t age_ns; /* since its opening, or since it was taken over */
+    uint32_t orphan; /* 1: taken over, its client has not come back yet */
     uint32_t reserved;
 };
 #define PROTO_SESSION_STATE_MAP(X)      \
@@ -166,8 +167,11 @@ struct proto_head_stat {
     uint32_t settled, pages;
     uint32_t oldest, newest; /* positions held */
     uint64_t evicted[PROTO_REASON_COUNT];
-    double lowest_share; /* of the settled rows' attention mass, on the F least important; 0 if not gathered */
-    double mass;         /* mean probability per query on all settled rows, 0 to 1; 0 if not gathered */
+    double lowest_share; /* of the settled rows' attention mass, on the F least important; -1: not gathered */
+    /* Mean probability, over the query rows between the last two settles, on all rows that were settled then, 0 to 1;
+     * the rest of their probability was on fresh rows. -1: not gathered, as the policy wants no mass or nothing was
+     * settled yet. */
+    double mass;
     /* Settled rows by age (tokens seen - position): up to 64, 256, 1,024, 4,096, 16,384, 65,536, 262,144, more. */
     uint32_t age[PROTO_AGE_BUCKETS];
 };

@@ -57,6 +57,11 @@ static double finite_or_zero(double value) {
     return isfinite(value) ? value : 0;
 }
 
+/* A figure that is below zero where there is none. */
+static json_t *gathered(double value) {
+    return value < 0 ? json_null() : json_real(finite_or_zero(value));
+}
+
 json_t *ctl_json_pool(const struct proto_pool_stat *p) {
     char protocol[16];
     snprintf(protocol, sizeof protocol, "%u.%u", p->version_major_minor >> 16, p->version_major_minor & 0xffffu);
@@ -79,7 +84,7 @@ json_t *ctl_json_pool(const struct proto_pool_stat *p) {
 json_t *ctl_json_session(const struct proto_session_stat *s) {
     return json_pack(
         "{s:I, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:b}",
+        "s:I, s:I, s:I, s:o, s:f, s:o, s:f, s:b}",
         "session", INT(s->session), "name", ctl_json_text(s->name), "policy", ctl_json_text(s->policy), "state",
         proto_session_state_name(s->state), "pid", INT(s->pid), "uid", INT(s->uid), "pool", INT(s->pool), "priority",
         INT(s->priority), "groups", INT(s->groups), "layers", INT(s->layers), "heads", INT(s->heads), "compute_dtype",
@@ -88,7 +93,7 @@ json_t *ctl_json_session(const struct proto_session_stat *s) {
         "max_rows", INT(s->max_rows), "settled_min_rows", INT(s->settled_min), "settled_max_rows", INT(s->settled_max),
         "charged_bytes", INT(s->charged_bytes), "guaranteed_bytes", INT(s->guaranteed_bytes), "tokens_seen",
         INT(s->tokens_seen), "settles", INT(s->settles), "settles_without_scores", INT(s->scores_lost), "evicted_rows",
-        pack_evicted(s->evicted), "idle_seconds", SECONDS(s->idle_ns), "lowest_mass", finite_or_zero(s->lowest_mass),
+        pack_evicted(s->evicted), "idle_seconds", SECONDS(s->idle_ns), "lowest_mass", gathered(s->lowest_mass),
         "age_seconds", SECONDS(s->age_ns), "orphan", s->orphan != 0);
 }
 
@@ -107,10 +112,10 @@ static json_t *pack_ages(const uint32_t rows[PROTO_AGE_BUCKETS]) {
 }
 
 json_t *ctl_json_head(const struct proto_head_stat *h) {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:o}", "layer", INT(h->layer), "kv_head",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:o}", "layer", INT(h->layer), "kv_head",
                      INT(h->kv_head), "settled_rows", INT(h->settled), "pages", INT(h->pages), "oldest_position",
                      INT(h->oldest), "newest_position", INT(h->newest), "evicted_rows", pack_evicted(h->evicted),
-                     "lowest_share", finite_or_zero(h->lowest_share), "mass", finite_or_zero(h->mass), "rows_by_age",
+                     "lowest_share", gathered(h->lowest_share), "mass", gathered(h->mass), "rows_by_age",
                      pack_ages(h->age));
 }
 

@@ -209,9 +209,9 @@ void top_layout_table(const struct top_state *s, struct top_grid *g, unsigned ro
 
 /* Sums of the heads of a layer. */
 struct layer {
-    uint32_t number, heads, low, high, oldest, newest;
+    uint32_t number, heads, gathered, low, high, oldest, newest;
     uint64_t evicted, age[PROTO_AGE_BUCKETS], rows;
-    double mass;
+    double mass; /* mean of those heads that gather it */
 };
 
 /* Makes the layer that begins at `first`; returns where the next one begins. */
@@ -225,7 +225,8 @@ static size_t layer_sum(const struct ctl_answer *heads, size_t first, struct lay
         l.high = h[i].settled > l.high ? h[i].settled : l.high;
         l.oldest = h[i].oldest < l.oldest ? h[i].oldest : l.oldest;
         l.newest = h[i].newest > l.newest ? h[i].newest : l.newest;
-        l.mass += h[i].mass;
+        l.gathered += h[i].mass >= 0;
+        l.mass += h[i].mass >= 0 ? h[i].mass : 0;
         for (size_t j = 0; j < PROTO_REASON_COUNT; j++)
             l.evicted += h[i].evicted[j];
         for (size_t j = 0; j < PROTO_AGE_BUCKETS; j++) {
@@ -233,7 +234,7 @@ static size_t layer_sum(const struct ctl_answer *heads, size_t first, struct lay
             l.rows += h[i].age[j];
         }
     }
-    l.mass /= l.heads;
+    l.mass = l.gathered ? l.mass / l.gathered : 0;
     *ret = l;
     return i;
 }
@@ -241,7 +242,9 @@ static size_t layer_sum(const struct ctl_answer *heads, size_t first, struct lay
 static void layout_layer(const struct layer *l, struct top_grid *g, unsigned row) {
     char range[CELL];
     short_range(range, sizeof range, l->low, l->high);
-    unsigned at = top_grid_put(g, row, 0, TOP_LOOK_PLAIN, "%5u %5u %11s %5.3f ", l->number, l->heads, range, l->mass);
+    unsigned at = top_grid_put(g, row, 0, TOP_LOOK_PLAIN, "%5u %5u %11s ", l->number, l->heads, range);
+    at = l->gathered ? top_grid_put(g, row, at, TOP_LOOK_PLAIN, "%5.3f ", l->mass)
+                     : top_grid_put(g, row, at, TOP_LOOK_DIM, "    - ");
     for (size_t i = 0; i < PROTO_AGE_BUCKETS; i++) {
         double share = l->rows ? 100 * (double)l->age[i] / (double)l->rows : 0;
         if (l->age[i])

@@ -130,7 +130,10 @@ void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
     out_printf(o, "  settles     %s, %s of them without all scores\n", COUNT(s->settles), COUNT(s->scores_lost));
     out_printf(o, "  evicted     rows: ");
     ctl_view_counters(o, s->evicted, PROTO_REASON_COUNT, proto_reason_name);
-    out_printf(o, "\n  least mass  %.4f of a query's attention goes to its least important rows\n", s->lowest_mass);
+    if (s->lowest_mass < 0)
+        out_printf(o, "\n  least mass  not gathered: the policy asks for no probabilities\n");
+    else
+        out_printf(o, "\n  least mass  %.4f of a query's attention goes to its least important rows\n", s->lowest_mass);
 }
 
 void ctl_view_event(struct out *o, const struct proto_event *e) {

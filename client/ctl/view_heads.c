@@ -25,6 +25,14 @@ static void cell_evicted(struct table *t, const uint64_t evicted[PROTO_REASON_CO
     out_deinit(&o);
 }
 
+/* A figure that is below zero where there is none. */
+static void cell_gathered(struct table *t, double value, int decimals, const char *unit) {
+    if (value < 0)
+        table_cell(t, "not gathered");
+    else
+        table_cell(t, "%.*f%s", decimals, value, unit);
+}
+
 static void widen(const uint32_t from[PROTO_AGE_BUCKETS], uint64_t ret[PROTO_AGE_BUCKETS]) {
     for (size_t i = 0; i < PROTO_AGE_BUCKETS; i++)
         ret[i] = from[i];
@@ -68,8 +76,8 @@ void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t c
         table_cell(&t, "%u", h->pages);
         table_cell(&t, "%u", h->oldest);
         table_cell(&t, "%u", h->newest);
-        table_cell(&t, "%.3f", h->mass);
-        table_cell(&t, "%.2f %%", 100 * h->lowest_share);
+        cell_gathered(&t, h->mass, 3, "");
+        cell_gathered(&t, 100 * h->lowest_share, 2, " %");
         cell_bars(&t, ages);
         cell_evicted(&t, h->evicted);
     }
@@ -78,10 +86,28 @@ void ctl_view_heads(struct out *o, const struct proto_head_stat *heads, size_t c
     view_ages(o, heads, count);
 }
 
-/* Adds the heads of one layer to its first one; returns how many there are. */
+/* Mean of what some heads have and others have not, with -1 for these. */
+struct mean {
+    double sum;
+    uint32_t count;
+};
+
+static void mean_add(struct mean *m, double value) {
+    m->sum += value < 0 ? 0 : value;
+    m->count += !(value < 0);
+}
+
+static double mean_value(const struct mean *m) {
+    return m->count ? m->sum / m->count : -1;
+}
+
+/* Adds the heads of one layer to its first one; mass and share become means. Returns how many there are. */
 static size_t layer_sum(const struct proto_head_stat *heads, size_t count, struct proto_head_stat *sum, uint32_t *low,
                         uint64_t ages[PROTO_AGE_BUCKETS]) {
     size_t n = 1;
+    struct mean mass = {0, 0}, share = {0, 0};
+    mean_add(&mass, heads[0].mass);
+    mean_add(&share, heads[0].lowest_share);
     *sum = heads[0];
     *low = sum->settled;
     widen(sum->age, ages);
@@ -96,9 +122,11 @@ static size_t layer_sum(const struct proto_head_stat *heads, size_t count, struc
             sum->evicted[i] += h->evicted[i];
         for (size_t i = 0; i < PROTO_AGE_BUCKETS; i++)
             ages[i] += h->age[i];
-        sum->lowest_share += h->lowest_share;
-        sum->mass += h->mass;
+        mean_add(&mass, h->mass);
+        mean_add(&share, h->lowest_share);
     }
+    sum->mass = mean_value(&mass);
+    sum->lowest_share = mean_value(&share);
     return n;
 }
 
@@ -118,8 +146,8 @@ void ctl_view_layers(struct out *o, const struct proto_head_stat *heads, size_t 
         table_cell(&t, "%u", sum.pages);
         table_cell(&t, "%u", sum.oldest);
         table_cell(&t, "%u", sum.newest);
-        table_cell(&t, "%.3f", sum.mass / (double)n);
-        table_cell(&t, "%.2f %%", 100 * sum.lowest_share / (double)n);
+        cell_gathered(&t, sum.mass, 3, "");
+        cell_gathered(&t, 100 * sum.lowest_share, 2, " %");
         cell_bars(&t, ages);
         cell_evicted(&t, sum.evicted);
     }

@@ -1,9 +1,10 @@
 /* arbiter.c - which lent memory comes back when there is none left: that whose rows matter least.
  *
  * A group's value is the attention mass per query that its least important F rows carry, times the session's priority,
- * measured when it last settled. Memory is taken a segment at a time from the group with the lowest value, which rises
- * with each page taken, as the rows that are left are the better ones. What is guaranteed is never touched.
- * Taking means to set a target; idle sessions shrink at once, others with their next settle. */
+ * measured when it last settled (0 if its policy gathers no mass). Memory is taken a segment at a time from the group
+ * with the lowest value, which rises with each page taken, as the rows that are left are the better ones. What is
+ * guaranteed is never touched. Taking means to set a target; idle sessions shrink at once, others with their next
+ * settle. */
 #include <math.h>
 #include <utlist.h>
 
@@ -103,23 +104,31 @@ static uint32_t next_target(const struct session_group *g) {
     return JOB_NO_TARGET;
 }
 
-static double value_now(const struct session_group *g) {
+static double worth(const struct session *s, const struct session_group *g) {
+    return g->value * s->priority / 100;
+}
+
+/* The same, when what it has been told to give is gone. */
+static double worth_now(const struct session *s, const struct session_group *g) {
     uint32_t taken = g->target_pages < g->shown_pages ? g->shown_pages - g->target_pages : 0;
-    return g->value * (1 + taken);
+    return worth(s, g) * (1 + taken);
 }
 
 /* The group to take from next: the one with the lowest value. */
 static struct session_group *cheapest(const struct broker *b, const struct reach *reach) {
     struct session_group *best = NULL;
+    double best_worth = reach->below;
     struct session *s;
     DL_FOREACH(b->sessions, s) {
         if (!may_take(s, reach))
             continue;
         for (uint32_t i = 0; i < s->group_count; i++) {
             struct session_group *g = &s->groups[i];
-            double value = value_now(g);
-            if (value < reach->below && (!best || value < value_now(best)) && next_target(g) != JOB_NO_TARGET)
-                best = g;
+            double value = worth_now(s, g);
+            if (value >= best_worth || next_target(g) == JOB_NO_TARGET)
+                continue;
+            best = g;
+            best_worth = value;
         }
     }
     return best;
@@ -203,7 +212,7 @@ void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
                        uint64_t bytes, uint64_t now) {
     struct pool *pool = grower->pool;
-    struct reach reach = {.pool = pool, .except = grower, .below = group->value / CLEARLY, .now = now};
+    struct reach reach = {.pool = pool, .except = grower, .below = worth(grower, group) / CLEARLY, .now = now};
     bytes = minus(bytes, waits_for_release(b, pool) + asked_for(b, pool, true));
     if (!pool->waiting)
         take(b, &reach, bytes);

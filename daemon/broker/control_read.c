@@ -71,6 +71,7 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
         .tokens_seen = s->tokens_seen,
         .settles = s->settles,
         .scores_lost = s->scores_lost,
+        .lowest_mass = -1,
         .idle_ns = now > s->last_ns ? now - s->last_ns : 0,
         .age_ns = now > s->opened_ns ? now - s->opened_ns : 0,
     };
@@ -79,7 +80,8 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
     proto_text_set(ret->policy, sizeof ret->policy, g->policy.class->name);
     for (uint32_t i = 0; i < s->group_count; i++) {
         ret->charged_bytes += s->groups[i].account.charged;
-        if (i == 0 || s->groups[i].value < ret->lowest_mass)
+        bool gathered = s->groups[i].planes & PROTO_PLANE_MASS;
+        if (gathered && (ret->lowest_mass < 0 || s->groups[i].value < ret->lowest_mass))
             ret->lowest_mass = s->groups[i].value;
     }
     if (!session_shows_heads(s))

@@ -104,8 +104,12 @@ int history_init(struct history *h, uint32_t planes, bool norms, uint32_t fresh_
     assert(fresh_rows == clock->fresh_rows);
     if (bytes && !(fresh = scissor_calloc(1, bytes)))
         return SCISSOR_ENOMEM;
-    *h = (struct history){
-        .planes = planes, .norms = norms, .blocks = clock->blocks, .fresh_rows = fresh_rows, .clock = clock};
+    *h = (struct history){.planes = planes,
+                          .norms = norms,
+                          .blocks = clock->blocks,
+                          .fresh_rows = fresh_rows,
+                          .settled_share = -1,
+                          .clock = clock};
     if (planes & PROTO_PLANE_MASS) {
         h->fresh_mass = fresh;
         fresh += fresh_rows;
@@ -186,9 +190,15 @@ static float bounded(const struct history *h, float value) {
     return value > 0 ? (value < most ? value : most) : 0; /* NaN: 0 */
 }
 
-static void add_up(const struct history *h, float *sums, const float *values, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++)
-        sums[i] += bounded(h, values[i]);
+/* Returns what was added. */
+static double add_up(const struct history *h, float *sums, const float *values, uint32_t count) {
+    double sum = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        float value = bounded(h, values[i]);
+        sums[i] += value;
+        sum += (double)value;
+    }
+    return sum;
 }
 
 static void replace(const struct history *h, float *sums, const float *values, uint32_t count) {
@@ -201,8 +211,8 @@ void history_fold(struct history *h, uint32_t plane, const float *values, uint32
     const float *fresh_values = values + h->settled;
     switch (plane) {
     case PROTO_PLANE_MASS:
-        add_up(h, h->mass, values, h->settled);
-        add_up(h, h->fresh_mass, fresh_values, fresh);
+        h->period_settled += add_up(h, h->mass, values, h->settled);
+        h->period_fresh += add_up(h, h->fresh_mass, fresh_values, fresh);
         break;
     case PROTO_PLANE_HITS:
         if (h->settled)
@@ -263,6 +273,9 @@ void history_truncate(struct history *h, uint32_t settled) {
 
 void history_next_block(struct history *h) {
     size_t bytes = h->fresh_rows * sizeof(float);
+    if (h->period_settled > 0)
+        h->settled_share = h->period_settled / (h->period_settled + h->period_fresh);
+    h->period_settled = h->period_fresh = 0;
     if (h->fresh_mass)
         memset(h->fresh_mass, 0, bytes);
     if (h->fresh_hits)
@@ -335,4 +348,5 @@ void history_check(const struct history *h) {
     check_sums(h->fresh_mass, h->fresh_rows);
     check_sums(h->fresh_hits, h->fresh_rows);
     check_sums(h->fresh_last, h->fresh_rows);
+    CHECK(h->period_settled >= 0 && h->period_fresh >= 0 && h->settled_share <= 1);
 }

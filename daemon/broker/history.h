@@ -49,7 +49,9 @@ struct history {
     float *last;                                 /* [capacity] */
     float *norm;                                 /* [capacity] |V|_1 of the row; NULL: not kept */
     float *fresh_mass, *fresh_hits, *fresh_last; /* [F], this period */
-    const struct history_clock *clock;           /* not owned */
+    double period_settled, period_fresh;         /* mass of this period: on all settled slots, on the fresh rows */
+    double settled_share; /* of the mass of the last period with both, on the settled slots; -1: none so far */
+    const struct history_clock *clock; /* not owned */
 };
 
 /* Bytes of host memory per slot, per fresh row of a head, and of a whole clock: what a session is charged for its
@@ -82,8 +84,8 @@ bool history_set_norm(struct history *h, uint32_t slot, float norm);
 void history_move(struct history *h, uint32_t from, uint32_t to);
 /* Forgets the slots from `settled` on. */
 void history_truncate(struct history *h, uint32_t settled);
-/* Ends the period for this head: clears the fresh sums and the ring entry that the next block will use; call it after
- * history_clock_next(). */
+/* Ends the period for this head: clears the fresh sums and the ring entry that the next block will use, and works out
+ * settled_share; call it after history_clock_next(). */
 void history_next_block(struct history *h);
 
 /* Query rows that could see the slot: over its life, and within the window. */

@@ -161,7 +161,8 @@ static double sum_lowest(float *values, uint32_t n, uint32_t count) {
     return sum;
 }
 
-/* Mean mass per query row on the head's `lowest` least important slots, and its share of that on all slots. */
+/* Mean mass per query row on the head's `lowest` least important slots, and its share of that on all slots (-1 if there
+ * is none). */
 static void measure_mass(const struct history *h, uint32_t lowest, float *values, double *ret_share,
                          double *ret_lowest) {
     uint32_t n = 0;
@@ -174,12 +175,21 @@ static void measure_mass(const struct history *h, uint32_t lowest, float *values
         all += values[n++];
     }
     double low = sum_lowest(values, n, n < lowest ? n : lowest);
-    *ret_share = all > 0 ? low / all : 0;
+    *ret_share = all > 0 ? low / all : -1;
     *ret_lowest = low;
 }
 
-static void measure_head(struct session *s, const struct session_group *g, uint32_t index, float *values,
-                         struct proto_head_stat *stat, double *ret_lowest) {
+/* Bucket of a row's age; see proto_head_stat. */
+static uint32_t age_bucket(uint64_t age) {
+    uint32_t bucket = 0;
+    for (uint64_t end = PROTO_AGE_BUCKET_FIRST; age > end && bucket + 1 < PROTO_AGE_BUCKETS; end *= 4)
+        bucket++;
+    return bucket;
+}
+
+/* `tokens` are those that the session has seen by now. */
+static void measure_head(struct session *s, const struct session_group *g, uint32_t index, uint64_t tokens,
+                         float *values, struct proto_head_stat *stat, double *ret_lowest) {
     const struct session_head *head = &s->heads[index];
     const struct history *h = &head->history;
     uint32_t within = index - g->first_head;
@@ -190,6 +200,8 @@ static void measure_head(struct session *s, const struct session_group *g, uint3
         .settled = h->settled,
         .pages = head->pages,
         .oldest = h->settled ? UINT32_MAX : 0,
+        .lowest_share = -1,
+        .mass = h->settled_share,
     };
     memcpy(stat->evicted, head->evicted, sizeof stat->evicted);
     for (uint32_t i = 0; i < h->settled; i++) {
@@ -197,6 +209,7 @@ static void measure_head(struct session *s, const struct session_group *g, uint3
             stat->oldest = h->position[i];
         if (h->position[i] > stat->newest)
             stat->newest = h->position[i];
+        stat->age[age_bucket(tokens - h->position[i])]++;
     }
     *ret_lowest = 0;
     if (h->mass && values)
@@ -204,13 +217,14 @@ static void measure_head(struct session *s, const struct session_group *g, uint3
 }
 
 void session_measure(struct session *s, struct broker_job *job, float *values) {
+    uint64_t tokens = job->tokens_seen + (job->kind == JOB_SETTLE ? job->rows : 0);
     for (uint32_t i = 0; i < s->group_count; i++) {
         const struct session_group *g = &s->groups[i];
         double sum = 0, lowest;
         for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
-            measure_head(s, g, h, values, &s->shown_next[h], &lowest);
+            measure_head(s, g, h, tokens, values, &s->shown_next[h], &lowest);
             sum += lowest;
         }
-        job->groups[i].value = sum / g->heads * s->priority / 100;
+        job->groups[i].value = sum / g->heads;
     }
 }

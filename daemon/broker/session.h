@@ -67,7 +67,7 @@ struct session_group {
     uint32_t target_pages; /* the arbiter wants the group shrunk to this; JOB_NO_TARGET */
     uint32_t shown_pages, shown_segments;
     uint32_t quarantined; /* segments that wait for the client to release them */
-    double value;         /* attention mass per query that the least important rows carry, times priority */
+    double value;         /* attention mass per query that the least important rows carry; 0 if not gathered */
     /* job */
     uint32_t pages;    /* per head */
     uint32_t segments; /* active */

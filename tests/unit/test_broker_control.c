@@ -184,6 +184,110 @@ static void test_positions_of_a_busy_session(void **state) {
     assert_int_equal(rig.answer.code, SCISSOR_ENOSESSION);
 }
 
+/* ---------- heads ---------- */
+
+struct shares {
+    uint32_t settled;
+    float on_settled, on_fresh;
+};
+
+static float share_value(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
+    const struct shares *s = context;
+    (void)plane;
+    return slot < s->settled ? s->on_settled * (float)(1 + layer + 2 * kv_head) : s->on_fresh;
+}
+
+/* A whole period's scores in one frame. */
+static void gather(int s, float on_settled, float on_fresh) {
+    static uint8_t frame[PROTO_SCORE_MAX];
+    if (!rig.sessions[s].scores[0].planes)
+        return; /* its client has nothing to send */
+    struct shares shares = {rig_head(&rig.sessions[s], 0)[0], on_settled, on_fresh};
+    size_t size = rig_frame(&rig.sessions[s], 0, 2, 64, 64, share_value, &shares, frame);
+    broker_score(rig.broker, frame, size, rig.now);
+    rig_act(&rig);
+}
+
+static const struct proto_head_stat *heads_of(int s) {
+    const struct proto_head_stat *heads = ask(PROTO_OP_SESSION, rig.sessions[s].id, 0, 0, 0);
+    assert_int_equal(rig.answer.count, 4);
+    return heads;
+}
+
+/* The mass is that of the last period, head by head, whatever came before. */
+static void test_mass(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(192, 0, "h2o");
+    const struct proto_head_stat *head = heads_of(s);
+    assert_true(head[0].mass == -1 && head[0].lowest_share == -1); /* nothing is settled */
+    gather(s, 0, 1);
+    settle(s, 64);
+    head = heads_of(s);
+    assert_true(head[0].mass == -1); /* nothing was settled */
+    assert_true(head[0].lowest_share > 0);
+    gather(s, 0.5f, 0.5f);
+    settle(s, 64);
+    head = heads_of(s);
+    for (uint32_t h = 0; h < 4; h++) {
+        double on_settled = 32.0 * (1 + head[h].layer + 2 * head[h].kv_head);
+        assert_true(head[h].mass > on_settled / (on_settled + 32) - 1e-6);
+        assert_true(head[h].mass < on_settled / (on_settled + 32) + 1e-6);
+    }
+    gather(s, 0.01f, 1);
+    settle(s, 64);
+    head = heads_of(s); /* 128 rows, each with 0.01 of 64 */
+    assert_true(head[0].mass > 1.28 / 65.28 - 1e-6 && head[0].mass < 1.28 / 65.28 + 1e-6);
+    settle(s, 64); /* without scores the last ones stay */
+    head = heads_of(s);
+    assert_true(head[0].mass > 1.28 / 65.28 - 1e-6 && head[0].mass < 1.28 / 65.28 + 1e-6);
+}
+
+static void test_mass_is_not_gathered(void **state) {
+    (void)state;
+    static const char *const policies[] = {"streaming", "window", "random", "tova", "scissorhands"};
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        rig_init(&rig, 64 * MIB, true);
+        int s = open_one(192, 0, policies[i]);
+        gather(s, 0.5f, 0.5f);
+        settle(s, 64);
+        gather(s, 0.5f, 0.5f);
+        settle(s, 64);
+        const struct proto_head_stat *head = heads_of(s);
+        assert_true(head[3].mass == -1 && head[3].lowest_share == -1);
+        assert_int_equal(head[3].settled, 128);
+        const struct proto_session_stat *session = ask(PROTO_OP_SESSIONS, 0, 0, 0, 0);
+        assert_true(session->lowest_mass == -1);
+        rig_deinit(&rig);
+    }
+    rig_init(&rig, 64 * MIB, true);
+}
+
+static void test_ages(void **state) {
+    (void)state;
+    rig_init(&rig, 64 * MIB, true);
+    int s = open_one(512, 0, "streaming"); /* keeps 0 to 3 and the newest */
+    settle(s, 1);
+    const struct proto_head_stat *head = heads_of(s);
+    assert_int_equal(head[0].age[0], 1);
+    while (rig.sessions[s].tokens < 1025 + 64)
+        settle(s, 64);
+    head = heads_of(s);
+    uint64_t tokens = rig.sessions[s].tokens;
+    assert_int_equal(tokens, 1089);
+    for (uint32_t h = 0; h < 4; h++) {
+        assert_int_equal(head[h].settled, 448);
+        assert_int_equal(head[h].age[0], 64);  /* 1025 .. 1088 */
+        assert_int_equal(head[h].age[1], 192); /* 833 .. 1024 */
+        assert_int_equal(head[h].age[2], 448 - 4 - 256);
+        assert_int_equal(head[h].age[3], 4); /* 0 .. 3 */
+        assert_int_equal(head[h].age[4], 0);
+        assert_int_equal(head[h].oldest, 0);
+        assert_int_equal(head[h].newest, tokens - 1);
+        assert_int_equal(head[h].evicted[PROTO_REASON_BUDGET], tokens - 448);
+    }
+}
+
 /* ---------- options and policies ---------- */
 
 static bool option(void *data, uint32_t i, struct proto_option *ret) {
@@ -245,6 +349,9 @@ int main(void) {
         cmocka_unit_test_teardown(test_memory_in_pages, teardown),
         cmocka_unit_test_teardown(test_positions, teardown),
         cmocka_unit_test_teardown(test_positions_of_a_busy_session, teardown),
+        cmocka_unit_test_teardown(test_mass, teardown),
+        cmocka_unit_test_teardown(test_mass_is_not_gathered, teardown),
+        cmocka_unit_test_teardown(test_ages, teardown),
         cmocka_unit_test_teardown(test_config, teardown),
         cmocka_unit_test_teardown(test_policies, teardown),
     };

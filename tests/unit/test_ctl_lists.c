@@ -319,7 +319,16 @@ static void test_session(void **state) {
          .lowest_share = 0.7,
          .age = {64, 32, 28, 0, 0, 0, 0, 4}},
     };
+    static struct proto_head_stat blind = {.layer = 3, .settled = 64, .mass = -1, .lowest_share = -1};
     fake.list[PROTO_OP_SESSIONS] = (struct fake_control_list){.entries = &session, .count = 1};
+    fake.list[PROTO_OP_SESSION] = (struct fake_control_list){.entries = &blind, .count = 1};
+    assert_int_equal(CTL("session", "7"), 0);
+    assert_said(" not gathered       not gathered ");
+    assert_int_equal(CTL("session", "7", "--heads"), 0);
+    assert_said(" not gathered       not gathered ");
+    assert_int_equal(CTL("session", "7", "--json"), 0);
+    assert_said("\"mass\": null");
+    assert_said("\"lowest_share\": null");
     fake.list[PROTO_OP_SESSION] = (struct fake_control_list){.entries = heads, .count = 2, .page = 1};
     assert_int_equal(CTL("session", "7"), 0);
     assert_said(
