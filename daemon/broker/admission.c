@@ -148,6 +148,12 @@ static struct pool *choose_pool(struct broker *b, uint32_t wanted) {
     return best;
 }
 
+const char *admission_why_not_kept(int code) {
+    return code == SCISSOR_ELIMIT    ? "the store for the daemon's next process has no room for the session"
+           : code == SCISSOR_ESYSTEM ? "the store for the daemon's next process did not take the session"
+                                     : "the machine has no memory for the session";
+}
+
 /* Limits on numbers, not on memory. NULL, or why not. */
 static const char *over_limit(const struct broker *b, const struct broker_peer *peer) {
     if (b->session_count >= b->config.sessions_max)
@@ -174,6 +180,21 @@ static void admit_or_wait(struct broker *b, struct session *s, uint64_t now) {
     admission_pump(b, pool, now);
 }
 
+/* What the session's next owner has to know of its client and of its shape. 0, or why it cannot be kept. */
+static int keep(struct broker_peer *peer, struct session *s, char *why, size_t why_bytes) {
+    int code = 0;
+    for (uint32_t i = 0; i < s->group_count; i++) /* the default may be another one then */
+        proto_text_set(s->keep->open.groups[i].policy, sizeof s->keep->open.groups[i].policy,
+                       s->groups[i].policy.class->name);
+    if (!peer->process && peer->pidfd >= 0)
+        peer->process = keep_process_new(s->keep->keeper, peer->pidfd, &code);
+    if (peer->process)
+        s->keep->process = keep_process_ref(peer->process);
+    if (code < 0)
+        snprintf(why, why_bytes, "%s", admission_why_not_kept(code));
+    return code;
+}
+
 void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_open *open,
                     uint64_t now) {
     char why[PROTO_TEXT_BYTES];
@@ -186,21 +207,27 @@ void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request
         return;
     }
     struct session *s = scissor_calloc(1, sizeof *s);
+    if (s && b->keeper.store && !(s->keep = keep_new(&b->keeper, open)))
+        s = scissor_free(s);
     if (!s) {
         send_failed(b, peer, request, 0, SCISSOR_ENOMEM, "the daemon has no memory for the session");
         return;
     }
     int code = admission_check(b, open, s, why, sizeof why);
+    if (code == 0 && b->keeper.store)
+        code = keep(peer, s, why, sizeof why);
     if (code == 0 && broker_random(b, s->token, sizeof s->token) < 0) {
         code = SCISSOR_ESYSTEM;
         snprintf(why, sizeof why, "no random numbers for the session's token");
     }
     if (code < 0) {
         send_failed(b, peer, request, 0, code, "%s", why);
+        session_drop_keep(s);
         scissor_free(s);
         return;
     }
     s->peer = peer;
+    s->orphan_pidfd = -1;
     s->pid = (uint32_t)peer->pid;
     s->uid = (uint32_t)peer->uid;
     s->pool = choose_pool(b, open->pool);

@@ -45,6 +45,14 @@ static int config_check(const struct broker_config *c) {
     return 0;
 }
 
+/* Memory that belongs to a process alone ends with it. */
+static bool can_keep(const struct broker_config *c) {
+    for (uint32_t i = 0; i < c->pool_count; i++)
+        if (!c->pools[i].backend->segment_adopt || (c->pools[i].host && !c->pools[i].host->segment_adopt))
+            return false;
+    return c->store != NULL;
+}
+
 int broker_new(const struct broker_config *config, struct broker **ret_broker) {
     int code = config_check(config);
     if (code < 0)
@@ -64,6 +72,7 @@ int broker_new(const struct broker_config *config, struct broker **ret_broker) {
         scissor_free(b);
         return code;
     }
+    b->keeper = (struct keeper){.store = can_keep(config) ? config->store : NULL, .next = 1};
     b->pool_count = config->pool_count;
     for (uint32_t i = 0; i < b->pool_count; i++) {
         const struct broker_pool_config *pool = &config->pools[i];
@@ -138,6 +147,7 @@ void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now) 
     DL_DELETE(b->peers, peer);
     if (peer->pidfd >= 0)
         close(peer->pidfd);
+    keep_process_unref(peer->process);
     scissor_free(peer);
     for (uint32_t i = 0; i < b->pool_count; i++)
         admission_pump(b, &b->pools[i], now);
@@ -194,6 +204,8 @@ static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, 
                                     .pool_count = b->pool_count,
                                     .score_frame_max = PROTO_SCORE_MAX,
                                     .score_socket = peer->score_socket};
+    if (b->keeper.store)
+        welcome.capabilities |= hello->capabilities & PROTO_CAP_KEEP;
     proto_text_set(welcome.version, sizeof welcome.version, SCISSOR_VERSION);
     peer->greeted = true;
     send_packet(b, peer, PROTO_WELCOME, request, &welcome);
@@ -213,7 +225,9 @@ static void dispatch(struct broker *b, struct broker_peer *peer, const struct pr
     } else if (header->type == PROTO_PASS) {
         pass_give(b, peer, header->request);
     } else if (header->type == PROTO_REATTACH) {
-        send_failed(b, peer, header->request, 0, SCISSOR_ERESTARTED, "this daemon has taken no sessions over");
+        struct proto_reattach reattach;
+        memcpy(&reattach, body, sizeof reattach);
+        reattach_arrived(b, peer, header->request, &reattach, now);
     } else {
         request_arrived(b, peer, header, body, proto_attach_entries(packet), now);
     }
@@ -274,6 +288,7 @@ void broker_tick(struct broker *b, uint64_t now) {
     struct session *s, *next;
     clock_seen(b, now);
     tick_waiting(b, now);
+    orphans_tick(b, now);
     if (b->polite)
         DL_FOREACH_SAFE(b->sessions, s, next)
     if (s->end_retry && s->end_retry <= now)
@@ -303,7 +318,8 @@ uint64_t broker_deadline(const struct broker *b) {
         if (deadline < first)
             first = deadline;
     }
-    return first;
+    uint64_t orphans = orphans_deadline(b);
+    return orphans < first ? orphans : first;
 }
 
 uint32_t broker_session_count(const struct broker *b) {

@@ -7,6 +7,7 @@
 #include <utlist.h>
 
 #include "internal.h"
+#include "snapshot.h"
 
 #define CHECK(condition)                                                                  \
     do {                                                                                  \
@@ -96,6 +97,28 @@ static void check_segments(const struct session *s) {
     }
 }
 
+/* What is kept is what there is, in files of the size that is charged, of which one counts. */
+static void check_kept(const struct session *s) {
+    const struct keep *keep = s->keep;
+    uint64_t cost = keep_base_cost(s), files = 0;
+    if (!keep)
+        return;
+    for (uint32_t id = 0; id < s->segment_capacity; id++)
+        CHECK((s->segments[id].kept != 0) == (s->segments[id].memory != NULL));
+    for (uint32_t i = 0; i < s->group_count; i++)
+        cost += s->groups[i].segments * keep_segment_cost(s, &s->groups[i]);
+    for (uint32_t i = 0; i < 2; i++) {
+        CHECK(keep->put_state[i] && keep->file[i].bytes == keep_file_bytes(s));
+        files += keep->file[i].bytes;
+    }
+    CHECK(files + sizeof *keep <= cost && keep->put_control && keep->put_lease);
+    struct snapshot_head head;
+    const struct keep_file *file = &keep->file[keep->active];
+    CHECK(snapshot_read_head(file->memory, file->bytes, &head) == 0);
+    CHECK(head.sequence == keep->sequence && head.session == s->id && head.redo_bytes == 0);
+    CHECK(head.generation == s->generation && head.tokens_seen == s->tokens_seen && head.settles == s->settles);
+}
+
 static void check_idle_session(struct session *s) {
     uint64_t *pages = calloc(s->segment_capacity, sizeof *pages);
     CHECK(pages);
@@ -111,10 +134,12 @@ static void check_idle_session(struct session *s) {
     check_pages_once(s);
     check_segments(s);
     check_control_page(s);
+    check_kept(s);
 }
 
 struct sums {
     uint64_t charged, guaranteed, committed, segments, accounts, shown;
+    uint32_t stored; /* descriptors in the store */
     uint32_t sessions;
 };
 
@@ -150,7 +175,10 @@ static void check_memory(const struct session *s, struct sums *sums) {
 
 static void check_session(const struct broker *b, struct session *s, struct sums *sums) {
     CHECK(session_find(b, s->id) == s && !s->ended);
+    CHECK(s->peer || s->orphan || s->ending);
     sums->sessions++;
+    if (s->keep && s->keep->file[0].memory)
+        sums->stored += (uint32_t)s->segments_shown + 4;
     sums->segments += s->segments_shown;
     add_account(sums, s->pool, &s->account);
     for (uint32_t i = 0; i < s->group_count; i++) {
@@ -186,18 +214,44 @@ static void check_peers(const struct broker *b, struct sums *sums) {
     }
 }
 
+/* While no job runs, what the store has is what sessions and their processes have put there. */
+static void check_store(const struct broker *b, const struct sums *sums, uint32_t jobs) {
+    uint32_t stored = 0;
+    const struct session *s, *other;
+    const struct broker_peer *peer;
+    if (!b->keeper.store || jobs)
+        return;
+    for (uint32_t i = 0; i < b->pool_count; i++)
+        stored += sums[i].stored;
+    DL_FOREACH(b->peers, peer)
+    stored += peer->process != NULL;
+    DL_FOREACH(b->sessions, s) {
+        const struct keep_process *process = s->keep ? s->keep->process : NULL;
+        bool counted = process == NULL;
+        DL_FOREACH(b->peers, peer)
+        counted |= peer->process == process;
+        for (other = b->sessions; other != s; other = other->next)
+            counted |= other->keep && other->keep->process == process;
+        stored += !counted;
+    }
+    CHECK(stored == b->keeper.stored && stored <= b->keeper.store->max);
+}
+
 void broker_check(const struct broker *b) {
     struct sums sums[BROKER_MAX_POOLS] = {{0}};
-    uint32_t sessions = 0, jobs = 0, polite = 0;
+    uint32_t sessions = 0, jobs = 0, polite = 0, orphans = 0;
     struct session *s;
     DL_FOREACH(b->sessions, s) {
         check_session(b, s, &sums[s->pool->index]);
         sessions++;
         jobs += s->job.running;
         polite += s->end_retry != 0;
+        orphans += s->orphan;
     }
     CHECK(sessions == b->session_count && jobs == b->session_jobs && polite == b->polite);
+    CHECK(orphans == b->orphans);
     check_peers(b, sums);
+    check_store(b, sums, jobs);
     for (uint32_t i = 0; i < b->pool_count; i++) {
         const struct pool *pool = &b->pools[i];
         uint32_t waiting = 0;

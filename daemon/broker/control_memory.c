@@ -22,7 +22,8 @@ static void add_group(const struct session *s, const struct session_group *g, st
     ret->free_bytes += active * SCISSOR_SEGMENT_BYTES - used;
     ret->quarantined_bytes += leaving * SCISSOR_SEGMENT_BYTES;
     ret->granted_bytes += (charged - active - leaving) * SCISSOR_SEGMENT_BYTES;
-    ret->bookkeeping_bytes += charged * (g->segment_cost - SCISSOR_SEGMENT_BYTES);
+    ret->state_bytes += charged * keep_segment_cost(s, g);
+    ret->bookkeeping_bytes += charged * (g->segment_cost - SCISSOR_SEGMENT_BYTES - keep_segment_cost(s, g));
     ret->settled_segments = saturated((uint64_t)ret->settled_segments + active + leaving);
     ret->room_rows = saturated(ret->room_rows + (uint64_t)g->shown_pages * g->heads * SCISSOR_PAGE_ROWS);
     for (uint32_t h = g->first_head; session_shows_heads(s) && h < g->first_head + g->heads; h++)
@@ -38,8 +39,9 @@ static void add_base(const struct session *s, struct proto_memory_stat *ret) {
     if (!s->ended) {
         ret->fresh_bytes = (uint64_t)s->fresh_segments * SCISSOR_SEGMENT_BYTES;
         ret->fresh_segments = s->fresh_segments;
+        ret->state_bytes = keep_base_cost(s);
     }
-    ret->bookkeeping_bytes = s->account.charged - ret->page_bytes - ret->fresh_bytes;
+    ret->bookkeeping_bytes = s->account.charged - ret->page_bytes - ret->fresh_bytes - ret->state_bytes;
 }
 
 void session_memory(const struct session *s, struct proto_memory_stat *ret) {

@@ -26,6 +26,11 @@ void broker_pool_stat(const struct broker *b, uint32_t index, uint64_t now, stru
         .sessions = pool->sessions - pool->waiting,
         .waiting = pool->waiting,
         .draining = b->draining,
+        .stored = b->keeper.stored,
+        .stored_max = b->keeper.store ? b->keeper.store->max : 0,
+        .taken_over = b->taken_over,
+        .lost = b->lost,
+        .orphans = b->orphans,
         .version_major_minor = PROTO_VERSION_MAJOR << 16 | PROTO_VERSION_MINOR,
     };
     memcpy(ret->evicted, pool->evicted, sizeof ret->evicted);
@@ -72,6 +77,7 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
         .settles = s->settles,
         .scores_lost = s->scores_lost,
         .lowest_mass = -1,
+        .orphan = s->orphan,
         .idle_ns = now > s->last_ns ? now - s->last_ns : 0,
         .age_ns = now > s->opened_ns ? now - s->opened_ns : 0,
     };

@@ -92,6 +92,8 @@ static enum proto_frame try_fold(struct broker *b, struct session *s, const stru
 
 static enum proto_frame frame_fate(struct broker *b, struct session *s, const struct proto_score *f,
                                    const uint8_t *payload) {
+    if (s->orphan)
+        return PROTO_FRAME_STALE; /* its client sends all of this period again when it is back */
     if (f->sequence <= s->sequence)
         return s->state == PROTO_SESSION_SETTLING ? PROTO_FRAME_LATE : PROTO_FRAME_STALE;
     if (f->sequence != s->sequence + 1)
@@ -99,7 +101,9 @@ static enum proto_frame frame_fate(struct broker *b, struct session *s, const st
     s->sequence = f->sequence;
 
     enum proto_frame fate = PROTO_FRAME_LATE;
-    if (s->state == PROTO_SESSION_SHRINKING)
+    if (s->spoilt)
+        fate = PROTO_FRAME_STALE; /* some of this period are in its sums already, and nobody knows which */
+    else if (s->state == PROTO_SESSION_SHRINKING)
         fate = PROTO_FRAME_STALE; /* the slots that it speaks of are changing */
     else if (s->state == PROTO_SESSION_IDLE || s->state == PROTO_SESSION_WAITING)
         fate = try_fold(b, s, f, payload);

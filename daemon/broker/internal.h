@@ -5,6 +5,9 @@
  *     lifecycle.c      a session from its insertion to its end; starting and finishing jobs
  *     requests.c       SETTLE, POSITIONS, RELEASED, CLOSE
  *     frames.c         score frames
+ *     keep.c, snapshot.c, redo.c    what is kept for the next process
+ *     take_over.c      what the process before has kept
+ *     reattach.c       clients that come back
  *     admission.c      OPEN and the queue for memory; admission_check.c its fields
  *     arbiter.c        who gives memory back
  *     control_ops.c    what scissorctl asks; control_*.c
@@ -15,6 +18,7 @@
 
 #include "action.h"
 #include "broker.h"
+#include "keep.h"
 #include "pool.h"
 #include "scissor_error.h"
 #include "session.h"
@@ -30,7 +34,8 @@ struct broker_peer {
     pid_t pid;
     uid_t uid;
     gid_t gid;
-    int pidfd; /* -1: not known */
+    int pidfd;                    /* -1: not known */
+    struct keep_process *process; /* in the store, as soon as it has opened a session; NULL */
     void *data;
     bool greeted, hung_up;
     uint32_t score_socket; /* of one that was greeted */
@@ -54,6 +59,10 @@ struct broker {
     bool draining;
     struct broker_peer *peers;
     uint32_t next_score_socket; /* the first to be looked at */
+
+    struct keeper keeper;      /* without a store nothing is kept */
+    uint32_t taken_over, lost; /* sessions at the start */
+    uint32_t orphans;          /* of those taken over: their clients have not come back */
 
     struct session *sessions; /* in order of their opening, ended ones not included */
     struct session **buckets; /* by id; fixed size, chained through hash_next */
@@ -93,6 +102,8 @@ void send_shrink(struct broker *b, struct session *s, const uint32_t *ids, uint3
 int send_grow(struct broker *b, struct session *s, uint32_t request, const uint32_t *ids, uint32_t count);
 /* All fresh segments as GROW, then OPENED. As send_grow(). */
 int send_opened(struct broker *b, struct session *s, uint32_t request);
+/* All segments as GROW, then REATTACHED. As send_grow(). */
+int send_reattached(struct broker *b, struct session *s, uint32_t request);
 void send_event(struct broker *b, const struct proto_event *event);
 
 /* ---------- pass.c ---------- */
@@ -118,6 +129,10 @@ void session_next(struct broker *b, struct session *s, uint64_t now);
 void session_end(struct broker *b, struct session *s, enum proto_reason reason, uint64_t now);
 /* Tries again to close a session whose client was in a step. */
 void session_retry_close(struct broker *b, struct session *s, uint64_t now);
+/* What its next snapshot says of it, if nothing changes. */
+struct keep_counts session_counts(const struct session *s);
+/* Nothing of it is in the store any more. */
+void session_drop_keep(struct session *s);
 /* Frees a session that the operator had closed. */
 void session_forget(struct session *s);
 void session_stop_waiting(struct broker *b, struct session *s);
@@ -133,6 +148,18 @@ void session_apply_released(struct session *s);
 /* Begins the settle that was asked for, with the scores that there are. */
 void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now);
 
+/* ---------- take_over.c, reattach.c ---------- */
+
+/* REATTACH, and its answer when no job runs any more. */
+void reattach_answer(struct broker *b, struct session *s);
+void reattach_arrived(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_reattach *ask,
+                      uint64_t now);
+/* Ends orphans whose time is up. */
+void orphans_tick(struct broker *b, uint64_t now);
+uint64_t orphans_deadline(const struct broker *b);
+/* Its client is back, or it ends. */
+void session_stop_orphan(struct broker *b, struct session *s);
+
 /* ---------- admission.c ---------- */
 
 void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_open *open,
@@ -143,6 +170,8 @@ void admission_pump(struct broker *b, struct pool *pool, uint64_t now);
 void admission_leave(struct session *s);
 void admission_drain(struct broker *b, uint64_t now);
 uint64_t admission_deadline(const struct pool *pool);
+/* In words: ENOMEM, or why the store does not have it. */
+const char *admission_why_not_kept(int code);
 /* Says no, counts it, and frees the session, which has no account. */
 void admission_refuse(struct broker *b, struct session *s, int code, const char *why);
 

@@ -60,6 +60,24 @@ static int scratch_init(struct job_scratch *scratch, struct session *s, struct b
                : SCISSOR_ENOMEM;
 }
 
+int job_commit(struct session *s, struct broker_job *job, struct job_scratch *scratch, bool settled) {
+    struct keep_counts after = job->counts;
+    uint64_t evicted = 0;
+    after.generation = job->generation + 1;
+    for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++) {
+        after.evicted[i] += job->evicted[i];
+        evicted += job->evicted[i];
+    }
+    if (settled) {
+        after.tokens_seen += job->rows;
+        after.settles++;
+        after.last_evicted = evicted;
+        after.last_lost = job->scores_lost;
+        after.spoilt = false;
+    }
+    return keep_commit(s, &after, scratch->items, scratch->batch_heads);
+}
+
 static int shrink_groups(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
     for (uint32_t i = 0; i < s->group_count; i++) {
         if (job->groups[i].target_pages > s->groups[i].pages)

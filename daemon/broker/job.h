@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "control.h"
+#include "keep.h"
 
 struct session;
 
@@ -41,6 +42,8 @@ struct broker_job {
     uint32_t rows;       /* SETTLE: fresh rows */
     uint64_t generation; /* of the control page when the job began */
     uint64_t tokens_seen;
+    struct keep_counts counts; /* when the job began; of a session that is kept */
+    bool scores_lost;          /* SETTLE: it goes on without all of them */
     struct job_group groups[PROTO_MAX_GROUPS];
     /* results */
     int code;           /* 0, or why nothing was changed (ENOMEM), or ESYSTEM: the session is broken */

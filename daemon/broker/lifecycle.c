@@ -18,14 +18,18 @@ struct session *session_find(const struct broker *b, uint64_t id) {
 }
 
 void session_insert(struct broker *b, struct session *s) {
-    s->id = ++b->last_id;
+    if (!s->id)
+        s->id = b->last_id + 1;
+    if (s->id > b->last_id)
+        b->last_id = s->id;
     struct session **bucket = &b->buckets[s->id & (b->bucket_count - 1)];
     s->hash_next = *bucket;
     *bucket = s;
     DL_APPEND(b->sessions, s);
     b->session_count++;
     s->pool->sessions++;
-    s->peer->sessions++;
+    if (s->peer)
+        s->peer->sessions++;
     s->job.session = s;
     s->job_action = (struct action){.type = BROKER_ACTION_JOB, .embedded = true, .job = &s->job};
 }
@@ -45,8 +49,17 @@ void session_free(struct broker *b, struct session *s) {
     session_remove(b, s);
     if (s->peer)
         s->peer->sessions--;
+    session_stop_orphan(b, s);
+    session_drop_keep(s);
     scissor_free(s->released);
     scissor_free(s);
+}
+
+void session_drop_keep(struct session *s) {
+    if (!s->keep)
+        return;
+    keep_process_unref(s->keep->process);
+    s->keep = keep_free(s->keep);
 }
 
 void session_stop_waiting(struct broker *b, struct session *s) {
@@ -66,6 +79,19 @@ void session_forget(struct session *s) {
 
 /* ---------- starting ---------- */
 
+struct keep_counts session_counts(const struct session *s) {
+    struct keep_counts counts = {.generation = s->generation,
+                                 .tokens_seen = s->tokens_seen,
+                                 .settles = s->settles,
+                                 .scores_lost = s->scores_lost,
+                                 .last_evicted = s->last_evicted,
+                                 .last_lost = s->last_lost,
+                                 .spoilt = s->spoilt,
+                                 .priority = s->priority};
+    memcpy(counts.evicted, s->evicted, sizeof counts.evicted);
+    return counts;
+}
+
 void session_start_job(struct broker *b, struct session *s, enum job_kind kind) {
     static const enum proto_session_state states[] = {[JOB_OPEN] = PROTO_SESSION_OPENING,
                                                       [JOB_SETTLE] = PROTO_SESSION_SETTLING,
@@ -78,6 +104,8 @@ void session_start_job(struct broker *b, struct session *s, enum job_kind kind) 
     s->job.running = true;
     s->job.generation = s->generation;
     s->job.tokens_seen = s->tokens_seen;
+    s->job.counts = session_counts(s);
+    s->job.scores_lost = s->settle_lost;
     s->job.code = 0;
     s->job.lease_refused = s->job.changed = false;
     s->job.grown_count = s->job.moved_count = 0;
@@ -200,6 +228,7 @@ static void session_become_ended(struct broker *b, struct session *s) {
     uint64_t cost = session_ended_cost(s);
     pool_join(s->pool, &s->account, cost);
     pool_charge(&s->account, cost);
+    session_drop_keep(s);
     session_remove(b, s);
     s->ended = true;
     DL_APPEND(s->peer->ended, s);
@@ -262,7 +291,7 @@ static void open_done(struct broker *b, struct session *s, uint64_t now) {
     if (s->job.code < 0) {
         return_charges(s);
         s->pool->refused++;
-        send_failed(b, s->peer, request, 0, SCISSOR_ENOMEM, "the machine has no memory for the session");
+        send_failed(b, s->peer, request, 0, s->job.code, "%s", admission_why_not_kept(s->job.code));
         session_free(b, s);
         return;
     }
@@ -306,7 +335,8 @@ static void tell_shrunk(struct broker *b, struct session *s) {
         .type = PROTO_EVENT_PRESSURE, .session = s->id, .bytes = (uint64_t)s->job.moved_count * SCISSOR_SEGMENT_BYTES};
     proto_text_set(event.name, sizeof event.name, s->name);
     s->pool->reclaims += s->job.moved_count;
-    send_shrink(b, s, s->job.moved_ids, s->job.moved_count);
+    if (s->asked.type != PROTO_REATTACH) /* its answer says what there is */
+        send_shrink(b, s, s->job.moved_ids, s->job.moved_count);
     send_event(b, &event);
 }
 
@@ -321,6 +351,11 @@ static void settle_done(struct broker *b, struct session *s) {
     }
     s->tokens_seen += s->job.rows;
     s->settles++;
+    s->last_lost = s->settle_lost;
+    s->spoilt = false;
+    s->last_evicted = 0;
+    for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)
+        s->last_evicted += s->job.evicted[i];
     s->pool->settles++;
     tell_shrunk(b, s);
     if (s->ending && s->end_reason == PROTO_REASON_OPERATOR)
@@ -329,9 +364,10 @@ static void settle_done(struct broker *b, struct session *s) {
         send_failed(b, s->peer, request, s->id, SCISSOR_ESYSTEM, "the session's new memory could not be sent");
         peer_hang_up(b, s->peer);
     } else {
-        struct proto_settled settled = {.session = s->id, .generation = s->generation, .scores_lost = s->settle_lost};
-        for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)
-            settled.evicted_rows += s->job.evicted[i];
+        struct proto_settled settled = {.session = s->id,
+                                        .generation = s->generation,
+                                        .evicted_rows = s->last_evicted,
+                                        .scores_lost = s->last_lost};
         send_packet(b, s->peer, PROTO_SETTLED, request, &settled);
     }
     evicted_event(b, s, PROTO_REASON_BUDGET);

@@ -7,39 +7,75 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "redo.h"
 #include "scissor_error.h"
-#include "session.h"
+#include "work.h"
+
+int session_segment_reserve(struct session *s, uint32_t id) {
+    uint32_t capacity = s->segment_capacity;
+    if (id < capacity)
+        return 0;
+    while (capacity <= id)
+        capacity *= 2;
+    if (capacity > SESSION_SEGMENT_IDS)
+        return SCISSOR_ENOMEM;
+    struct session_segment *table = scissor_realloc(s->segments, capacity * sizeof *table);
+    if (!table)
+        return SCISSOR_ENOMEM;
+    memset(table + s->segment_capacity, 0, (capacity - s->segment_capacity) * sizeof *table);
+    s->segments = table;
+    s->segment_capacity = capacity;
+    return 0;
+}
 
 /* The lowest free id; grows the table when there is none. */
 static int segment_id(struct session *s, uint32_t *ret_id) {
     uint32_t id = s->fresh_segments;
     while (id < s->segment_capacity && s->segments[id].memory)
         id++;
-    if (id == s->segment_capacity) {
-        uint32_t capacity = s->segment_capacity * 2;
-        if (capacity > SESSION_SEGMENT_IDS)
-            return SCISSOR_ENOMEM;
-        struct session_segment *table = scissor_realloc(s->segments, capacity * sizeof *table);
-        if (!table)
-            return SCISSOR_ENOMEM;
-        memset(table + s->segment_capacity, 0, (capacity - s->segment_capacity) * sizeof *table);
-        s->segments = table;
-        s->segment_capacity = capacity;
-    }
     *ret_id = id;
+    return session_segment_reserve(s, id);
+}
+
+/* Memory that the next process can take over, in the store under a name of its own. */
+static int kept_segment_new(struct session *s, uint32_t group, struct kernel_segment **ret_memory,
+                            uint64_t *ret_number) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct keeper *keeper = s->keep->keeper;
+    struct kernel_segment *memory;
+    if (keep_grow(s, group) < 0)
+        return SCISSOR_ENOMEM;
+    if (device->segment_new(device, KERNEL_ACCESS_SETTLED_KEPT, SCISSOR_SEGMENT_BYTES, &memory) < 0) {
+        keep_trim(s);
+        return SCISSOR_ENOMEM;
+    }
+    uint64_t number = keeper_number(keeper);
+    if (keeper_put(keeper, 's', number, device->segment_descriptor(memory)) < 0) {
+        device->segment_free(device, memory);
+        keep_trim(s);
+        return SCISSOR_ENOMEM;
+    }
+    *ret_memory = memory;
+    *ret_number = number;
     return 0;
 }
 
 int session_segment_add(struct session *s, uint32_t group, uint32_t *ret_id) {
     struct kernel_backend *device = s->pool->config.backend;
     struct kernel_segment *memory;
+    uint64_t number = 0;
     uint32_t id;
 
-    if (segment_id(s, &id) < 0 ||
-        device->segment_new(device, KERNEL_ACCESS_SETTLED, SCISSOR_SEGMENT_BYTES, &memory) < 0)
+    if (segment_id(s, &id) < 0)
         return SCISSOR_ENOMEM;
-    s->segments[id] = (struct session_segment){
-        .memory = memory, .address = device->segment_address(memory), .group = group, .state = SEGMENT_ACTIVE};
+    if (s->keep ? kept_segment_new(s, group, &memory, &number) < 0
+                : device->segment_new(device, KERNEL_ACCESS_SETTLED, SCISSOR_SEGMENT_BYTES, &memory) < 0)
+        return SCISSOR_ENOMEM;
+    s->segments[id] = (struct session_segment){.memory = memory,
+                                               .address = device->segment_address(memory),
+                                               .group = group,
+                                               .kept = number,
+                                               .state = SEGMENT_ACTIVE};
     s->groups[group].segments++;
     *ret_id = id;
     return 0;
@@ -47,6 +83,8 @@ int session_segment_add(struct session *s, uint32_t group, uint32_t *ret_id) {
 
 static void segment_free(struct session *s, uint32_t id) {
     struct kernel_backend *device = s->pool->config.backend;
+    if (s->segments[id].kept)
+        keeper_drop(s->keep->keeper, 's', s->segments[id].kept);
     device->segment_free(device, s->segments[id].memory);
     s->segments[id] = (struct session_segment){0};
 }
@@ -56,6 +94,10 @@ bool session_segment_remove(struct session *s, uint32_t id) {
     assert(segment->memory && segment->used == 0 && segment->state == SEGMENT_ACTIVE);
     s->groups[segment->group].segments--;
     segment->state = SEGMENT_QUARANTINED;
+    if (s->keep) {
+        redo_add_segment(s, id); /* pages have yet to be copied out of it */
+        return false;
+    }
     if (!s->pool->config.backend->revocable)
         return false;
     segment_free(s, id);
@@ -73,7 +115,7 @@ void session_free_released(struct session *s, struct broker_job *job) {
 
 /* ---------- pages ---------- */
 
-static void *page_address(const struct session *s, uint32_t page) {
+void *session_page_address(const struct session *s, uint32_t page) {
     const struct session_segment *segment = &s->segments[PROTO_PAGE_SEGMENT(page)];
     return segment->address + (size_t)PROTO_PAGE_INDEX(page) * s->groups[segment->group].page_bytes;
 }
@@ -126,7 +168,7 @@ static uint32_t segment_emptiest(const struct session *s, uint32_t group) {
     return best;
 }
 
-static int head_reserve(struct session_head *head, uint32_t pages) {
+int session_head_reserve(struct session_head *head, uint32_t pages) {
     if (pages > head->page_capacity) {
         uint32_t *page = scissor_realloc(head->page, pages * sizeof *page);
         if (!page)
@@ -151,7 +193,7 @@ int session_group_grow(struct session *s, uint32_t group, uint32_t pages) {
     if (pages <= g->pages)
         return 0;
     for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
-        if (head_reserve(&s->heads[h], pages) < 0)
+        if (session_head_reserve(&s->heads[h], pages) < 0)
             return SCISSOR_ENOMEM;
     uint32_t id = s->fresh_segments;
     for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
@@ -161,7 +203,7 @@ int session_group_grow(struct session *s, uint32_t group, uint32_t pages) {
                 id++;
             uint32_t page = page_take(s, id);
             head->page[head->pages] = page;
-            head->address[head->pages++] = page_address(s, page);
+            head->address[head->pages++] = session_page_address(s, page);
         }
     }
     g->pages = pages;
@@ -177,13 +219,15 @@ static bool page_move(struct session *s, uint32_t group, uint32_t *page, void **
     if (id == UINT32_MAX)
         return false;
     uint32_t to = page_take(s, id);
-    if (device->copy(device, page_address(s, to), *address, s->groups[group].page_bytes) < 0) {
+    if (s->keep) {
+        redo_add_page(s, group, *page, to);
+    } else if (device->copy(device, session_page_address(s, to), *address, s->groups[group].page_bytes) < 0) {
         page_give(s, to);
         return false;
     }
     page_give(s, *page);
     *page = to;
-    *address = page_address(s, to);
+    *address = session_page_address(s, to);
     return true;
 }
 
@@ -198,8 +242,40 @@ static bool segment_empty(struct session *s, uint32_t group, uint32_t id) {
     return true;
 }
 
-void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job) {
+static void empty_segments(struct session *s, uint32_t group, struct broker_job *job) {
     struct kernel_backend *device = s->pool->config.backend;
+    struct session_group *g = &s->groups[group];
+    uint64_t need = session_group_segments(g, g->pages);
+    while (g->segments > need) {
+        uint32_t id = segment_emptiest(s, group);
+        if (!segment_empty(s, group, id) || device->synchronise(device) < 0)
+            break;
+        job->moved_ids[job->moved_count++] = id;
+        job->groups[group].moved++;
+        if (session_segment_remove(s, id))
+            job->groups[group].freed++;
+    }
+}
+
+/* The pages that were taken off the heads above are free to be written to, as nothing in the store speaks of them any
+ * more when the copies begin; those that are copied now are not, until all is done. */
+static int empty_kept_segments(struct session *s, uint32_t group, struct broker_job *job, struct job_scratch *scratch) {
+    uint32_t first = job->moved_count;
+    keep_begin(s);
+    empty_segments(s, group, job);
+    int code = job_commit(s, job, scratch, false);
+    if (code < 0)
+        return code;
+    for (uint32_t i = first; i < job->moved_count; i++) {
+        segment_free(s, job->moved_ids[i]);
+        job->groups[group].freed++;
+    }
+    keep_trim(s);
+    return 0;
+}
+
+int session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job,
+                      struct job_scratch *scratch) {
     struct session_group *g = &s->groups[group];
 
     for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
@@ -211,14 +287,8 @@ void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct
         (void)history_resize(&head->history, pages * SCISSOR_PAGE_ROWS);
     }
     g->pages = pages;
-    uint64_t need = session_group_segments(g, pages);
-    while (g->segments > need) {
-        uint32_t id = segment_emptiest(s, group);
-        if (!segment_empty(s, group, id) || device->synchronise(device) < 0)
-            break;
-        job->moved_ids[job->moved_count++] = id;
-        job->groups[group].moved++;
-        if (session_segment_remove(s, id))
-            job->groups[group].freed++;
-    }
+    if (s->keep)
+        return empty_kept_segments(s, group, job, scratch);
+    empty_segments(s, group, job);
+    return 0;
 }

@@ -70,7 +70,7 @@ void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) 
 
 static void settle_or_wait(struct broker *b, struct session *s, uint64_t now) {
     if (s->sequence >= s->asked.settle.score_sequence) {
-        settle_start(b, s, s->scores_missing, now);
+        settle_start(b, s, s->scores_missing || s->spoilt, now);
         return;
     }
     s->state = PROTO_SESSION_WAITING;
@@ -114,6 +114,8 @@ static const char *bad_positions(const struct session *s, const struct proto_pos
 void request_run(struct broker *b, struct session *s, uint64_t now) {
     if (s->asked.type == PROTO_SETTLE)
         settle_or_wait(b, s, now);
+    else if (s->asked.type == PROTO_REATTACH)
+        reattach_answer(b, s);
     else
         answer_positions(b, s);
 }

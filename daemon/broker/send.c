@@ -172,6 +172,36 @@ int send_opened(struct broker *b, struct session *s, uint32_t request) {
     return list_queue(b, &list, code);
 }
 
+static int reattached_add(struct action **list, struct session *s, uint32_t request) {
+    struct proto_reattached body = {.session = s->id,
+                                    .generation = s->generation,
+                                    .tokens_seen = s->tokens_seen,
+                                    .evicted_rows = s->last_evicted,
+                                    .scores_lost = s->last_lost};
+    uint32_t ids[PROTO_SEGMENTS_PER_MESSAGE], n = 0;
+    int code = 0;
+    for (uint32_t id = 0; id < s->segment_capacity && code == 0; id++) {
+        if (s->segments[id].memory && s->segments[id].state == SEGMENT_ACTIVE) {
+            ids[n++] = id;
+            body.segments++;
+        }
+        if (n == PROTO_SEGMENTS_PER_MESSAGE || (n && id + 1 == s->segment_capacity)) {
+            code = grow_add(list, s, request, ids, n);
+            n = 0;
+        }
+    }
+    if (code == 0)
+        code = action_add_packet(list, s->peer, PROTO_REATTACHED, request, &body, NULL, 0, 0, NULL);
+    return code;
+}
+
+int send_reattached(struct broker *b, struct session *s, uint32_t request) {
+    struct action *list = NULL;
+    if (!s->peer || s->peer->hung_up)
+        return 0;
+    return list_queue(b, &list, reattached_add(&list, s, request));
+}
+
 void send_event(struct broker *b, const struct proto_event *event) {
     struct proto_event out = *event;
     out.magic = PROTO_EVENT_MAGIC;

@@ -11,7 +11,7 @@
 #include "scissor_error.h"
 
 /* Addresses of fresh buffers and places in the control page, head by head. */
-static void place_heads(struct session *s) {
+void session_place_heads(struct session *s) {
     struct layout_fresh walk = {0, 0};
     uint32_t size = (uint32_t)kernel_dtype_size(s->compute_dtype);
     uint32_t words = sizeof(struct proto_control) / sizeof(uint32_t);
@@ -27,7 +27,7 @@ static void place_heads(struct session *s) {
     }
 }
 
-static int allocate_bookkeeping(struct session *s) {
+int session_bookkeeping_new(struct session *s) {
     s->clocks = scissor_calloc(s->layer_count, sizeof *s->clocks);
     s->heads = scissor_calloc(s->head_count, sizeof *s->heads);
     s->shown = scissor_calloc(s->head_count, sizeof *s->shown);
@@ -61,7 +61,8 @@ static int allocate_memory(struct session *s) {
             return SCISSOR_ENOMEM;
         segment->address = device->segment_address(segment->memory);
     }
-    if (host->segment_new(host, KERNEL_ACCESS_SETTLED, s->control_bytes, &s->control) < 0 ||
+    enum kernel_access access = s->keep ? KERNEL_ACCESS_SETTLED_KEPT : KERNEL_ACCESS_SETTLED;
+    if (host->segment_new(host, access, s->control_bytes, &s->control) < 0 ||
         host->segment_new(host, KERNEL_ACCESS_FRESH, PROTO_LEASE_BYTES, &s->lease) < 0)
         return SCISSOR_ENOMEM;
     s->control_page = host->segment_address(s->control);
@@ -70,15 +71,18 @@ static int allocate_memory(struct session *s) {
 }
 
 int session_allocate(struct session *s) {
-    if (allocate_bookkeeping(s) < 0 || allocate_memory(s) < 0) {
+    if (session_bookkeeping_new(s) < 0 || allocate_memory(s) < 0) {
         session_release(s, false);
         return SCISSOR_ENOMEM;
     }
-    place_heads(s);
+    session_place_heads(s);
     s->control_page->magic = PROTO_CONTROL_MAGIC;
     s->control_page->head_count = s->head_count;
     session_write_control(s, 1);
-    return 0;
+    int code = s->keep ? keep_open(s) : 0;
+    if (code < 0)
+        session_release(s, false);
+    return code;
 }
 
 void session_release_pages(struct session *s) {
@@ -89,11 +93,8 @@ void session_release_pages(struct session *s) {
     s->lease_page = NULL;
 }
 
-void session_release(struct session *s, bool keep_pages) {
-    struct kernel_backend *device = s->pool->config.backend;
-
-    for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
-        device->segment_free(device, s->segments[i].memory);
+/* What is the daemon's own memory. */
+static void free_bookkeeping(struct session *s) {
     for (uint32_t i = 0; s->heads && i < s->head_count; i++) {
         history_deinit(&s->heads[i].history);
         scissor_free(s->heads[i].page);
@@ -109,8 +110,32 @@ void session_release(struct session *s, bool keep_pages) {
     s->shown_next = scissor_free(s->shown_next);
     for (uint32_t i = 0; i < s->group_count; i++)
         s->groups[i].pages = s->groups[i].segments = 0;
+}
+
+void session_release(struct session *s, bool keep_pages) {
+    struct kernel_backend *device = s->pool->config.backend;
+
+    if (s->keep)
+        keep_close(s);
+    for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
+        device->segment_free(device, s->segments[i].memory);
+    free_bookkeeping(s);
     if (!keep_pages)
         session_release_pages(s);
+}
+
+void session_leave(struct session *s) {
+    struct kernel_backend *device = s->pool->config.backend, *host = s->pool->host;
+
+    if (s->keep)
+        keep_leave(s);
+    for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
+        device->segment_leave(device, s->segments[i].memory);
+    free_bookkeeping(s);
+    s->control = host->segment_leave(host, s->control);
+    s->lease = host->segment_leave(host, s->lease);
+    s->control_page = NULL;
+    s->lease_page = NULL;
 }
 
 void session_write_control(struct session *s, uint64_t generation) {

@@ -36,6 +36,7 @@ struct session_segment {
     struct kernel_segment *memory; /* NULL: this id is free */
     char *address;
     uint32_t group; /* of settled ones */
+    uint64_t kept;  /* number of its name in the store; 0: it is not kept */
     enum segment_state state;
     uint32_t used; /* pages in use */
     uint64_t map[SESSION_PAGES_PER_SEGMENT_MAX / 64];
@@ -102,6 +103,8 @@ struct session {
     uint64_t base_cost, guaranteed_cost; /* bytes: without settled segments; with the guaranteed ones */
     struct session_group groups[PROTO_MAX_GROUPS];
 
+    struct keep *keep; /* for the next process; NULL: it ends with this one */
+
     /* broker */
     struct pool_account account; /* of everything but settled segments */
     struct session_request asked;
@@ -119,7 +122,13 @@ struct session {
     enum proto_reason end_reason;
     uint64_t end_deadline, end_retry; /* of a close that waits for a step to end */
     uint64_t rows_held;               /* settled rows when the close began */
-    bool ended; /* closed by the operator; only its two pages are left, for a client that may look at them */
+    bool ended;       /* closed by the operator; only its two pages are left, for a client that may look at them */
+    bool orphan;      /* taken over, and its client has not come back */
+    int orphan_pidfd; /* of its client; -1 */
+    uint64_t orphan_deadline;
+    uint64_t last_evicted; /* rows, by the last settle */
+    bool last_lost;        /* that went on without all of its scores */
+    bool spoilt;           /* taken over in the middle of a period: none of its scores count */
     uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
     uint64_t checked_generation, checked_sequence; /* what broker_check() has seen */
     uint64_t segments_shown;                       /* segments allocated, of any kind and state */
@@ -153,8 +162,15 @@ uint64_t session_ended_cost(const struct session *s);
 
 /* ---------- memory (session.c), in jobs ---------- */
 
-/* Allocates what is there from the start. 0 or SCISSOR_ENOMEM, then nothing is left. */
+/* Allocates what is there from the start. 0, ENOMEM, or why it cannot be kept (ELIMIT, ESYSTEM); then nothing is left.
+ */
 int session_allocate(struct session *s);
+/* Heads, clocks, the table of segments: what of it is the daemon's own memory. 0 or ENOMEM, then session_release(). */
+int session_bookkeeping_new(struct session *s);
+/* Addresses of fresh buffers and places in the control page, when the fresh segments are there. */
+void session_place_heads(struct session *s);
+/* As session_release(), but nothing is revoked: the store has the descriptors. */
+void session_leave(struct session *s);
 /* Frees whatever there is. */
 void session_release(struct session *s, bool keep_pages);
 void session_release_pages(struct session *s);
@@ -165,6 +181,11 @@ void session_measure(struct session *s, struct broker_job *job, float *values);
 
 /* ---------- pages (pages.c), in jobs ---------- */
 
+/* Room for that id in the table; 0 or ENOMEM. */
+int session_segment_reserve(struct session *s, uint32_t id);
+/* Room for so many pages of a head and their rows; 0 or ENOMEM. */
+int session_head_reserve(struct session_head *head, uint32_t pages);
+void *session_page_address(const struct session *s, uint32_t page);
 /* One more settled segment for a group; 0 or SCISSOR_ENOMEM. */
 int session_segment_add(struct session *s, uint32_t group, uint32_t *ret_id);
 /* Gives an empty segment back: frees it at once if the backend revokes, else puts it into quarantine. True if freed. */
@@ -173,8 +194,11 @@ bool session_segment_remove(struct session *s, uint32_t id);
 void session_free_released(struct session *s, struct broker_job *job);
 /* Brings every head of the group to `pages` pages, as the segments allow; 0, or SCISSOR_ENOMEM and nothing changed. */
 int session_group_grow(struct session *s, uint32_t group, uint32_t pages);
-/* Takes the pages beyond `pages` off every head (their rows are gone), then empties and gives back segments. */
-void session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job);
+/* Takes the pages beyond `pages` off every head (their rows are gone), then empties and gives back segments. 0, or
+ * ESYSTEM if the device failed. */
+struct job_scratch;
+int session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct broker_job *job,
+                      struct job_scratch *scratch);
 
 /* Whether s->shown may be looked at: there is something, and no job that opens or closes owns it. */
 static inline bool session_shows_heads(const struct session *s) {

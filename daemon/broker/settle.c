@@ -1,11 +1,12 @@
 /* settle.c - moves the fresh rows of every head into settled slots, evicting what the budget asks for; part of a job.
  *
- * Heads are planned one by one and handed to the device in batches (one call moves many heads' rows); a head's history
- * follows only when its rows have moved. A head whose policy drops more than it needs ends its batch, as the rows from
- * its end must move after the fresh ones. */
+ * Heads are planned one by one and handed to the device in batches (one call moves many heads' rows). A head whose
+ * policy drops more than it needs ends its batch, as the rows from its end must move after the fresh ones. Of a session
+ * that is kept for the next process, all heads are planned first (keep.h). */
 #include <assert.h>
 
 #include "placement.h"
+#include "redo.h"
 #include "scissor_error.h"
 #include "work.h"
 
@@ -70,11 +71,9 @@ static int batch_norms(struct session *s, const struct broker_job *job, const st
 }
 
 /* Moves the rows of a batch; only its last head may have moves from its end. */
-static int run_batch(struct session *s, struct broker_job *job, const struct session_group *g,
-                     const struct job_scratch *scratch, uint32_t count) {
+static int move_batch(struct session *s, const struct session_group *g, const struct job_scratch *scratch,
+                      uint32_t count) {
     struct kernel_backend *device = s->pool->config.backend;
-    if (count == 0)
-        return 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct session_head *head = &s->heads[scratch->plans[i].head];
         scratch->items[i] = (struct kernel_settle){.fresh = head->fresh,
@@ -86,9 +85,6 @@ static int run_batch(struct session *s, struct broker_job *job, const struct ses
                                                    .compute_dtype = (uint8_t)s->compute_dtype,
                                                    .storage_dtype = (uint8_t)s->storage_dtype};
     }
-    bool norms = g->policy.class->norms;
-    if (norms && batch_norms(s, job, g, scratch, count) < 0)
-        return SCISSOR_ESYSTEM;
     if (device->settle(device, scratch->items, count) < 0)
         return SCISSOR_ESYSTEM;
     const struct settle_plan *last = &scratch->plans[count - 1];
@@ -97,10 +93,25 @@ static int run_batch(struct session *s, struct broker_job *job, const struct ses
                                  .move_count = last->tail_count,
                                  .head_dim = g->head_dim,
                                  .storage_dtype = (uint8_t)s->storage_dtype};
-    if (last->tail_count && device->shrink(device, &tail, 1) < 0)
+    return last->tail_count && device->shrink(device, &tail, 1) < 0 ? SCISSOR_ESYSTEM : 0;
+}
+
+/* Moves the rows of a batch, or lists the moves: those of a session that is kept are made when all are listed. */
+static int run_batch(struct session *s, struct broker_job *job, const struct session_group *g,
+                     const struct job_scratch *scratch, uint32_t count) {
+    bool norms = g->policy.class->norms;
+    if (count == 0)
+        return 0;
+    if (norms && batch_norms(s, job, g, scratch, count) < 0)
         return SCISSOR_ESYSTEM;
-    for (uint32_t i = 0; i < count; i++)
-        commit_head(s, job, &scratch->plans[i], norms ? scratch->norms + (size_t)i * s->fresh_rows : NULL);
+    if (!s->keep && move_batch(s, g, scratch, count) < 0)
+        return SCISSOR_ESYSTEM;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct settle_plan *plan = &scratch->plans[i];
+        if (s->keep)
+            redo_add_rows(s, plan->head, plan->moves, plan->move_count, plan->tail, plan->tail_count);
+        commit_head(s, job, plan, norms ? scratch->norms + (size_t)i * s->fresh_rows : NULL);
+    }
     return 0;
 }
 
@@ -130,11 +141,13 @@ static void next_period(struct session *s, const struct session_group *g) {
 }
 
 int settle_rows(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    if (s->keep)
+        keep_begin(s);
     for (uint32_t i = 0; i < s->group_count; i++) {
         int code = settle_group(s, job, &s->groups[i], scratch);
         if (code < 0)
             return code;
         next_period(s, &s->groups[i]);
     }
-    return 0;
+    return s->keep ? job_commit(s, job, scratch, true) : 0;
 }

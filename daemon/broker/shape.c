@@ -46,6 +46,7 @@ static void group_shape(struct session *s, struct session_group *g, const struct
     uint64_t slots = (uint64_t)SCISSOR_PAGE_ROWS * history_slot_bytes(g->planes, g->blocks, class->norms);
     g->segment_cost =
         SCISSOR_SEGMENT_BYTES + 2 * sizeof(struct session_segment) + g->pages_per_segment * (page_entry + slots);
+    g->segment_cost += keep_segment_cost(s, g);
 }
 
 void session_shape(struct session *s, const struct proto_open *open) {
@@ -72,5 +73,6 @@ void session_shape(struct session *s, const struct proto_open *open) {
     s->control_bytes = (uint32_t)session_round(sizeof(struct proto_control) + words * sizeof(uint32_t));
     s->base_cost = bookkeeping + s->control_bytes + PROTO_LEASE_BYTES +
                    (uint64_t)s->fresh_segments * (SCISSOR_SEGMENT_BYTES + 2 * sizeof(struct session_segment));
+    s->base_cost += keep_base_cost(s);
     s->guaranteed_cost = s->base_cost + guaranteed;
 }

@@ -4,12 +4,14 @@
 #include <assert.h>
 
 #include "placement.h"
+#include "redo.h"
 #include "scissor_error.h"
 #include "work.h"
 
-static int shrink_head(struct session *s, struct broker_job *job, const struct session_group *g,
-                       struct session_head *head, uint32_t rows, struct job_scratch *scratch) {
+static int shrink_head(struct session *s, struct broker_job *job, const struct session_group *g, uint32_t index,
+                       uint32_t rows, struct job_scratch *scratch) {
     struct kernel_backend *device = s->pool->config.backend;
+    struct session_head *head = &s->heads[index];
     struct history *h = &head->history;
     uint32_t count = h->settled - rows, tail_count;
 
@@ -20,7 +22,9 @@ static int shrink_head(struct session *s, struct broker_job *job, const struct s
                                  .move_count = tail_count,
                                  .head_dim = g->head_dim,
                                  .storage_dtype = (uint8_t)s->storage_dtype};
-    if (tail_count && device->shrink(device, &item, 1) < 0)
+    if (s->keep)
+        redo_add_rows(s, index, NULL, 0, scratch->tail, tail_count);
+    else if (tail_count && device->shrink(device, &item, 1) < 0)
         return SCISSOR_ESYSTEM;
     for (uint32_t i = 0; i < tail_count; i++)
         history_move(h, scratch->tail[i].from, scratch->tail[i].to);
@@ -36,12 +40,18 @@ int shrink_group(struct session *s, struct broker_job *job, uint32_t group, uint
     const struct session_group *g = &s->groups[group];
     uint32_t rows = pages * SCISSOR_PAGE_ROWS;
 
+    if (s->keep)
+        keep_begin(s);
     for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
         if (s->heads[h].history.settled > rows) {
-            int code = shrink_head(s, job, g, &s->heads[h], rows, scratch);
+            int code = shrink_head(s, job, g, h, rows, scratch);
             if (code < 0)
                 return code;
         }
-    session_group_cut(s, group, pages, job);
-    return 0;
+    if (s->keep) {
+        int code = job_commit(s, job, scratch, false);
+        if (code < 0)
+            return code;
+    }
+    return session_group_cut(s, group, pages, job, scratch);
 }

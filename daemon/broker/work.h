@@ -30,5 +30,8 @@ struct settle_plan {
  * if the device failed. */
 int shrink_group(struct session *s, struct broker_job *job, uint32_t group, uint32_t pages,
                  struct job_scratch *scratch);
+/* Publishes what the session is after a change, and makes it so (keep.h); `settled`: its rows are, too. 0 or
+ * SCISSOR_ESYSTEM. */
+int job_commit(struct session *s, struct broker_job *job, struct job_scratch *scratch, bool settled);
 /* Settles job->rows fresh rows of every head. 0 or SCISSOR_ESYSTEM. */
 int settle_rows(struct session *s, struct broker_job *job, struct job_scratch *scratch);

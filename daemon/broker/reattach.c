@@ -1,0 +1,119 @@
+/* reattach.c - orphans, which are sessions that were taken over and whose clients have not come back, and their return.
+ *
+ * An orphan keeps its memory and its guarantee. Its lent memory can be asked for like that of any idle session; scores
+ * are not folded, as its client sends all of this period anew. It ends when its client's process ends, or when it has
+ * waited long enough: then as the operator would close it, because its client may live and be in a step. */
+#include <unistd.h>
+#include <utlist.h>
+
+#include "internal.h"
+
+void session_stop_orphan(struct broker *b, struct session *s) {
+    if (!s->orphan)
+        return;
+    s->orphan = false;
+    b->orphans--;
+    if (s->orphan_pidfd >= 0)
+        close(s->orphan_pidfd);
+    s->orphan_pidfd = -1;
+}
+
+bool broker_orphan_next(const struct broker *b, uint64_t *cursor, uint64_t *ret_session, int *ret_pidfd) {
+    const struct session *s;
+    DL_FOREACH(b->sessions, s) {
+        if (!s->orphan || s->id <= *cursor)
+            continue;
+        *cursor = *ret_session = s->id;
+        *ret_pidfd = s->orphan_pidfd;
+        return true;
+    }
+    return false;
+}
+
+void broker_orphan_gone(struct broker *b, uint64_t session, uint64_t now) {
+    struct session *s = session_find(b, session);
+    if (s && s->orphan)
+        session_end(b, s, PROTO_REASON_DEATH, now);
+}
+
+void orphans_tick(struct broker *b, uint64_t now) {
+    struct session *s, *next;
+    if (!b->orphans)
+        return;
+    DL_FOREACH_SAFE(b->sessions, s, next) {
+        if (!s->orphan || s->ending || s->orphan_deadline > now)
+            continue;
+        session_end(b, s, PROTO_REASON_OPERATOR, now); /* in its manner, though not for its reason */
+        s->end_reason = PROTO_REASON_DEATH;
+    }
+}
+
+uint64_t orphans_deadline(const struct broker *b) {
+    uint64_t first = UINT64_MAX;
+    const struct session *s;
+    if (b->orphans)
+        DL_FOREACH(b->sessions, s)
+    if (s->orphan && !s->ending && s->orphan_deadline < first)
+        first = s->orphan_deadline;
+    return first;
+}
+
+/* ---------- coming back ---------- */
+
+void reattach_answer(struct broker *b, struct session *s) {
+    uint32_t request = s->asked.number;
+    struct proto_event event = {.type = PROTO_EVENT_REATTACHED, .session = s->id};
+    s->asked.type = 0;
+    int code = send_reattached(b, s, request);
+    if (code < 0) {
+        send_failed(b, s->peer, request, s->id, code, "the session's memory could not be sent");
+        peer_hang_up(b, s->peer);
+        return;
+    }
+    proto_text_set(event.name, sizeof event.name, s->name);
+    send_event(b, &event);
+}
+
+/* Why this peer does not get the session; 0: it does. */
+static int refusal(const struct session *s, const struct broker_peer *peer, const char **ret_why) {
+    if ((uint32_t)peer->uid != s->uid || (uint32_t)peer->pid != s->pid) {
+        *ret_why = "the session belongs to another process";
+        return SCISSOR_EPERM;
+    }
+    if (s->ending) {
+        *ret_why = "the session is being closed";
+        return SCISSOR_ECLOSED;
+    }
+    if (!s->orphan) {
+        *ret_why = "the session has its connection already";
+        return SCISSOR_ESTATE;
+    }
+    return 0;
+}
+
+void reattach_arrived(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_reattach *ask,
+                      uint64_t now) {
+    struct session *s = session_find(b, ask->session);
+    const char *why;
+    if (!s || !proto_token_equal(s->token, ask->token)) {
+        send_failed(b, peer, request, ask->session, SCISSOR_ERESTARTED, "session %llu was not taken over",
+                    (unsigned long long)ask->session);
+        return;
+    }
+    int code = refusal(s, peer, &why);
+    if (code < 0) {
+        send_failed(b, peer, request, ask->session, code, "%s", why);
+        return;
+    }
+    session_stop_orphan(b, s);
+    s->peer = peer;
+    peer->sessions++;
+    if (!peer->process && s->keep->process)
+        peer->process = keep_process_ref(s->keep->process);
+    s->sequence = ask->score_sequence;
+    s->scores_missing = false;
+    s->last_ns = now;
+    s->asked = (struct session_request){.type = PROTO_REATTACH, .number = request};
+    if (!s->job.running)
+        reattach_answer(b, s);
+}
