@@ -13,10 +13,53 @@ struct kernel_segment {
     size_t bytes;
     enum kernel_access access;
     char *memory;
+    int fd; /* says where the memory is; -1 */
+    struct kernel_segment *next;
 };
 
 static struct fake_backend *fake_of(struct kernel_backend *b) {
     return (struct fake_backend *)b;
+}
+
+static int file_of(char *memory) {
+    int fd = memfd_create("fake", MFD_CLOEXEC);
+    if (fd < 0 || write(fd, &memory, sizeof memory) != sizeof memory)
+        abort();
+    return fd;
+}
+
+static int segment_descriptor(struct kernel_segment *s) {
+    return s->fd;
+}
+
+static struct kernel_segment *segment_leave(struct kernel_backend *b, struct kernel_segment *s) {
+    if (!s)
+        return NULL;
+    if (s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
+    s->next = fake_of(b)->left;
+    fake_of(b)->left = s;
+    return NULL;
+}
+
+static int segment_adopt(struct kernel_backend *b, enum kernel_access access, int fd, size_t bytes,
+                         struct kernel_segment **ret) {
+    char *memory;
+    if (pread(fd, &memory, sizeof memory, 0) != sizeof memory)
+        return -EINVAL;
+    for (struct kernel_segment **at = &fake_of(b)->left; *at; at = &(*at)->next) {
+        struct kernel_segment *s = *at;
+        if (s->memory != memory)
+            continue;
+        if (s->access != access || s->bytes != bytes)
+            return -EINVAL;
+        *at = s->next;
+        s->fd = fd;
+        *ret = s;
+        return 0;
+    }
+    return -EINVAL;
 }
 
 static int segment_new(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
@@ -29,7 +72,7 @@ static int segment_new(struct kernel_backend *b, enum kernel_access access, size
     char *memory = calloc(1, bytes); /* large ones are mapped zeros: only what is touched costs anything */
     if (!s || !memory)
         abort();
-    *s = (struct kernel_segment){bytes, access, memory};
+    *s = (struct kernel_segment){bytes, access, memory, f->kept ? file_of(memory) : -1, NULL};
     f->bytes += bytes;
     f->segments++;
     *ret = s;
@@ -41,6 +84,8 @@ static struct kernel_segment *segment_free(struct kernel_backend *b, struct kern
         return NULL;
     fake_of(b)->bytes -= s->bytes;
     fake_of(b)->segments--;
+    if (s->fd >= 0)
+        close(s->fd);
     free(s->memory);
     free(s);
     return NULL;
@@ -88,6 +133,14 @@ static void move_row(void *to, uint32_t to_rows, uint32_t to_row, uint32_t to_dt
     }
 }
 
+/* True if one more row may move. */
+static bool row_moves(struct fake_backend *f) {
+    if (f->rows_left == 0)
+        return false;
+    f->rows_left -= f->rows_left != UINT64_MAX;
+    return true;
+}
+
 static int settle(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count) {
     if (fake_of(b)->move_fails)
         return -EIO;
@@ -96,6 +149,8 @@ static int settle(struct kernel_backend *b, const struct kernel_settle *heads, s
             struct kernel_move m = heads[h].moves[i];
             if (m.from >= heads[h].fresh_rows)
                 return -EINVAL;
+            if (!row_moves(fake_of(b)))
+                return -EIO;
             move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
                      heads[h].storage_dtype, heads[h].fresh, heads[h].fresh_rows, m.from, heads[h].compute_dtype,
                      heads[h].head_dim);
@@ -110,6 +165,8 @@ static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, s
     for (size_t h = 0; h < head_count; h++)
         for (uint32_t i = 0; i < heads[h].move_count; i++) {
             struct kernel_move m = heads[h].moves[i];
+            if (!row_moves(fake_of(b)))
+                return -EIO;
             move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
                      heads[h].storage_dtype, heads[h].pages[m.from / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS,
                      m.from % SCISSOR_PAGE_ROWS, heads[h].storage_dtype, heads[h].head_dim);
@@ -139,6 +196,8 @@ static int v_norms(struct kernel_backend *b, const struct kernel_norms *heads, s
 static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
     if (fake_of(b)->move_fails)
         return -EIO;
+    if (!row_moves(fake_of(b)))
+        return -EIO;
     memmove(to, from, bytes);
     fake_of(b)->copied_bytes += bytes;
     return 0;
@@ -159,13 +218,25 @@ void fake_backend_init(struct fake_backend *f, bool revocable) {
                  .segment_export = segment_export,
                  .segment_import = segment_import,
                  .segment_address = segment_address,
+                 .segment_descriptor = segment_descriptor,
+                 .segment_adopt = segment_adopt,
+                 .segment_leave = segment_leave,
                  .settle = settle,
                  .shrink = shrink,
                  .v_norms = v_norms,
                  .copy = copy,
                  .synchronise = synchronise},
         .allocate_fails_after = UINT64_MAX,
+        .rows_left = UINT64_MAX,
     };
+}
+
+void fake_backend_forget_left(struct fake_backend *f) {
+    while (f->left) {
+        struct kernel_segment *s = f->left;
+        f->left = s->next;
+        segment_free(&f->base, s);
+    }
 }
 
 void *fake_handle_address(const uint8_t opaque[64]) {

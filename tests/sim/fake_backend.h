@@ -15,10 +15,16 @@ struct fake_backend {
     uint64_t settled_rows, moved_rows, copied_bytes;
     uint64_t allocate_fails_after; /* so many more succeed, then all fail; UINT64_MAX: none fails */
     bool export_fails, move_fails; /* move: settle, shrink and copy */
+    uint64_t rows_left;            /* so many more rows and pages move, then all of it fails; UINT64_MAX */
     bool descriptors;              /* handles have one each */
+    bool kept;                     /* segments outlive their owner */
+    struct kernel_segment *left;   /* that nobody owns just now */
 };
 
 void fake_backend_init(struct fake_backend *f, bool revocable);
+
+/* Segments that were left and not adopted are gone, as their last descriptor is closed. */
+void fake_backend_forget_left(struct fake_backend *f);
 
 /* What a handle's opaque bytes say, and what its descriptor says. */
 void *fake_handle_address(const uint8_t opaque[64]);

@@ -1,9 +1,11 @@
 /* rig.c - see rig.h. */
 #include "rig.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define MUST(condition)                                                          \
@@ -25,9 +27,23 @@ void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable) {
     r->config.pool_count = 1;
     r->config.seed = 1;
     r->config.owner_uid = RIG_OWNER_UID;
+    r->pidfd = -1;
     r->now = 1000000000;
     for (int i = 0; i < RIG_SESSIONS; i++)
         r->sessions[i].peer = -1;
+    MUST(broker_new(&r->config, &r->broker) == 0);
+}
+
+void rig_init_kept(struct rig *r, uint64_t pool_bytes, struct fake_store *store, bool real) {
+    rig_init(r, pool_bytes, true);
+    r->broker = broker_free(r->broker);
+    r->store = store;
+    r->real = real;
+    r->device.kept = r->host.kept = true;
+    r->config.store = &store->base;
+    r->config.orphan_wait_ns = 1000000000;
+    if (real)
+        r->config.pools[0].backend = r->config.pools[0].host = kernel_host_backend("reference");
     MUST(broker_new(&r->config, &r->broker) == 0);
 }
 
@@ -43,10 +59,37 @@ void rig_deinit(struct rig *r) {
 
 /* ---------- clients ---------- */
 
+/* What a client has of a descriptor: a mapping of its own, or, of fake memory, the memory itself. */
+static void *map(const struct rig *r, int fd, size_t bytes, bool writable) {
+    if (!r->real)
+        return fake_descriptor_address(fd);
+    void *memory = mmap(NULL, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, fd, 0);
+    MUST(memory != MAP_FAILED);
+    return memory;
+}
+
+static void unmap(const struct rig *r, const void *memory, size_t bytes) {
+    if (r->real && memory)
+        munmap((void *)memory, bytes);
+}
+
+static void forget_memory(const struct rig *r, struct rig_session *s) {
+    for (int i = 0; i < RIG_IDS; i++)
+        unmap(r, s->segment[i], SCISSOR_SEGMENT_BYTES);
+    memset(s->segment, 0, sizeof s->segment);
+}
+
+static void forget_session(const struct rig *r, struct rig_session *s) {
+    forget_memory(r, s);
+    unmap(r, s->control, s->control_bytes);
+    unmap(r, s->lease, PROTO_LEASE_BYTES);
+    s->peer = -1;
+}
+
 static void forget_peer(struct rig *r, int peer) {
     for (int i = 0; i < RIG_SESSIONS; i++)
         if (r->sessions[i].peer == peer)
-            r->sessions[i].peer = -1;
+            forget_session(r, &r->sessions[i]);
     r->peers[peer] = (struct rig_peer){0};
 }
 
@@ -64,13 +107,16 @@ static struct rig_session *session_by_id(struct rig *r, int peer, uint64_t id) {
     return NULL;
 }
 
-static void on_grow(struct rig_session *s, const struct proto_header *h, const struct proto_segment *entries) {
-    MUST(s);
+static void on_grow(const struct rig *r, struct rig_session *s, const struct proto_header *h,
+                    const struct proto_segment *entries, const struct broker_action *a) {
+    MUST(s && (!r->real || a->fd_count == h->count));
     for (uint32_t i = 0; i < h->count; i++) {
         MUST(entries[i].id < RIG_IDS && !s->segment[entries[i].id]);
         for (uint32_t k = 0; k < s->release_count; k++)
             MUST(s->release[k] != entries[i].id);
-        s->segment[entries[i].id] = fake_handle_address(entries[i].handle);
+        s->segment[entries[i].id] =
+            r->real ? map(r, a->fds[i], SCISSOR_SEGMENT_BYTES, entries[i].kind == PROTO_SEGMENT_FRESH)
+                    : fake_handle_address(entries[i].handle);
     }
 }
 
@@ -79,21 +125,24 @@ static void on_shrink(const struct rig *r, struct rig_session *s, const struct p
     MUST(s);
     for (uint32_t i = 0; i < h->count; i++) {
         MUST(ids[i].id < RIG_IDS && s->segment[ids[i].id]);
+        unmap(r, s->segment[ids[i].id], SCISSOR_SEGMENT_BYTES);
         s->segment[ids[i].id] = NULL;
         if (!r->device.base.revocable)
             s->release[s->release_count++] = ids[i].id;
     }
 }
 
-static void on_opened(struct rig_session *s, const struct proto_opened *o, const struct broker_action *a) {
+static void on_opened(const struct rig *r, struct rig_session *s, const struct proto_opened *o,
+                      const struct broker_action *a) {
     MUST(s && !s->opened && s->segment[o->fresh_segments - 1] && !s->segment[o->fresh_segments]);
     MUST(a->fd_count == 2);
     s->opened = true;
     s->request = 0;
     s->id = o->session;
     s->fresh_rows = o->fresh_rows;
-    s->control = fake_descriptor_address(a->fds[0]);
-    s->lease = fake_descriptor_address(a->fds[1]);
+    s->control_bytes = o->control_bytes;
+    s->control = map(r, a->fds[0], o->control_bytes, false);
+    s->lease = map(r, a->fds[1], o->lease_bytes, true);
     memcpy(s->token, o->token, sizeof s->token);
     memcpy(s->scores, o->groups, sizeof s->scores);
     s->code = SCISSOR_OK;
@@ -108,11 +157,28 @@ static void on_settled(struct rig_session *s, const struct proto_settled *settle
     s->code = SCISSOR_OK;
 }
 
-static void on_closed(struct rig_session *s, const struct proto_header *h, const struct proto_closed *closed) {
+/* Whatever was asked on the old connection has no other answer. */
+static void on_reattached(struct rig_session *s, const struct proto_reattached *reattached) {
+    MUST(s && s->reattaching && reattached->session == s->id);
+    MUST(reattached->tokens_seen == s->tokens || (s->asked && reattached->tokens_seen == s->tokens + s->asked));
+    MUST(reattached->generation == s->control->generation);
+    uint32_t segments = 0;
+    for (int i = 0; i < RIG_IDS; i++)
+        segments += s->segment[i] != NULL;
+    MUST(segments == reattached->segments);
+    s->reattached = *reattached;
+    s->reattaching = false;
+    s->tokens = reattached->tokens_seen;
+    s->asked = s->request = 0;
+    s->code = SCISSOR_OK;
+}
+
+static void on_closed(const struct rig *r, struct rig_session *s, const struct proto_header *h,
+                      const struct proto_closed *closed) {
     MUST(s && closed->code == (h->request ? SCISSOR_OK : SCISSOR_ECLOSED));
     s->code = closed->code;
     if (h->request) {
-        s->peer = -1;
+        forget_session(r, s);
         return;
     }
     s->closed = true;
@@ -137,8 +203,8 @@ static void on_failed(struct rig *r, int peer, struct rig_session *s, const stru
         return;
     s->code = f->code;
     s->request = s->asked = 0;
-    if (!s->opened)
-        s->peer = -1;
+    if (!s->opened || s->reattaching)
+        forget_session(r, s);
 }
 
 static void deliver(struct rig *r, int peer, const struct broker_action *a) {
@@ -153,6 +219,8 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         struct proto_closed closed;
         struct proto_positions_are positions;
         struct proto_pass_is pass;
+        struct proto_welcome welcome;
+        struct proto_reattached reattached;
         uint64_t session;
     } body;
     memcpy(&body, proto_attach_body(a->bytes), proto_attach_lookup(h.type)->body_bytes);
@@ -162,6 +230,7 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
     switch (h.type) {
     case PROTO_WELCOME:
         r->peers[peer].welcome = true;
+        r->peers[peer].capabilities = body.welcome.capabilities;
         break;
     case PROTO_FAILED:
         on_failed(r, peer, asked, &body.failed);
@@ -171,19 +240,22 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         r->peers[peer].pass = body.pass;
         break;
     case PROTO_OPENED:
-        on_opened(asked, &body.opened, a);
+        on_opened(r, asked, &body.opened, a);
         break;
     case PROTO_SETTLED:
         on_settled(asked, &body.settled);
         break;
     case PROTO_GROW:
-        on_grow(asked, &h, entries);
+        on_grow(r, asked, &h, entries, a);
         break;
     case PROTO_SHRINK:
         on_shrink(r, named, &h, entries);
         break;
     case PROTO_CLOSED:
-        on_closed(h.request ? asked : named, &h, &body.closed);
+        on_closed(r, h.request ? asked : named, &h, &body.closed);
+        break;
+    case PROTO_REATTACHED:
+        on_reattached(asked, &body.reattached);
         break;
     case PROTO_POSITIONS_ARE:
         on_positions(asked, &h, &body.positions, entries);
@@ -285,16 +357,77 @@ void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const vo
     rig_act(r);
 }
 
+static bool connect_peer(struct rig *r, int peer, uint32_t uid) {
+    int pidfd = r->pidfd < 0 ? -1 : fcntl(r->pidfd, F_DUPFD_CLOEXEC, 0);
+    if (broker_peer_new(r->broker, 100 + peer, uid, uid, pidfd, &r->peers[peer].handle) < 0) {
+        if (pidfd >= 0)
+            close(pidfd);
+        return false;
+    }
+    r->peers[peer].uid = uid;
+    broker_peer_set_data(r->peers[peer].handle, &r->peers[peer]);
+    struct proto_hello hello = {
+        .major = PROTO_VERSION_MAJOR, .capabilities = PROTO_CAP_HOST | PROTO_CAP_KEEP, .name = "rig"};
+    rig_send(r, peer, PROTO_HELLO, ++r->last_request, &hello, NULL, 0);
+    return r->peers[peer].welcome;
+}
+
+/* Neither connected nor waiting to connect again. */
+static bool peer_free(const struct rig *r, int peer) {
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        if (r->sessions[i].peer == peer)
+            return false;
+    return !r->peers[peer].handle;
+}
+
 int rig_connect_as(struct rig *r, uint32_t uid) {
     int peer = 0;
-    while (peer < RIG_PEERS && r->peers[peer].handle)
+    while (peer < RIG_PEERS && !peer_free(r, peer))
         peer++;
-    if (peer == RIG_PEERS || broker_peer_new(r->broker, 100 + peer, uid, uid, -1, &r->peers[peer].handle) < 0)
-        return -1;
-    broker_peer_set_data(r->peers[peer].handle, &r->peers[peer]);
-    struct proto_hello hello = {.major = PROTO_VERSION_MAJOR, .capabilities = PROTO_CAP_HOST, .name = "rig"};
-    rig_send(r, peer, PROTO_HELLO, ++r->last_request, &hello, NULL, 0);
-    return r->peers[peer].welcome ? peer : -1;
+    return peer < RIG_PEERS && connect_peer(r, peer, uid) ? peer : -1;
+}
+
+/* ---------- restarts ---------- */
+
+void rig_take_over(struct rig *r) {
+    static struct broker_kept kept[FAKE_STORE_MAX];
+    MUST(broker_new(&r->config, &r->broker) == 0);
+    size_t count = fake_store_give(r->store, kept);
+    broker_take_over(r->broker, kept, count, r->now);
+    for (size_t i = 0; i < count; i++)
+        MUST(kept[i].fd == -1);
+    fake_backend_forget_left(&r->device);
+    fake_backend_forget_left(&r->host);
+    rig_act(r);
+}
+
+void rig_restart(struct rig *r) {
+    r->broker = broker_leave(r->broker);
+    r->job_count = 0;
+    for (int i = 0; i < RIG_PEERS; i++) {
+        r->peers[i].handle = NULL;
+        r->peers[i].welcome = false;
+    }
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        if (r->sessions[i].peer >= 0 && (!r->sessions[i].opened || r->sessions[i].closed))
+            forget_session(r, &r->sessions[i]);
+    rig_take_over(r);
+}
+
+void rig_reconnect(struct rig *r, int peer) {
+    MUST(!r->peers[peer].handle);
+    connect_peer(r, peer, r->peers[peer].uid);
+}
+
+void rig_reattach(struct rig *r, int session) {
+    struct rig_session *s = &r->sessions[session];
+    struct proto_reattach body = {.session = s->id, .score_sequence = s->sequence};
+    memcpy(body.token, s->token, sizeof body.token);
+    forget_memory(r, s);
+    s->request = ++r->last_request;
+    s->reattaching = true;
+    s->code = 1;
+    rig_send(r, s->peer, PROTO_REATTACH, s->request, &body, NULL, 0);
 }
 
 int rig_connect(struct rig *r) {

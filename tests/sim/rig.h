@@ -11,6 +11,7 @@
 #include "broker.h"
 #include "control_page.h"
 #include "fake_backend.h"
+#include "fake_store.h"
 #include "scissor_error.h"
 
 #define RIG_PEERS 8
@@ -32,6 +33,7 @@ struct rig_session {
     uint32_t release[RIG_IDS], release_count; /* shrunk, but the daemon has not been told that they are unmapped */
     const struct proto_control *control;
     struct proto_lease *lease;
+    uint32_t control_bytes;
     uint64_t sequence; /* of the last frame sent */
     uint64_t tokens;   /* settled or lost: position of fresh row 0 */
     uint32_t asked;    /* rows of the settle in flight */
@@ -39,6 +41,8 @@ struct rig_session {
     int code;          /* of the last answer */
     bool closed;       /* by the daemon */
     struct proto_settled settled;
+    bool reattaching; /* REATTACH has no answer yet */
+    struct proto_reattached reattached;
     struct proto_positions_are positions_head;
     uint32_t positions[PROTO_POSITIONS_PER_MESSAGE], position_count;
 };
@@ -46,8 +50,9 @@ struct rig_session {
 struct rig_peer {
     struct broker_peer *handle; /* NULL: not connected */
     bool welcome;
-    struct proto_pass_is pass; /* after rig_ask_pass() */
-    int code;                  /* of the last FAILED that was about no session of the rig */
+    uint32_t uid, capabilities; /* as it said who it is; in WELCOME */
+    struct proto_pass_is pass;  /* after rig_ask_pass() */
+    int code;                   /* of the last FAILED that was about no session of the rig */
     char text[PROTO_TEXT_BYTES];
 };
 
@@ -55,6 +60,9 @@ struct rig {
     struct broker_config config;
     struct broker *broker;
     struct fake_backend device, host;
+    struct fake_store *store; /* NULL: sessions end with the broker */
+    bool real;                /* memory of the host backend: clients map what they are sent */
+    int pidfd;                /* that peers have; -1 */
     uint64_t now;
     uint32_t last_request;
     struct rig_peer peers[RIG_PEERS];
@@ -69,6 +77,8 @@ struct rig {
 
 /* A broker with one pool. */
 void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable);
+/* The same with a store; `real`: with the host backend. It stays the caller's. */
+void rig_init_kept(struct rig *r, uint64_t pool_bytes, struct fake_store *store, bool real);
 /* Everybody goes, all jobs run; broker_free() asserts that all came back; so did the segments. */
 void rig_deinit(struct rig *r);
 
@@ -93,6 +103,15 @@ void rig_disconnect(struct rig *r, int peer);
 void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const void *body, const void *entries,
               uint16_t count);
 
+/* The broker is left and another one takes over what the store has. Jobs that wait never run; peers are without a
+ * connection until rig_reconnect(). What clients knew stays as it is. */
+void rig_restart(struct rig *r);
+/* The second half of it: a broker for a rig that has none. */
+void rig_take_over(struct rig *r);
+/* HELLO of a peer of before; its opens begin anew. */
+void rig_reconnect(struct rig *r, int peer);
+/* REATTACH; the session's code is 1 until it is answered. */
+void rig_reattach(struct rig *r, int session);
 /* One group; policy may be NULL. */
 struct proto_open rig_spec(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t fresh_rows,
                            uint32_t guaranteed_rows, uint32_t max_rows, const char *policy);
