@@ -182,6 +182,32 @@ int harness_run(const char *const *argv, const char *output, int *ret_status) {
     return r;
 }
 
+int harness_shell(const char *command, unsigned timeout_ms, char *text, size_t bytes, int *ret_status) {
+    static char directory[64];
+    const char *argv[] = {"bash", "-c", command, NULL};
+    char output[80];
+    pid_t pid;
+    int r = *directory ? 0 : harness_directory(directory, sizeof directory);
+    if (r < 0)
+        return r;
+    snprintf(output, sizeof output, "%s/output", directory);
+    unlink(output); /* it would be appended to */
+    r = harness_spawn(argv, output, &pid);
+    if (r < 0)
+        return r;
+    r = harness_wait(pid, timeout_ms, ret_status);
+    if (r < 0)
+        harness_kill(pid);
+    ssize_t length = harness_read_file(output, text, bytes);
+    return r < 0 ? r : length < 0 ? (int)length : 0;
+}
+
+void harness_leave_make(void) {
+    static const char *const of_make[] = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "DESTDIR", "PREFIX"};
+    for (size_t i = 0; i < sizeof of_make / sizeof *of_make; i++)
+        unsetenv(of_make[i]);
+}
+
 void harness_kill(pid_t pid) {
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);

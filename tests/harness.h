@@ -35,6 +35,11 @@ int harness_spawn(const char *const *argv, const char *output, pid_t *ret_pid);
 int harness_wait(pid_t pid, unsigned timeout_ms, int *ret_status);
 /* Runs to the end; 0 or a negative errno. Output as above. */
 int harness_run(const char *const *argv, const char *output, int *ret_status);
+/* The same for a bash command of any length of time below `timeout_ms`; what it printed goes to `text`, cut to `bytes`.
+ */
+int harness_shell(const char *command, unsigned timeout_ms, char *text, size_t bytes, int *ret_status);
+/* Forgets what an outer make has put into the environment for its inner ones. */
+void harness_leave_make(void);
 /* Ends one process that harness_spawn() started, and reaps it. */
 void harness_kill(pid_t pid);
 /* The whole of a file, NUL-terminated, cut to `bytes`; the length or a negative errno. */

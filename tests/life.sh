@@ -27,7 +27,7 @@ start() {
     done
     [ -r "${MODEL:-}" ] || { echo "needs the test model (\$MODEL)"; exit 77; }
     cd "$(dirname "$self")/.."
-    env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory deb "BUILD=${BUILD:-build}"
+    make --no-print-directory deb "BUILD=${BUILD:-build}"
     mkdir "$folder/packages" "$folder/newer"
     for name in "${packages[@]}"; do
         deb=("${BUILD:-build}/deb/${name}"_[0-9]*.deb)

@@ -16,15 +16,8 @@ static char text[65536]; /* what the last command printed */
 
 /* Runs a shell command with $D (the tree that is installed into) and $P (PREFIX below it) set; gives its status. */
 static int run(const char *command) {
-    char output[96];
     int status = -1;
-    pid_t pid;
-    const char *argv[] = {"sh", "-c", command, NULL};
-    snprintf(output, sizeof output, "%s/output", base);
-    unlink(output); /* it would be appended to */
-    assert_int_equal(harness_spawn(argv, output, &pid), 0);
-    assert_int_equal(harness_wait(pid, 240000, &status), 0);
-    assert_true(harness_read_file(output, text, sizeof text) >= 0);
+    assert_int_equal(harness_shell(command, 240000, text, sizeof text, &status), 0);
     return status;
 }
 
@@ -35,12 +28,9 @@ static void must(const char *command) {
 }
 
 static int set_up(void **state) {
-    static const char *const of_make[] = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "DESTDIR", "PREFIX"};
     char path[128];
     (void)state;
-    /* An outer make's jobs and variables are not for the inner one. */
-    for (size_t i = 0; i < sizeof of_make / sizeof *of_make; i++)
-        unsetenv(of_make[i]);
+    harness_leave_make();
     if (harness_directory(base, sizeof base) < 0)
         return -1;
     snprintf(path, sizeof path, "%s/tree", base);

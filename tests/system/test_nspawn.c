@@ -29,20 +29,6 @@ static char base[64];
 static char text[1 << 18];
 static char reason[1024]; /* why nothing could be run; empty: all was */
 
-/* Runs a shell command with $L (the folder of this life) set; gives its status. */
-static int run(const char *command) {
-    char output[96];
-    int status = -1;
-    pid_t pid;
-    const char *argv[] = {"bash", "-c", command, NULL};
-    snprintf(output, sizeof output, "%s/output", base);
-    unlink(output); /* it would be appended to */
-    if (harness_spawn(argv, output, &pid) || harness_wait(pid, 280000, &status))
-        return -1;
-    harness_read_file(output, text, sizeof text);
-    return status;
-}
-
 /* The last line that the last command printed. */
 static void keep_reason(void) {
     size_t length = strlen(text);
@@ -64,12 +50,15 @@ static int set_up(void **state) {
     snprintf(reason, sizeof reason, "packages are not built with sanitizers");
     return 0;
 #endif
-    int r = run("exec tests/life.sh start \"$L\" $PARTS");
-    if (r == 77)
+    int status = -1;
+    harness_leave_make();
+    if (harness_shell("exec tests/life.sh start \"$L\" $PARTS", 280000, text, sizeof text, &status) < 0)
+        return -1;
+    if (status == 77)
         keep_reason();
-    else if (r)
+    else if (status)
         fprintf(stderr, "%s", text);
-    return r && r != 77 ? -1 : 0;
+    return status && status != 77 ? -1 : 0;
 }
 
 static void check_part(const char *name) {
