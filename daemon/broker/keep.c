@@ -18,6 +18,13 @@
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14; older ones answer EINVAL, which is as good */
 #endif
 
+void (*keep_hook)(void);
+
+static void step(void) {
+    if (keep_hook)
+        keep_hook();
+}
+
 /* ---------- names ---------- */
 
 static const char digits[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -71,6 +78,7 @@ int keeper_put(struct keeper *k, char kind, uint64_t number, int fd) {
         atomic_fetch_sub(&k->stored, 1);
         return SCISSOR_ESYSTEM;
     }
+    step();
     return 0;
 }
 
@@ -79,6 +87,7 @@ void keeper_drop(struct keeper *k, char kind, uint64_t number) {
     keep_name(kind, number, name);
     k->store->drop(k->store, name);
     atomic_fetch_sub(&k->stored, 1);
+    step();
 }
 
 struct keep_process *keep_process_new(struct keeper *k, int pidfd, int *ret_code) {
@@ -136,6 +145,7 @@ static int file_grow(struct keep_file *f, size_t bytes) {
         (void)!ftruncate(f->fd, (off_t)f->bytes);
         return SCISSOR_ENOMEM;
     }
+    step();
     f->memory = memory;
     madvise(f->memory + f->bytes, bytes - f->bytes, MADV_POPULATE_WRITE); /* a wish */
     f->bytes = bytes;
@@ -148,6 +158,7 @@ static void file_shrink(struct keep_file *f, size_t bytes) {
         return;
     f->bytes = bytes;
     (void)!ftruncate(f->fd, (off_t)bytes); /* cannot fail on a file of ours */
+    step();
 }
 
 int keep_file_adopt(struct keep_file *f, int fd) {
@@ -259,7 +270,9 @@ int keep_open(struct session *s) {
     if (code < 0)
         return code;
     snapshot_write(s, &counts, 0, 0, s->keep->file[0].memory);
+    step();
     snapshot_publish(s->keep->file[0].memory, s->keep->sequence = 1);
+    step();
     return 0;
 }
 
@@ -268,6 +281,7 @@ void keep_close(struct session *s) {
     for (uint32_t i = 0; i < 2; i++)
         if (keep->file[i].memory)
             snapshot_spoil(keep->file[i].memory);
+    step();
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
         if (s->segments[i].kept)
             keeper_drop(keep->keeper, i < s->fresh_segments ? 'f' : 's', s->segments[i].kept);
@@ -315,8 +329,11 @@ int keep_renew(struct session *s, const struct keep_counts *counts) {
             return SCISSOR_ENOMEM;
     char *memory = keep->file[!keep->active].memory;
     snapshot_spoil(memory);
+    step();
     snapshot_write(s, counts, 0, 0, memory);
+    step();
     snapshot_publish(memory, ++keep->sequence);
+    step();
     keep->active = !keep->active;
     keep_trim(s);
     return 0;
@@ -327,6 +344,7 @@ int keep_renew(struct session *s, const struct keep_counts *counts) {
 void keep_begin(struct session *s) {
     struct keep *keep = s->keep;
     snapshot_spoil(keep->file[!keep->active].memory);
+    step();
     keep->redo_at = keep_redo_offset(s);
     keep->redo_used = 0;
 }
@@ -335,10 +353,14 @@ int keep_commit(struct session *s, const struct keep_counts *after, struct kerne
     struct keep *keep = s->keep;
     char *memory = keep->file[!keep->active].memory;
     snapshot_write(s, after, keep->redo_at, keep->redo_used, memory);
+    step();
     snapshot_publish(memory, ++keep->sequence);
+    step();
     keep->active = !keep->active;
     int code = redo_run(s, memory + keep->redo_at, keep->redo_used, items, item_count);
+    step();
     if (code == 0)
         snapshot_done(memory);
+    step();
     return code;
 }

@@ -78,6 +78,9 @@ struct keep {
     size_t redo_at, redo_used; /* the list in the other file */
 };
 
+/* Tests: called between any two steps after which the next process would find something else; NULL. */
+extern void (*keep_hook)(void);
+
 /* ---------- names ---------- */
 
 void keep_name(char kind, uint64_t number, char ret_name[KEEP_NAME_BYTES]);

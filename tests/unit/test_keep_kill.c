@@ -1,0 +1,542 @@
+/* test_keep_kill.c - a daemon that is killed at every step of what it does, and the next one, which takes over.
+ *
+ * A child process runs broker, host backend and clients, and ends with SIGKILL at the k-th step: between any two writes
+ * that the next process could tell apart, and in the middle of moves. This process has the descriptors, as the service
+ * manager would, and what the clients knew (the rig lies in shared memory). It takes over, brings the clients back,
+ * goes on with what was not done, and compares with a run in which nobody died. For k = 1, 2, 3 ... until the child
+ * lives. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "alloc.h"
+#include "keep.h"
+#include "sim/rig.h"
+
+#define MIB (1024ull * 1024)
+#define DIM 256u
+#define HEADS 2u
+#define MOST_ROWS 4096u
+
+/* Shared with the child. */
+static struct shared {
+    struct rig rig;
+    uint32_t step;   /* of the scenario; those before it are done */
+    uint32_t points; /* passed since they count */
+    bool armed;      /* they count */
+    int place[2];    /* of the sessions; -1 */
+} * shared;
+#define rig (shared->rig)
+
+static struct fake_store store;
+static struct broker_store to_parent; /* the child's: what it is given goes to the parent */
+static int channel = -1;
+static uint32_t die_at;
+static struct kernel_backend dying; /* the host backend, with steps between its moves */
+
+/* ---------- death ---------- */
+
+static void point(void) {
+    if (shared->armed && ++shared->points == die_at)
+        kill(getpid(), SIGKILL);
+}
+
+static int dying_settle(struct kernel_backend *b, const struct kernel_settle *heads, size_t count) {
+    struct kernel_backend *host = kernel_host_backend("reference");
+    (void)b;
+    for (size_t i = 0; i < count; i++) {
+        struct kernel_settle half = heads[i];
+        half.move_count /= 2;
+        host->settle(host, &half, 1);
+        point();
+        half.moves += half.move_count;
+        half.move_count = heads[i].move_count - half.move_count;
+        host->settle(host, &half, 1);
+        point();
+    }
+    return 0;
+}
+
+static int dying_shrink(struct kernel_backend *b, const struct kernel_shrink *heads, size_t count) {
+    struct kernel_backend *host = kernel_host_backend("reference");
+    (void)b;
+    for (size_t i = 0; i < count; i++) {
+        struct kernel_shrink half = heads[i];
+        half.move_count /= 2;
+        host->shrink(host, &half, 1);
+        point();
+        half.moves += half.move_count;
+        half.move_count = heads[i].move_count - half.move_count;
+        host->shrink(host, &half, 1);
+        point();
+    }
+    return 0;
+}
+
+static int dying_norms(struct kernel_backend *b, const struct kernel_norms *heads, size_t count) {
+    struct kernel_backend *host = kernel_host_backend("reference");
+    (void)b;
+    return host->v_norms(host, heads, count);
+}
+
+static int dying_copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
+    (void)b;
+    memcpy(to, from, bytes / 2);
+    point();
+    memcpy((char *)to + bytes / 2, (const char *)from + bytes / 2, bytes - bytes / 2);
+    point();
+    return 0;
+}
+
+static int dying_new(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
+    struct kernel_backend *host = kernel_host_backend("reference");
+    (void)b;
+    int code = host->segment_new(host, access, bytes, ret);
+    point();
+    return code;
+}
+
+static struct kernel_segment *dying_free(struct kernel_backend *b, struct kernel_segment *s) {
+    struct kernel_backend *host = kernel_host_backend("reference");
+    (void)b;
+    host->segment_free(host, s);
+    point();
+    return NULL;
+}
+
+/* ---------- from child to parent ---------- */
+
+struct order {
+    bool put;
+    char name[9];
+};
+
+static void send_order(bool is_put, const char *name, int fd) {
+    struct order order = {.put = is_put};
+    strcpy(order.name, name);
+    struct iovec part = {&order, sizeof order};
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.head = {.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))}};
+    memcpy(CMSG_DATA(&control.head), &fd, sizeof fd);
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (is_put) {
+        message.msg_control = &control;
+        message.msg_controllen = sizeof control;
+    }
+    if (sendmsg(channel, &message, 0) != sizeof order)
+        abort();
+}
+
+static int child_put(struct broker_store *s, const char *name, const int *fds, uint32_t count) {
+    (void)s, (void)count;
+    send_order(true, name, fds[0]);
+    return 0;
+}
+
+static void child_drop(struct broker_store *s, const char *name) {
+    (void)s;
+    send_order(false, name, -1);
+}
+
+static bool take_order(int from) {
+    struct order order;
+    struct iovec part = {&order, sizeof order};
+    union {
+        struct cmsghdr head;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    if (recvmsg(from, &message, MSG_CMSG_CLOEXEC) != sizeof order)
+        return false;
+    if (!order.put) {
+        store.base.drop(&store.base, order.name);
+        return true;
+    }
+    int fd;
+    memcpy(&fd, CMSG_DATA(&control.head), sizeof fd);
+    store.base.put(&store.base, order.name, &fd, 1);
+    close(fd);
+    return true;
+}
+
+/* ---------- scenarios: each step can be begun again ---------- */
+
+static float score(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
+    (void)context, (void)layer;
+    return (float)((kv_head * 3 + plane + slot * slot) % 11) / 11;
+}
+
+static void open_one(int which, uint32_t fresh, uint32_t guaranteed, uint32_t most, const char *policy) {
+    if (shared->place[which] >= 0)
+        return;
+    if (!rig.peers[which].handle && rig_connect(&rig) != which)
+        abort();
+    struct proto_open spec = rig_spec(1, HEADS, DIM, fresh, guaranteed, most, policy);
+    spec.wait_ms = 60000;
+    if (policy && strcmp(policy, "scissorhands") == 0) {
+        spec.groups[0].params[0] = (struct proto_param){.name = "window", .value = fresh};
+        spec.groups[0].params[1] = (struct proto_param){.name = "drop", .value = 50};
+    }
+    int place = rig_open_now(&rig, which, &spec);
+    assert_true(place >= 0);
+    shared->place[which] = place;
+}
+
+static void send_scores(struct rig_session *s) {
+    static uint8_t frame[1 << 18];
+    if (!s->scores[0].planes)
+        return;
+    size_t size = rig_frame(s, 0, 1, s->fresh_rows, s->fresh_rows, score, NULL, frame);
+    broker_score(rig.broker, frame, size, rig.now);
+    rig_act(&rig);
+}
+
+/* Settles until the client has so many tokens; what was settled by one that died counts. */
+static void settle_to(int which, uint64_t tokens) {
+    struct rig_session *s = &rig.sessions[shared->place[which]];
+    while (s->tokens < tokens) {
+        for (uint32_t h = 0; h < HEADS; h++)
+            for (uint32_t i = 0; i < s->fresh_rows; i++)
+                fake_row_write(rig_fresh(s, h), s->fresh_rows, i, DIM, KERNEL_F32, (uint32_t)s->tokens + i, h);
+        send_scores(s);
+        rig_settle(&rig, shared->place[which], s->fresh_rows, s->sequence);
+        rig_jobs(&rig);
+        assert_int_equal(s->code, SCISSOR_OK);
+    }
+}
+
+static void close_one(int which) {
+    if (shared->place[which] < 0)
+        return;
+    rig_close(&rig, shared->place[which]);
+    rig_jobs(&rig);
+    shared->place[which] = -1;
+}
+
+static void arm(void) {
+    shared->armed = true;
+}
+
+/* Opening, growth by segments, eviction at the budget. */
+static bool grows(uint32_t step) {
+    switch (step) {
+    case 0:
+        arm();
+        open_one(0, 64, 80, 640, "pivotal");
+        return true;
+    default:
+        settle_to(0, step * 64ull);
+        return step < 13;
+    }
+}
+
+/* The policy drops more than it must: rows from the end fill holes. Norms go with the rows. */
+static bool drops(uint32_t step) {
+    switch (step) {
+    case 0:
+        open_one(0, 64, 400, 0, "scissorhands");
+        settle_to(0, 320);
+        return true;
+    case 1:
+        arm();
+        return true;
+    default:
+        settle_to(0, 320 + (step - 1) * 64ull);
+        return step < 5;
+    }
+}
+
+/* Lent memory is taken back: rows go, pages move together, segments are freed. */
+static bool shrinks(uint32_t step) {
+    switch (step) {
+    case 0:
+        open_one(0, 64, 80, 1664, "h2o");
+        settle_to(0, 1600);
+        return true;
+    case 1:
+        arm();
+        open_one(1, 64, 1000, 0, "streaming");
+        return true;
+    case 2:
+        settle_to(0, 1728);
+        return true;
+    case 3:
+        close_one(1);
+        return true;
+    default:
+        settle_to(0, 1792);
+        return false;
+    }
+}
+
+/* The same in the middle of a period, whose scores are lost if the daemon dies before it is settled; and a session that
+ * must shrink with its settle, as its client was in a step. */
+static bool shrinks_within(uint32_t step) {
+    struct rig_session *s = step ? &rig.sessions[shared->place[0]] : NULL;
+    switch (step) {
+    case 0:
+        open_one(0, 64, 80, 1664, "h2o");
+        settle_to(0, 1600);
+        return true;
+    case 1:
+        arm();
+        send_scores(s);
+        open_one(1, 64, 600, 0, "streaming");
+        return true;
+    case 2:
+        settle_to(0, 1664);
+        return true;
+    case 3:
+        close_one(1);
+        settle_to(0, 1792);
+        return true;
+    case 4:
+        s->lease->word = PROTO_LEASE_CLIENT;
+        if (shared->place[1] < 0 && rig.peers[1].handle) {
+            struct proto_open spec = rig_spec(1, HEADS, DIM, 64, 1000, 0, "streaming");
+            spec.wait_ms = 60000;
+            shared->place[1] = rig_open(&rig, 1, &spec);
+            rig_jobs(&rig);
+        }
+        s->lease->word = PROTO_LEASE_FREE;
+        settle_to(0, 1856);
+        rig_jobs(&rig);
+        return true;
+    default:
+        settle_to(0, 1920);
+        return false;
+    }
+}
+
+static void run(bool (*scenario)(uint32_t step)) {
+    while (scenario(shared->step))
+        shared->step++;
+}
+
+/* ---------- what is there in the end ---------- */
+
+struct rows {
+    uint32_t count;
+    uint32_t position[MOST_ROWS];
+};
+
+/* Every row is the one that its position says. */
+static void read_rows(struct rows *ret) {
+    for (uint32_t h = 0; h < HEADS; h++) {
+        struct rig_session *s = &rig.sessions[shared->place[0]];
+        rig_positions(&rig, shared->place[0], 0, h);
+        assert_int_equal(s->code, SCISSOR_OK);
+        ret[h].count = s->position_count;
+        assert_int_equal(s->position_count, s->positions_head.total);
+        for (uint32_t i = 0; i < s->position_count; i++) {
+            ret[h].position[i] = s->positions[i];
+            assert_true(fake_row_is(rig_page(s, h, i / 64), 64, i % 64, DIM, KERNEL_F32, s->positions[i], h));
+        }
+    }
+}
+
+static void shared_clear(void) {
+    memset(shared, 0, sizeof *shared);
+    shared->place[0] = shared->place[1] = -1;
+}
+
+static void finish(void) {
+    broker_check(rig.broker);
+    rig_deinit(&rig);
+    assert_int_equal(store.count, 0);
+    fake_store_deinit(&store);
+}
+
+static void model(bool (*scenario)(uint32_t step), uint64_t pool_bytes, struct rows *ret) {
+    shared_clear();
+    fake_store_init(&store, FAKE_STORE_MAX);
+    rig_init_kept(&rig, pool_bytes, &store, true);
+    run(scenario);
+    read_rows(ret);
+    finish();
+}
+
+/* ---------- one death ---------- */
+
+static void child(bool (*scenario)(uint32_t step), uint64_t pool_bytes, int pidfd) {
+    to_parent = (struct broker_store){.max = FAKE_STORE_MAX, .put = child_put, .drop = child_drop};
+    dying = *kernel_host_backend("reference");
+    dying.settle = dying_settle;
+    dying.shrink = dying_shrink;
+    dying.copy = dying_copy;
+    dying.v_norms = dying_norms;
+    dying.segment_new = dying_new;
+    dying.segment_free = dying_free;
+    keep_hook = point;
+    rig_init_kept(&rig, pool_bytes, &store, true);
+    rig.broker = broker_free(rig.broker);
+    rig.config.store = &to_parent;
+    rig.config.pools[0].backend = rig.config.pools[0].host = &dying;
+    rig.pidfd = pidfd;
+    if (broker_new(&rig.config, &rig.broker) < 0)
+        abort();
+    run(scenario);
+    shared->armed = false;
+    _exit(0);
+}
+
+/* What this process can know of what the clients in the other one had: all but their mappings. */
+static void inherit(void) {
+    rig.job_count = 0;
+    rig.broker = NULL;
+    rig.config.store = &store.base;
+    rig.config.pools[0].backend = rig.config.pools[0].host = kernel_host_backend("reference");
+    for (int i = 0; i < RIG_PEERS; i++) {
+        rig.peers[i].handle = NULL;
+        rig.peers[i].welcome = false;
+    }
+    for (int i = 0; i < RIG_SESSIONS; i++) {
+        struct rig_session *s = &rig.sessions[i];
+        char name[9];
+        memset(s->segment, 0, sizeof s->segment);
+        if (s->peer < 0 || !s->opened) {
+            s->control = NULL;
+            s->lease = NULL;
+            s->peer = -1;
+            continue;
+        }
+        keep_name('c', s->id, name);
+        s->control = mmap(NULL, s->control_bytes, PROT_READ, MAP_SHARED, fake_store_find(&store, name), 0);
+        keep_name('l', s->id, name);
+        s->lease = mmap(NULL, PROTO_LEASE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fake_store_find(&store, name), 0);
+        if (s->control == MAP_FAILED || s->lease == MAP_FAILED) { /* it was being closed */
+            s->control = NULL;
+            s->lease = NULL;
+        }
+    }
+}
+
+/* Both clients come back; a session that its client was closing may be gone. */
+static void bring_back(void) {
+    for (int which = 0; which < 2; which++) {
+        int place = shared->place[which];
+        if (rig.peers[which].uid)
+            rig_reconnect(&rig, which);
+        for (int i = 0; i < RIG_SESSIONS; i++)
+            if (rig.sessions[i].peer == which && rig.sessions[i].opened) {
+                bool closing = rig.sessions[i].request && !rig.sessions[i].asked;
+                rig_reattach(&rig, i);
+                assert_true(rig.sessions[i].code == SCISSOR_OK || (closing && which == 1));
+            }
+        if (place >= 0 && rig.sessions[place].peer < 0)
+            shared->place[which] = -1;
+        /* It was answered, but its client had not noted it yet. */
+        for (int i = 0; i < RIG_SESSIONS; i++)
+            if (rig.sessions[i].peer == which && rig.sessions[i].opened)
+                shared->place[which] = i;
+    }
+}
+
+/* True if the child lived to its end. */
+static bool die_once(bool (*scenario)(uint32_t step), uint64_t pool_bytes, const struct rows *expected) {
+    static struct rows rows[HEADS];
+    int pair[2], status;
+    size_t live = alloc_live();
+    shared_clear();
+    fake_store_init(&store, FAKE_STORE_MAX);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        close(pair[0]);
+        channel = pair[1];
+        child(scenario, pool_bytes, pidfd);
+    }
+    close(pair[1]);
+    while (take_order(pair[0]))
+        ;
+    close(pair[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    bool lived = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    assert_true(lived || (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL));
+
+    uint32_t counted = store.count;
+    rig.pidfd = pidfd;
+    inherit();
+    rig_take_over(&rig);
+    struct proto_pool_stat stat;
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    assert_int_equal(stat.lost, 0);
+    assert_int_equal(stat.stored, store.count);
+    assert_true(store.count <= counted);
+    broker_check(rig.broker);
+    bring_back();
+    rig_jobs(&rig);
+    /* A session of which no client knows, as its opening was not answered, ends when its process does, or in time. */
+    rig_pass(&rig, 2 * rig.config.orphan_wait_ns);
+    rig_jobs(&rig);
+    rig_pass(&rig, 2 * rig.config.orphan_wait_ns);
+    rig_jobs(&rig);
+    broker_check(rig.broker);
+    shared->armed = false;
+    run(scenario);
+    read_rows(rows);
+    if (expected)
+        assert_memory_equal(rows, expected, sizeof rows);
+    close(pidfd);
+    rig.pidfd = -1;
+    finish();
+    assert_int_equal(alloc_live(), live);
+    return lived;
+}
+
+static void die_everywhere(bool (*scenario)(uint32_t step), uint64_t pool_bytes, bool same) {
+    static struct rows expected[HEADS];
+    model(scenario, pool_bytes, expected);
+    for (die_at = getenv("K") ? (uint32_t)atoi(getenv("K")) : 1; !die_once(scenario, pool_bytes, same ? expected : NULL); die_at++)
+        ;
+    print_message("%u deaths\n", die_at - 1);
+    assert_true(die_at > 30);
+}
+
+static void test_grows(void **state) {
+    (void)state;
+    die_everywhere(grows, 32 * MIB, true);
+}
+
+static void test_drops(void **state) {
+    (void)state;
+    die_everywhere(drops, 32 * MIB, true);
+}
+
+static void test_shrinks(void **state) {
+    (void)state;
+    die_everywhere(shrinks, 17 * MIB, true);
+}
+
+static void test_shrinks_within(void **state) {
+    (void)state;
+    die_everywhere(shrinks_within, 17 * MIB, false);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_grows),
+        cmocka_unit_test(test_drops),
+        cmocka_unit_test(test_shrinks),
+        cmocka_unit_test(test_shrinks_within),
+    };
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return shared == MAP_FAILED ? 1 : cmocka_run_group_tests_name("keep, killed", tests, NULL, NULL);
+}
