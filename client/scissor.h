@@ -30,7 +30,7 @@ extern "C" {
 
 #define SCISSOR_API __attribute__((visibility("default")))
 
-/* "0.1.0" */
+/* "1.2.3" */
 SCISSOR_API const char *scissor_version(void);
 
 /* ---------- shapes ---------- */
