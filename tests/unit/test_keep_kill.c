@@ -27,7 +27,7 @@
 
 #define MIB (1024ull * 1024)
 #define DIM 256u
-#define HEADS 2u
+#define HEADS 3u
 #define MOST_ROWS 4096u
 
 /* Shared with the child. */
@@ -44,7 +44,8 @@ static struct fake_store store;
 static struct broker_store to_parent; /* the child's: what it is given goes to the parent */
 static int channel = -1;
 static uint32_t die_at;
-static struct kernel_backend dying; /* the host backend, with steps between its moves */
+static uint64_t tail_moves, page_copies; /* of the run in which nobody dies */
+static struct kernel_backend dying;      /* the host backend, with steps between its moves */
 
 /* ---------- death ---------- */
 
@@ -74,6 +75,7 @@ static int dying_shrink(struct kernel_backend *b, const struct kernel_shrink *he
     (void)b;
     for (size_t i = 0; i < count; i++) {
         struct kernel_shrink half = heads[i];
+        tail_moves += half.move_count;
         half.move_count /= 2;
         host->shrink(host, &half, 1);
         point();
@@ -93,6 +95,7 @@ static int dying_norms(struct kernel_backend *b, const struct kernel_norms *head
 
 static int dying_copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
     (void)b;
+    page_copies++;
     memcpy(to, from, bytes / 2);
     point();
     memcpy((char *)to + bytes / 2, (const char *)from + bytes / 2, bytes - bytes / 2);
@@ -190,7 +193,7 @@ static void open_one(int which, uint32_t fresh, uint32_t guaranteed, uint32_t mo
     spec.wait_ms = 60000;
     if (policy && strcmp(policy, "scissorhands") == 0) {
         spec.groups[0].params[0] = (struct proto_param){.name = "window", .value = fresh};
-        spec.groups[0].params[1] = (struct proto_param){.name = "drop", .value = 50};
+        spec.groups[0].params[1] = (struct proto_param){.name = "drop", .value = 150};
     }
     int place = rig_open_now(&rig, which, &spec);
     assert_true(place >= 0);
@@ -234,49 +237,56 @@ static void arm(void) {
 
 /* Opening, growth by segments, eviction at the budget. */
 static bool grows(uint32_t step) {
-    switch (step) {
-    case 0:
+    if (step == 0) {
         arm();
-        open_one(0, 64, 80, 640, "pivotal");
+        open_one(0, 64, 80, 512, "pivotal");
         return true;
-    default:
-        settle_to(0, step * 64ull);
-        return step < 13;
     }
+    settle_to(0, step * 64ull);
+    return step < 9;
 }
 
-/* The policy drops more than it must: rows from the end fill holes. Norms go with the rows. */
+/* The policy drops more than it must: rows from the end fill holes. */
 static bool drops(uint32_t step) {
-    switch (step) {
-    case 0:
+    if (step == 0) {
         open_one(0, 64, 400, 0, "scissorhands");
         settle_to(0, 320);
-        return true;
-    case 1:
         arm();
         return true;
-    default:
-        settle_to(0, 320 + (step - 1) * 64ull);
-        return step < 5;
     }
+    settle_to(0, 320 + step * 64ull);
+    return step < 3;
 }
 
 /* Lent memory is taken back: rows go, pages move together, segments are freed. */
 static bool shrinks(uint32_t step) {
     switch (step) {
     case 0:
-        open_one(0, 64, 80, 1664, "h2o");
-        settle_to(0, 1600);
+        open_one(0, 256, 272, 1792, "h2o");
+        settle_to(0, 1536);
+        arm();
         return true;
     case 1:
-        arm();
         open_one(1, 64, 1000, 0, "streaming");
         return true;
-    case 2:
-        settle_to(0, 1728);
-        return true;
-    case 3:
+    default:
+        settle_to(0, 1792);
         close_one(1);
+        return false;
+    }
+}
+
+/* In the middle of a period, whose scores are lost if the daemon dies before it is settled. */
+static bool shrinks_within(uint32_t step) {
+    switch (step) {
+    case 0:
+        open_one(0, 256, 272, 1792, "h2o");
+        settle_to(0, 1536);
+        return true;
+    case 1:
+        send_scores(&rig.sessions[shared->place[0]]);
+        arm();
+        open_one(1, 64, 1000, 0, "streaming");
         return true;
     default:
         settle_to(0, 1792);
@@ -284,43 +294,27 @@ static bool shrinks(uint32_t step) {
     }
 }
 
-/* The same in the middle of a period, whose scores are lost if the daemon dies before it is settled; and a session that
- * must shrink with its settle, as its client was in a step. */
-static bool shrinks_within(uint32_t step) {
-    struct rig_session *s = step ? &rig.sessions[shared->place[0]] : NULL;
-    switch (step) {
-    case 0:
-        open_one(0, 64, 80, 1664, "h2o");
-        settle_to(0, 1600);
-        return true;
-    case 1:
+/* With a settle, as the client is in a step when its memory is wanted. */
+static bool shrinks_and_settles(uint32_t step) {
+    if (step == 0) {
+        open_one(0, 256, 272, 1792, "h2o");
+        settle_to(0, 1536);
         arm();
-        send_scores(s);
-        open_one(1, 64, 600, 0, "streaming");
         return true;
-    case 2:
-        settle_to(0, 1664);
-        return true;
-    case 3:
-        close_one(1);
-        settle_to(0, 1792);
-        return true;
-    case 4:
-        s->lease->word = PROTO_LEASE_CLIENT;
-        if (shared->place[1] < 0 && rig.peers[1].handle) {
-            struct proto_open spec = rig_spec(1, HEADS, DIM, 64, 1000, 0, "streaming");
-            spec.wait_ms = 60000;
-            shared->place[1] = rig_open(&rig, 1, &spec);
-            rig_jobs(&rig);
-        }
-        s->lease->word = PROTO_LEASE_FREE;
-        settle_to(0, 1856);
-        rig_jobs(&rig);
-        return true;
-    default:
-        settle_to(0, 1920);
-        return false;
     }
+    struct rig_session *s = &rig.sessions[shared->place[0]];
+    if (shared->place[1] < 0 && s->tokens == 1536) {
+        if (!rig.peers[1].handle && rig_connect(&rig) != 1)
+            abort();
+        struct proto_open spec = rig_spec(1, HEADS, DIM, 64, 1000, 0, "streaming");
+        spec.wait_ms = 60000;
+        s->lease->word = PROTO_LEASE_CLIENT;
+        shared->place[1] = rig_open(&rig, 1, &spec);
+        rig_jobs(&rig);
+        s->lease->word = PROTO_LEASE_FREE;
+    }
+    settle_to(0, 1792);
+    return false;
 }
 
 static void run(bool (*scenario)(uint32_t step)) {
@@ -350,6 +344,21 @@ static void read_rows(struct rows *ret) {
     }
 }
 
+/* A broker anew, with steps between its moves. */
+static void use_dying_backend(void) {
+    rig.broker = broker_free(rig.broker);
+    dying = *kernel_host_backend("reference");
+    dying.settle = dying_settle;
+    dying.shrink = dying_shrink;
+    dying.copy = dying_copy;
+    dying.v_norms = dying_norms;
+    dying.segment_new = dying_new;
+    dying.segment_free = dying_free;
+    rig.config.pools[0].backend = rig.config.pools[0].host = &dying;
+    if (broker_new(&rig.config, &rig.broker) < 0)
+        abort();
+}
+
 static void shared_clear(void) {
     memset(shared, 0, sizeof *shared);
     shared->place[0] = shared->place[1] = -1;
@@ -366,6 +375,8 @@ static void model(bool (*scenario)(uint32_t step), uint64_t pool_bytes, struct r
     shared_clear();
     fake_store_init(&store, FAKE_STORE_MAX);
     rig_init_kept(&rig, pool_bytes, &store, true);
+    use_dying_backend();
+    tail_moves = page_copies = 0;
     run(scenario);
     read_rows(ret);
     finish();
@@ -375,21 +386,11 @@ static void model(bool (*scenario)(uint32_t step), uint64_t pool_bytes, struct r
 
 static void child(bool (*scenario)(uint32_t step), uint64_t pool_bytes, int pidfd) {
     to_parent = (struct broker_store){.max = FAKE_STORE_MAX, .put = child_put, .drop = child_drop};
-    dying = *kernel_host_backend("reference");
-    dying.settle = dying_settle;
-    dying.shrink = dying_shrink;
-    dying.copy = dying_copy;
-    dying.v_norms = dying_norms;
-    dying.segment_new = dying_new;
-    dying.segment_free = dying_free;
     keep_hook = point;
     rig_init_kept(&rig, pool_bytes, &store, true);
-    rig.broker = broker_free(rig.broker);
     rig.config.store = &to_parent;
-    rig.config.pools[0].backend = rig.config.pools[0].host = &dying;
     rig.pidfd = pidfd;
-    if (broker_new(&rig.config, &rig.broker) < 0)
-        abort();
+    use_dying_backend();
     run(scenario);
     shared->armed = false;
     _exit(0);
@@ -503,11 +504,17 @@ static bool die_once(bool (*scenario)(uint32_t step), uint64_t pool_bytes, const
 
 static void die_everywhere(bool (*scenario)(uint32_t step), uint64_t pool_bytes, bool same) {
     static struct rows expected[HEADS];
+    const char *first = getenv("KILL_AT");
+    die_at = 0;
     model(scenario, pool_bytes, expected);
-    for (die_at = getenv("K") ? (uint32_t)atoi(getenv("K")) : 1; !die_once(scenario, pool_bytes, same ? expected : NULL); die_at++)
+    print_message("%llu rows moved from the end, %llu pages copied\n", (unsigned long long)tail_moves,
+                  (unsigned long long)page_copies);
+    uint64_t tails = tail_moves, copies = page_copies;
+    for (die_at = first ? (uint32_t)atoi(first) : 1; !die_once(scenario, pool_bytes, same ? expected : NULL); die_at++)
         ;
     print_message("%u deaths\n", die_at - 1);
-    assert_true(die_at > 30);
+    tail_moves = tails;
+    page_copies = copies;
 }
 
 static void test_grows(void **state) {
@@ -518,16 +525,25 @@ static void test_grows(void **state) {
 static void test_drops(void **state) {
     (void)state;
     die_everywhere(drops, 32 * MIB, true);
+    assert_true(tail_moves);
 }
 
 static void test_shrinks(void **state) {
     (void)state;
-    die_everywhere(shrinks, 17 * MIB, true);
+    die_everywhere(shrinks, 15 * MIB, true);
+    assert_true(tail_moves && page_copies);
 }
 
 static void test_shrinks_within(void **state) {
     (void)state;
-    die_everywhere(shrinks_within, 17 * MIB, false);
+    die_everywhere(shrinks_within, 15 * MIB, false);
+    assert_true(tail_moves && page_copies);
+}
+
+static void test_shrinks_and_settles(void **state) {
+    (void)state;
+    die_everywhere(shrinks_and_settles, 15 * MIB, false);
+    assert_true(tail_moves && page_copies);
 }
 
 int main(void) {
@@ -536,6 +552,7 @@ int main(void) {
         cmocka_unit_test(test_drops),
         cmocka_unit_test(test_shrinks),
         cmocka_unit_test(test_shrinks_within),
+        cmocka_unit_test(test_shrinks_and_settles),
     };
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return shared == MAP_FAILED ? 1 : cmocka_run_group_tests_name("keep, killed", tests, NULL, NULL);
