@@ -35,7 +35,6 @@ static uint32_t count_segment_ids(const struct scissor_session *s) {
 
 static void lay_out_groups(struct scissor_session *s, const struct proto_open *open) {
     struct layout_fresh walk = {0, 0};
-    uint32_t storage = (uint32_t)kernel_dtype_size(s->storage_dtype);
     uint32_t compute = (uint32_t)kernel_dtype_size(s->compute_dtype);
     s->control_bytes = sizeof(struct proto_control);
     for (uint32_t i = 0; i < open->group_count; i++) {
@@ -49,8 +48,8 @@ static void lay_out_groups(struct scissor_session *s, const struct proto_open *o
                                    .first_head = s->head_count,
                                    .settled_max = from->max_rows - s->fresh_rows,
                                    .pages_max = layout_pages_of_rows(from->max_rows - s->fresh_rows),
-                                   .pages_per_segment = layout_pages_per_segment(storage, from->head_dim),
-                                   .page_bytes = layout_page_bytes(storage, from->head_dim)};
+                                   .pages_per_segment = layout_pages_per_segment(s->storage_dtype, from->head_dim),
+                                   .page_bytes = layout_page_bytes(s->storage_dtype, from->head_dim)};
         uint32_t heads = g->layers * g->kv_heads;
         for (uint32_t h = 0; h < heads; h++)
             layout_fresh_next(&walk, compute, s->fresh_rows, g->head_dim);

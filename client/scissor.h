@@ -39,6 +39,10 @@ enum scissor_dtype {
     SCISSOR_F32 = 0,
     SCISSOR_F16 = 1,
     SCISSOR_BF16 = 2,
+    /* Settled rows only: 64 channels share a scale and an offset, 68 and 36 bytes in all. K and V of INT4 are rotated
+     * before; who attends through this library sees nothing of that. */
+    SCISSOR_INT8 = 3,
+    SCISSOR_INT4 = 4,
 };
 
 #define SCISSOR_MAX_GROUPS 8
@@ -68,7 +72,7 @@ struct scissor_group_spec {
 
 struct scissor_session_spec {
     char name[SCISSOR_NAME_BYTES]; /* for people; may be empty */
-    uint32_t compute_dtype;        /* enum scissor_dtype: fresh rows, what append converts to; 0 (F32) is valid */
+    uint32_t compute_dtype;        /* F32 (0), F16 or BF16: fresh rows, what append converts to */
     uint32_t storage_dtype;        /* enum scissor_dtype: settled rows */
     uint32_t fresh_rows;           /* F: a multiple of 16, 16 to 1024; 0: 64 */
     uint32_t priority;             /* weight under memory pressure, 1 to 1000; 0: 100 */

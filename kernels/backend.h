@@ -100,7 +100,7 @@ struct kernel_attend {
 
 struct kernel_backend {
     const char *name; /* "host" */
-    const char *path; /* "reference", "avx2", "avx512": what runs the arithmetic */
+    const char *path; /* "reference", "avx2", "avx512", "avx512vnni": what runs the arithmetic */
     /* True where a segment's memory is gone for its importers, too, as soon as segment_free returns (host:
      * truncated, or one hole).
      * False where an importer must close it first (cuda). */
@@ -145,7 +145,8 @@ struct kernel_backend {
 /* Scratch bytes for an item (64-byte aligned memory is expected). */
 size_t kernel_attend_workspace(uint32_t q_heads, uint32_t head_dim, size_t visible_rows);
 
-/* The host backend, with the best path this processor has, or the named one ("reference", "avx2", "avx512").
+/* The host backend, with the best path this processor has, or the named one ("reference", "avx2", "avx512",
+ * "avx512vnni").
  * NULL with errno ENOTSUP if the processor cannot run it, EINVAL if there is no such path. The object is static:
  * never freed. SCISSOR_HOST_PATH in the environment overrides a NULL path. */
 struct kernel_backend *kernel_host_backend(const char *path);

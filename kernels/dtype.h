@@ -1,6 +1,9 @@
-/* dtype.h - element types of K and V, their sizes and their scalar conversions.
+/* dtype.h - types of K and V, their sizes and their scalar conversions.
  *
  * The numbers travel in messages and stand in scissor.h; they never change.
+ * The first three are types of one element: compute dtypes, and storage dtypes
+ * as well. The others exist in settled rows alone, where several elements share
+ * a scale and an offset (quant.h).
  * Conversions round to nearest even and keep infinities and NaN; they are the
  * reference that the vector paths are tested against. */
 #pragma once
@@ -13,15 +16,18 @@ enum scissor_kernel_dtype {
     KERNEL_F32 = 0,
     KERNEL_F16 = 1,
     KERNEL_BF16 = 2,
-    KERNEL_DTYPE_COUNT = 3,
+    KERNEL_ELEMENT_DTYPES = 3, /* the ones before it are types of one element */
+    KERNEL_INT8 = 3,
+    KERNEL_INT4 = 4,
+    KERNEL_DTYPE_COUNT = 5,
 };
 
-/* Bytes of one element; 0 for an unknown type. */
+/* Bytes of one element; 0 for a type that has no elements of its own, and for an unknown one. */
 static inline size_t kernel_dtype_size(uint32_t dtype) {
-    return dtype == KERNEL_F32 ? 4 : dtype < KERNEL_DTYPE_COUNT ? 2 : 0;
+    return dtype == KERNEL_F32 ? 4 : dtype < KERNEL_ELEMENT_DTYPES ? 2 : 0;
 }
 
-/* "f32", "f16", "bf16"; "?" for an unknown type. */
+/* "f32", "f16", "bf16", "int8", "int4"; "?" for an unknown type. */
 const char *kernel_dtype_name(uint32_t dtype);
 
 float kernel_f16_to_f32(uint16_t h);

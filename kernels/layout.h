@@ -8,6 +8,9 @@
  *                                            so that no horizontal sum is needed
  *     V: [R][head_dim]                       plain rows
  *
+ * A page of a quantised dtype (int8, int4) has its codes in another order, and
+ * after them the scales and offsets: see below.
+ *
  * Segments are SCISSOR_SEGMENT_BYTES each. A settled segment holds pages of one
  * layer group, packed from its start; fresh segments hold the fresh buffers of
  * all heads of all groups in order, a buffer never crosses a segment.
@@ -16,6 +19,8 @@
 
 #include <stddef.h>
 #include <stdint.h>
+
+#include "dtype.h"
 
 #define SCISSOR_PAGE_ROWS 64u
 #define SCISSOR_BLOCK_ROWS 16u
@@ -37,11 +42,55 @@ static inline size_t layout_v_offset(uint32_t dtype_size, uint32_t rows, uint32_
     return (size_t)rows * head_dim * dtype_size;
 }
 
-static inline size_t layout_page_bytes(uint32_t dtype_size, uint32_t head_dim) {
-    return layout_area_bytes(dtype_size, SCISSOR_PAGE_ROWS, head_dim);
+/* Quantised pages. A group is 64 channels of one row (the last one of a row may be smaller); value = offset + scale *
+ * code, code 0..255 or 0..15, scale and offset f16. The K half and the V half of a page are alike:
+ *
+ *     codes     units of 64 bytes, 16 lanes of 4 bytes; lane l holds 4 codes (int8) or 8 (int4) of what it stands for:
+ *                   code e of a lane: byte e % 4, int4: its low nibble if e < 4, else the high one
+ *               K: a lane is a row, e are channels:    unit (row / 16) * (head_dim / E) + channel / E, E = 4 or 8
+ *               V: a lane is a channel, e are rows:    unit (row / E) * (head_dim / 16) + channel / 16
+ *     scales    for each block of 16 rows, for each group: f16 scale[16], f16 offset[16]
+ *
+ * so that a vector of lanes gets its codes with a shift, and a block's scales with one load. */
+#define LAYOUT_GROUP_CHANNELS 64u
+
+static inline uint32_t layout_groups(uint32_t head_dim) {
+    return (head_dim + LAYOUT_GROUP_CHANNELS - 1) / LAYOUT_GROUP_CHANNELS;
 }
-static inline uint32_t layout_pages_per_segment(uint32_t dtype_size, uint32_t head_dim) {
-    return (uint32_t)(SCISSOR_SEGMENT_BYTES / layout_page_bytes(dtype_size, head_dim));
+/* Codes in a lane of a unit. */
+static inline uint32_t layout_lane_codes(uint32_t dtype) {
+    return dtype == KERNEL_INT4 ? 8 : 4;
+}
+/* Bytes of the codes of one half of a page. */
+static inline size_t layout_code_bytes(uint32_t dtype, uint32_t head_dim) {
+    return (size_t)SCISSOR_PAGE_ROWS * head_dim * 4 / layout_lane_codes(dtype);
+}
+static inline size_t layout_quantised_half_bytes(uint32_t dtype, uint32_t head_dim) {
+    return layout_code_bytes(dtype, head_dim) + (size_t)SCISSOR_PAGE_ROWS * layout_groups(head_dim) * 4;
+}
+/* Where a group's f16 scale of a row lies within its half; its offset is 32 bytes further on. */
+static inline size_t layout_scale_offset(uint32_t dtype, uint32_t row, uint32_t group, uint32_t head_dim) {
+    return layout_code_bytes(dtype, head_dim) +
+           ((size_t)(row / SCISSOR_BLOCK_ROWS) * layout_groups(head_dim) + group) * 64 + row % SCISSOR_BLOCK_ROWS * 2;
+}
+
+/* Of a page in a storage dtype; 0 for an unknown one. */
+static inline size_t layout_page_bytes(uint32_t dtype, uint32_t head_dim) {
+    if (dtype >= KERNEL_DTYPE_COUNT)
+        return 0;
+    return dtype < KERNEL_ELEMENT_DTYPES
+               ? layout_area_bytes((uint32_t)kernel_dtype_size(dtype), SCISSOR_PAGE_ROWS, head_dim)
+               : 2 * layout_quantised_half_bytes(dtype, head_dim);
+}
+/* Offset of the V half of a page. */
+static inline size_t layout_page_v_offset(uint32_t dtype, uint32_t head_dim) {
+    return layout_page_bytes(dtype, head_dim) / 2;
+}
+/* As many as a page's index within its segment can name, at most. */
+#define LAYOUT_PAGES_PER_SEGMENT_MAX 1024u
+static inline uint32_t layout_pages_per_segment(uint32_t dtype, uint32_t head_dim) {
+    uint32_t pages = (uint32_t)(SCISSOR_SEGMENT_BYTES / layout_page_bytes(dtype, head_dim));
+    return pages < LAYOUT_PAGES_PER_SEGMENT_MAX ? pages : LAYOUT_PAGES_PER_SEGMENT_MAX;
 }
 static inline uint32_t layout_pages_of_rows(uint32_t rows) {
     return (rows + SCISSOR_PAGE_ROWS - 1) / SCISSOR_PAGE_ROWS;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "dtype.h"
+#include "quant.h"
 
 static float value_of(const struct attention_model *m, uint32_t what, uint32_t layer, uint32_t head, uint64_t position,
                       uint32_t channel) {
@@ -33,9 +33,28 @@ static float rounded(uint32_t dtype, float value) {
     return kernel_load(dtype, &room, 0);
 }
 
-static float stored(const struct attention_model *m, float value, int settled) {
-    value = rounded(m->compute_dtype, value);
-    return settled ? rounded(m->storage_dtype, value) : value;
+/* What attention makes of a quantised row: the rotation is taken back. */
+static void quantised(const struct attention_model *m, float *row) {
+    struct quant_row codes;
+    if (m->storage_dtype == KERNEL_INT4)
+        quant_rotate(row, m->head_dim);
+    quant_encode(m->storage_dtype, row, m->head_dim, &codes);
+    for (uint32_t c = 0; c < m->head_dim; c++)
+        row[c] = quant_value(&codes, c);
+    if (m->storage_dtype == KERNEL_INT4)
+        quant_rotate(row, m->head_dim);
+}
+
+/* A row as it is after it was written, and settled if it is. */
+static void stored(const struct attention_model *m, enum attention_what what, uint32_t layer, uint32_t head,
+                   uint64_t position, int settled, float *ret) {
+    for (uint32_t c = 0; c < m->head_dim; c++)
+        ret[c] = rounded(m->compute_dtype, value_of(m, what, layer, head, position, c));
+    if (settled && m->storage_dtype >= KERNEL_ELEMENT_DTYPES)
+        quantised(m, ret);
+    else if (settled)
+        for (uint32_t c = 0; c < m->head_dim; c++)
+            ret[c] = rounded(m->storage_dtype, ret[c]);
 }
 
 void attention_expect(const struct attention_model *m, uint32_t layer, uint32_t q_head, uint64_t position,
@@ -44,12 +63,13 @@ void attention_expect(const struct attention_model *m, uint32_t layer, uint32_t 
     uint32_t n = settled_count + fresh_count, group = m->q_heads / m->kv_heads, head = q_head / group;
     double *p = malloc(n * sizeof *p), most = -INFINITY, sum = 0;
     double *out = calloc(m->head_dim, sizeof *out);
+    float row[256];
     for (uint32_t j = 0; j < n; j++) {
         uint64_t at = j < settled_count ? settled[j] : first_fresh + (j - settled_count);
         double dot = 0;
+        stored(m, ATTENTION_K, layer, head, at, j < settled_count, row);
         for (uint32_t c = 0; c < m->head_dim; c++)
-            dot += (double)value_of(m, ATTENTION_Q, layer, q_head, position, c) *
-                   stored(m, value_of(m, ATTENTION_K, layer, head, at, c), j < settled_count);
+            dot += (double)value_of(m, ATTENTION_Q, layer, q_head, position, c) * (double)row[c];
         p[j] = dot * m->scale;
         most = p[j] > most ? p[j] : most;
     }
@@ -60,8 +80,9 @@ void attention_expect(const struct attention_model *m, uint32_t layer, uint32_t 
         p[j] /= sum;
         if (ret_mass)
             ret_mass[j] += p[j] / group;
+        stored(m, ATTENTION_V, layer, head, at, j < settled_count, row);
         for (uint32_t c = 0; c < m->head_dim; c++)
-            out[c] += p[j] * stored(m, value_of(m, ATTENTION_V, layer, head, at, c), j < settled_count);
+            out[c] += p[j] * (double)row[c];
     }
     for (uint32_t c = 0; c < m->head_dim; c++)
         ret_out[c] = (float)out[c];

@@ -188,7 +188,7 @@ static void handle_open(struct fake *f, uint32_t request, const struct proto_ope
 
 static void add_page(struct fake *f, struct fake_session *s, uint32_t request, uint32_t group, uint32_t head) {
     const struct proto_group *g = &s->shape.groups[group];
-    uint32_t per_segment = layout_pages_per_segment((uint32_t)kernel_dtype_size(s->shape.storage_dtype), g->head_dim);
+    uint32_t per_segment = layout_pages_per_segment(s->shape.storage_dtype, g->head_dim);
     if (!s->last_segment[group] || s->next_page[group] == per_segment) {
         s->last_segment[group] = add_segment(f, s, request, PROTO_SEGMENT_SETTLED);
         s->next_page[group] = 0;
@@ -198,8 +198,7 @@ static void add_page(struct fake *f, struct fake_session *s, uint32_t request, u
 }
 
 static void *page_address(struct fake *f, struct fake_session *s, uint32_t group, uint32_t page) {
-    size_t bytes =
-        layout_page_bytes((uint32_t)kernel_dtype_size(s->shape.storage_dtype), s->shape.groups[group].head_dim);
+    size_t bytes = layout_page_bytes(s->shape.storage_dtype, s->shape.groups[group].head_dim);
     char *base = f->backend->segment_address(s->segments[PROTO_PAGE_SEGMENT(page)]);
     return base + PROTO_PAGE_INDEX(page) * bytes;
 }

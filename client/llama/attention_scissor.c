@@ -131,9 +131,8 @@ static uint64_t attention_scissor_row_extra(const struct attention_scissor_optio
  * a limit and takes nothing, so too much does no harm. */
 static uint32_t attention_scissor_pool_mib(const struct model_shape *shape,
                                            const struct attention_scissor_options *options) {
-    uint32_t storage = (uint32_t)kernel_dtype_size(options->storage_dtype);
     uint32_t compute = (uint32_t)kernel_dtype_size(options->compute_dtype);
-    uint32_t per_segment = layout_pages_per_segment(storage, shape->head_dim);
+    uint32_t per_segment = layout_pages_per_segment(options->storage_dtype, shape->head_dim);
     uint64_t heads = (uint64_t)shape->layers * shape->kv_heads;
     uint64_t pages = heads * (layout_pages_of_rows(options->budget) + 1);
     uint64_t segments = pages / (per_segment ? per_segment : 1) + 1;

@@ -15,7 +15,7 @@ enum option_kind {
     OPTION_NUMBER, /* uint32_t within low..high */
     OPTION_LONG,   /* uint64_t */
     OPTION_REAL,   /* double within low..high */
-    OPTION_DTYPE,  /* uint32_t, enum scissor_dtype */
+    OPTION_DTYPE,  /* uint32_t, enum scissor_dtype up to high */
     OPTION_PARAM,  /* appended to params */
 };
 
@@ -62,8 +62,10 @@ static const struct option_entry option_table[] = {
      "which rows go: pivotal (default), scissorhands, h2o, tova, streaming, window, random", AT(policy), 0, 0},
     {OPTION_PARAM, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
     {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(fresh), 16, 1024},
-    {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16 or bf16 (f16)", AT(cache_dtype), 0, 0},
-    {OPTION_DTYPE, "compute", "TYPE", "how fresh rows are kept (as --cache)", AT(compute_dtype), 0, 0},
+    {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16, bf16, int8 or int4 (f16)", AT(cache_dtype), 0,
+     SCISSOR_INT4},
+    {OPTION_DTYPE, "compute", "TYPE", "how fresh rows are kept: f32, f16 or bf16 (as --cache, or f16)",
+     AT(compute_dtype), 0, SCISSOR_BF16},
     {OPTION_TEXT, "name", "NAME", "the session's name, for people", AT(name), 0, 0},
     {OPTION_NUMBER, "priority", "N", "weight when memory is short (100)", AT(priority), 1, 1000},
     {OPTION_NUMBER, "wait", "MS", "wait this long for memory if there is none (0)", AT(wait_ms), 0, 600000},
@@ -119,9 +121,14 @@ static int option_read_integer(const char *text, uint64_t low, uint64_t high, ui
     return 0;
 }
 
-static int option_read_dtype(const char *text, uint32_t *ret) {
-    static const char *const names[] = {[SCISSOR_F32] = "f32", [SCISSOR_F16] = "f16", [SCISSOR_BF16] = "bf16"};
-    for (uint32_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+/* The first `count` of the types. */
+static int option_read_dtype(const char *text, uint32_t count, uint32_t *ret) {
+    static const char *const names[] = {[SCISSOR_F32] = "f32",
+                                        [SCISSOR_F16] = "f16",
+                                        [SCISSOR_BF16] = "bf16",
+                                        [SCISSOR_INT8] = "int8",
+                                        [SCISSOR_INT4] = "int4"};
+    for (uint32_t i = 0; i < count; i++)
         if (strcmp(text, names[i]) == 0) {
             *ret = i;
             return 0;
@@ -159,7 +166,7 @@ static int option_read(const struct option_entry *entry, const char *text, struc
         return option_read_real(text, entry->low, entry->high, to);
     case OPTION_DTYPE:
         options->compute_given |= entry->offset == AT(compute_dtype);
-        return option_read_dtype(text, to);
+        return option_read_dtype(text, (uint32_t)entry->high + 1, to);
     case OPTION_PARAM:
         return option_read_param(text, options);
     case OPTION_FLAG:
@@ -216,7 +223,7 @@ static int options_check(struct options *options, struct failure *failure) {
     if (options->help || options->version)
         return 0;
     if (!options->compute_given)
-        options->compute_dtype = options->cache_dtype;
+        options->compute_dtype = options->cache_dtype <= SCISSOR_BF16 ? options->cache_dtype : SCISSOR_F16;
     if (!options->guarantee)
         options->guarantee = options->budget;
     if (!options->model)

@@ -101,7 +101,7 @@ static int check_session(const struct broker *b, const struct check *c, const st
     if (open->pool != PROTO_ANY_POOL)
         code = in_range(c, "pool", 0, b->pool_count - 1, open->pool);
     if (code == 0)
-        code = in_range(c, "compute_dtype", 0, KERNEL_DTYPE_COUNT - 1, open->compute_dtype);
+        code = in_range(c, "compute_dtype", 0, KERNEL_ELEMENT_DTYPES - 1, open->compute_dtype);
     if (code == 0)
         code = in_range(c, "storage_dtype", 0, KERNEL_DTYPE_COUNT - 1, open->storage_dtype);
     if (code == 0 && open->fresh_rows)

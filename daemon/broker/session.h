@@ -24,7 +24,7 @@
 #include "pool.h"
 
 #define SESSION_SEGMENT_IDS (1u << 22)
-#define SESSION_PAGES_PER_SEGMENT_MAX 512u /* head_dim 16, 2 bytes an element */
+#define SESSION_PAGES_PER_SEGMENT_MAX LAYOUT_PAGES_PER_SEGMENT_MAX
 
 enum segment_state {
     SEGMENT_ACTIVE,

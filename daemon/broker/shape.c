@@ -16,7 +16,6 @@ uint64_t session_ended_cost(const struct session *s) {
 }
 
 static void group_shape(struct session *s, struct session_group *g, const struct proto_group *ask) {
-    uint32_t size = (uint32_t)kernel_dtype_size(s->storage_dtype);
     g->layers = ask->layers;
     g->kv_heads = ask->kv_heads;
     g->q_heads = ask->q_heads;
@@ -30,8 +29,8 @@ static void group_shape(struct session *s, struct session_group *g, const struct
     g->max_settled = g->max_rows - s->fresh_rows;
     g->guaranteed_pages = layout_pages_of_rows(g->guaranteed_settled);
     g->max_pages = layout_pages_of_rows(g->max_settled);
-    g->page_bytes = (uint32_t)layout_page_bytes(size, g->head_dim);
-    g->pages_per_segment = layout_pages_per_segment(size, g->head_dim);
+    g->page_bytes = (uint32_t)layout_page_bytes(s->storage_dtype, g->head_dim);
+    g->pages_per_segment = layout_pages_per_segment(s->storage_dtype, g->head_dim);
     g->target_pages = JOB_NO_TARGET;
 
     const struct policy_class *class = g->policy.class;

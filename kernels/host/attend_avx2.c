@@ -10,6 +10,7 @@
 
 typedef __m256 vec;
 typedef __m256i vec_mask;
+typedef __m256i vec_int;
 
 static inline vec v_zero(void) {
     return _mm256_setzero_ps();
@@ -29,6 +30,18 @@ static inline vec v_load_f16(const char *p) {
 static inline vec v_load_bf16(const char *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+static inline vec_int v_load_int(const char *p) {
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+/* Each lane shifted right, by a constant. */
+#define v_shifted(x, bits) _mm256_srli_epi32(x, bits)
+/* The low four, and the low eight, bits of each lane. */
+static inline vec v_nibbles(vec_int x) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(15)));
+}
+static inline vec v_bytes(vec_int x) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(255)));
 }
 static inline vec v_add(vec a, vec b) {
     return _mm256_add_ps(a, b);

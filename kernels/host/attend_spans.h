@@ -7,6 +7,7 @@
  * The next span is prefetched into the second-level cache while one is worked on: pages are scattered, and the
  * hardware's prefetcher starts anew in each (measured: twice as fast; into the first level, half of that gain).
  * A prefetch past the end of anything is harmless. */
+#include "../quant.h"
 #include "host.h"
 
 #define TILE HOST_TILE_QUERIES
@@ -24,10 +25,15 @@ struct tile {
     uint32_t head, heads; /* query heads head .. head + heads - 1 of each */
     uint32_t width;
     uint32_t settled_blocks;
-    float *q;      /* [head_dim][width], scaled for exp2 */
-    float *out;    /* [width][head_dim] */
-    float *logits; /* [block][width][16], later probabilities */
-    float *sums;   /* [block][16] sum over the heads of the tiles before, where heads are cut */
+    float *q; /* [head_dim][width], scaled for exp2 */
+    /* of quantised settled rows: the queries in the basis of their dtype, and their sums over the channels of a group
+     */
+    float *settled_q;      /* [head_dim][width] */
+    float *settled_sums;   /* [group][width] */
+    float *settled_scales; /* [group][width], where queries are in bytes */
+    float *out;            /* [width][head_dim] */
+    float *logits;         /* [block][width][16], later probabilities */
+    float *sums;           /* [block][16] sum over the heads of the tiles before, where heads are cut */
 };
 
 struct span {
@@ -48,10 +54,9 @@ static uint32_t tile_fresh_rows(const struct tile *tile) {
 static struct span settled_span(const struct kernel_attend *item, uint32_t page) {
     const char *area = item->pages[page];
     uint32_t rest = item->settled_rows - page * SCISSOR_PAGE_ROWS;
-    uint32_t size = (uint32_t)kernel_dtype_size(item->storage_dtype);
     return (struct span){
         .k = area,
-        .v = area + layout_v_offset(size, SCISSOR_PAGE_ROWS, item->head_dim),
+        .v = area + layout_page_v_offset(item->storage_dtype, item->head_dim),
         .rows = rest < SCISSOR_PAGE_ROWS ? rest : SCISSOR_PAGE_ROWS,
         .dtype = item->storage_dtype,
     };
@@ -194,16 +199,81 @@ static const uint8_t widths[TILE + 1] = {0, 1, 2, 3, 4, 6, 6, 8, 8, 10, 10, 12, 
 
 #define K_ENTRY(width, dtype) [width] = k_span_##width##_##dtype,
 #define V_ENTRY(width, dtype) [width] = v_span_##width##_##dtype,
-static const span_fn k_spans[KERNEL_DTYPE_COUNT][TILE + 1] = {
+static const span_fn k_spans[KERNEL_ELEMENT_DTYPES][TILE + 1] = {
     [KERNEL_F32] = {SPAN_WIDTHS(K_ENTRY, KERNEL_F32)},
     [KERNEL_F16] = {SPAN_WIDTHS(K_ENTRY, KERNEL_F16)},
     [KERNEL_BF16] = {SPAN_WIDTHS(K_ENTRY, KERNEL_BF16)},
 };
-static const span_fn v_spans[KERNEL_DTYPE_COUNT][TILE + 1] = {
+static const span_fn v_spans[KERNEL_ELEMENT_DTYPES][TILE + 1] = {
     [KERNEL_F32] = {SPAN_WIDTHS(V_ENTRY, KERNEL_F32)},
     [KERNEL_F16] = {SPAN_WIDTHS(V_ENTRY, KERNEL_F16)},
     [KERNEL_BF16] = {SPAN_WIDTHS(V_ENTRY, KERNEL_BF16)},
 };
+
+/* ---------- quantised pages ---------- */
+
+struct k_quant {
+    const char *half, *ahead; /* of this page, and of the next, which is fetched meanwhile */
+    uint32_t head_dim;
+    const float *q;      /* as quant_pack_query() has left it */
+    const float *sums;   /* [group][width] of q over the group's channels */
+    const float *scales; /* [group][width], where q is in bytes */
+    float *logits;
+};
+
+struct v_quant {
+    const char *half, *ahead;
+    uint32_t rows, head_dim;
+    const float *p; /* [block][width][16] */
+    float *out;     /* [width][head_dim] */
+};
+
+/* Codes in a lane of a unit, as a constant. */
+#define CODES_OF(dtype) ((dtype) == KERNEL_INT4 ? 8u : 4u)
+
+#ifdef V_DOT
+#include "attend_quant_dot.h"
+#else
+#include "attend_quant.h"
+#endif
+
+typedef void (*k_quant_fn)(const struct k_quant *k, uint32_t rows);
+typedef void (*v_quant_fn)(const struct v_quant *v);
+
+#define QUANT_FUNCTION(width, dtype)                                                \
+    static void k_quant_##width##_##dtype(const struct k_quant *k, uint32_t rows) { \
+        k_quant_of(width, dtype, k, rows);                                          \
+    }                                                                               \
+    static void v_quant_##width##_##dtype(const struct v_quant *v) {                \
+        v_quant_of(width, dtype, v);                                                \
+    }
+SPAN_WIDTHS(QUANT_FUNCTION, KERNEL_INT8)
+SPAN_WIDTHS(QUANT_FUNCTION, KERNEL_INT4)
+
+#define K_QUANT_ENTRY(width, dtype) [width] = k_quant_##width##_##dtype,
+#define V_QUANT_ENTRY(width, dtype) [width] = v_quant_##width##_##dtype,
+static const k_quant_fn k_quants[KERNEL_DTYPE_COUNT][TILE + 1] = {
+    [KERNEL_INT8] = {SPAN_WIDTHS(K_QUANT_ENTRY, KERNEL_INT8)},
+    [KERNEL_INT4] = {SPAN_WIDTHS(K_QUANT_ENTRY, KERNEL_INT4)},
+};
+static const v_quant_fn v_quants[KERNEL_DTYPE_COUNT][TILE + 1] = {
+    [KERNEL_INT8] = {SPAN_WIDTHS(V_QUANT_ENTRY, KERNEL_INT8)},
+    [KERNEL_INT4] = {SPAN_WIDTHS(V_QUANT_ENTRY, KERNEL_INT4)},
+};
+
+static bool is_quantised(uint32_t dtype) {
+    return dtype >= KERNEL_ELEMENT_DTYPES;
+}
+
+static void k_span(const struct tile *tile, const struct span *span, float *logits, const char *ahead) {
+    if (!is_quantised(span->dtype)) {
+        k_spans[span->dtype][tile->width](span, tile->item->head_dim, tile->q, logits, ahead);
+        return;
+    }
+    struct k_quant k = {span->k, ahead, tile->item->head_dim, tile->settled_q, tile->settled_sums, tile->settled_scales,
+                        logits};
+    k_quants[span->dtype][tile->width](&k, span->rows);
+}
 
 static void k_phase(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
@@ -212,7 +282,7 @@ static void k_phase(const struct tile *tile) {
     for (uint32_t i = 0; i < count; i++) {
         struct span next = i + 1 < count ? span_at(item, i + 1, end) : span;
         float *logits = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
-        k_spans[span.dtype][tile->width](&span, item->head_dim, tile->q, logits, next.k);
+        k_span(tile, &span, logits, next.k);
         span = next;
     }
 }
@@ -239,15 +309,32 @@ static void v_causal_rows(const struct tile *tile, uint32_t first) {
     }
 }
 
+static void v_span(const struct tile *tile, const struct span *span, const float *p, const char *ahead) {
+    if (!is_quantised(span->dtype)) {
+        v_spans[span->dtype][tile->width](span, tile->item->head_dim, p, tile->out, ahead);
+        return;
+    }
+    struct v_quant v = {span->v, ahead, span->rows, tile->item->head_dim, p, tile->out};
+    v_quants[span->dtype][tile->width](&v);
+}
+
+static void rotate_outputs(const struct tile *tile) {
+    for (uint32_t t = 0; t < tile->rows * tile->heads; t++)
+        quant_rotate(tile->out + (size_t)t * tile->item->head_dim, tile->item->head_dim);
+}
+
 static void v_phase(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
     uint32_t end = fresh_visible(tile, tile->row), count = span_count(item, end);
+    uint32_t pages = layout_pages_of_rows(item->settled_rows);
     struct span span = span_at(item, 0, end);
     memset(tile->out, 0, sizeof(float) * tile->width * item->head_dim);
     for (uint32_t i = 0; i < count; i++) {
         struct span next = i + 1 < count ? span_at(item, i + 1, end) : span;
         const float *p = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
-        v_spans[span.dtype][tile->width](&span, item->head_dim, p, tile->out, next.v);
+        v_span(tile, &span, p, next.v);
+        if (i + 1 == pages && item->storage_dtype == KERNEL_INT4)
+            rotate_outputs(tile); /* what is added from here on is not rotated */
         span = next;
     }
     v_causal_rows(tile, end);

@@ -125,6 +125,24 @@ static void pack_queries(const struct tile *tile) {
     }
 }
 
+static void pack_settled_queries(const struct tile *tile) {
+    uint32_t d = tile->item->head_dim, width = tile->width;
+    float query[HOST_MAX_HEAD_DIM];
+    for (uint32_t t = 0; t < width; t++) {
+        for (uint32_t c = 0; c < d; c++)
+            query[c] = tile->q[c * width + t];
+        if (tile->item->storage_dtype == KERNEL_INT4)
+            quant_rotate(query, d);
+        for (uint32_t g = 0, c = 0; g < layout_groups(d); g++) {
+            float sum = 0;
+            for (uint32_t end = c + LAYOUT_GROUP_CHANNELS; c < end && c < d; c++)
+                sum += query[c];
+            tile->settled_sums[g * width + t] = sum;
+        }
+        quant_pack_query(tile, t, query);
+    }
+}
+
 static void unpack_outputs(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
     for (uint32_t r = 0; r < tile->rows; r++)
@@ -135,6 +153,8 @@ static void unpack_outputs(const struct tile *tile) {
 static void tile_run(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
     pack_queries(tile);
+    if (is_quantised(item->storage_dtype) && item->settled_rows)
+        pack_settled_queries(tile);
     k_phase(tile);
     for (uint32_t t = 0; t < tile->rows * tile->heads; t++)
         softmax(tile, t, fresh_visible(tile, tile->row + t / tile->heads));
@@ -164,7 +184,10 @@ void ATTEND(const struct kernel_attend *item, void *workspace) {
             };
             tile.width = widths[tile.rows * tile.heads];
             tile.q = workspace;
-            tile.out = tile.q + TILE * item->head_dim;
+            tile.settled_q = tile.q + TILE * item->head_dim;
+            tile.settled_sums = tile.settled_q + TILE * item->head_dim;
+            tile.settled_scales = tile.settled_sums + TILE * QUANT_MAX_GROUPS;
+            tile.out = tile.settled_scales + TILE * QUANT_MAX_GROUPS;
             tile.sums = tile.out + TILE * item->head_dim;
             tile.logits = tile.sums + (size_t)block_count(&tile, tile_fresh_rows(&tile)) * SCISSOR_BLOCK_ROWS;
             tile_run(&tile);

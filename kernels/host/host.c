@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "../quant.h"
 #include "host.h"
 
 struct host_backend {
@@ -21,7 +22,8 @@ struct host_backend {
 size_t kernel_attend_workspace(uint32_t q_heads, uint32_t head_dim, size_t visible_rows) {
     (void)q_heads; /* more heads than one tile has are worked on one tile after the other */
     size_t logits = (HOST_TILE_QUERIES + 1) * (visible_rows + WORKSPACE_PADDING); /* and their sum over the heads */
-    size_t queries = (size_t)2 * HOST_TILE_QUERIES * head_dim;                    /* and their outputs */
+    /* as they are, in another basis, and two figures for each group; and their outputs */
+    size_t queries = (size_t)HOST_TILE_QUERIES * (3 * head_dim + 2 * QUANT_MAX_GROUPS);
     return (logits + queries) * sizeof(float); /* the reference's two doubles a row are less */
 }
 
@@ -56,7 +58,7 @@ static int append(struct kernel_backend *b, void *fresh, uint32_t fresh_rows, ui
 }
 
 static int attend_check(const struct kernel_attend *item) {
-    if (!kernel_dtype_size(item->compute_dtype) || !kernel_dtype_size(item->storage_dtype) ||
+    if (!kernel_dtype_size(item->compute_dtype) || item->storage_dtype >= KERNEL_DTYPE_COUNT ||
         !host_head_dim_valid(item->head_dim) || !host_fresh_rows_valid(item->fresh_rows))
         return -EINVAL;
     if (item->q_heads == 0 || item->threshold > KERNEL_THRESHOLD_SEEN || (item->settled_rows && !item->pages))
@@ -102,6 +104,10 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 
+static bool has_vnni(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+
 #define HOST_BACKEND(path_name)                                                                                    \
     {                                                                                                              \
         .name = "host", .path = path_name, .revocable = true, .segment_new = host_segment_new,                     \
@@ -114,6 +120,7 @@ static bool has_avx512(void) {
 
 /* Best first. */
 static struct host_backend backends[] = {
+    {HOST_BACKEND("avx512vnni"), host_convert_avx2, host_attend_vnni, has_vnni},
     {HOST_BACKEND("avx512"), host_convert_avx2, host_attend_avx512, has_avx512},
     {HOST_BACKEND("avx2"), host_convert_avx2, host_attend_avx2, has_avx2},
     {HOST_BACKEND("reference"), host_convert_reference, host_attend_reference, always},

@@ -1,7 +1,7 @@
 /* host.h - what the files of the host backend share; nobody else includes it.
  *
- * A path ("reference", "avx2", "avx512") is two functions: one that converts a run of elements and one that attends.
- * Everything else (checks, moves, memory) is common to all paths. */
+ * A path ("reference", "avx2", "avx512", "avx512vnni") is two functions: one that converts a run of elements and one
+ * that attends. Everything else (checks, moves, memory) is common to all paths. */
 #pragma once
 
 #include "../backend.h"
@@ -19,6 +19,7 @@ void host_convert_avx2(uint32_t to_dtype, void *to, uint32_t from_dtype, const v
 
 void host_attend_reference(const struct kernel_attend *item, void *workspace);
 void host_attend_avx2(const struct kernel_attend *item, void *workspace);
+void host_attend_vnni(const struct kernel_attend *item, void *workspace);
 void host_attend_avx512(const struct kernel_attend *item, void *workspace);
 
 /* move.c: rows between buffers, and their norms. They check everything first: on -EINVAL nothing was written. */

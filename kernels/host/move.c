@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <math.h>
 
+#include "../quant.h"
 #include "host.h"
 
 /* One row of K in plain order, widest dtype. */
@@ -43,7 +44,7 @@ static char *v_row(const void *area, uint32_t area_rows, uint32_t row, uint32_t 
 }
 
 static int settle_check(const struct kernel_settle *head) {
-    if (!kernel_dtype_size(head->compute_dtype) || !kernel_dtype_size(head->storage_dtype) ||
+    if (!kernel_dtype_size(head->compute_dtype) || head->storage_dtype >= KERNEL_DTYPE_COUNT ||
         !host_head_dim_valid(head->head_dim) || !host_fresh_rows_valid(head->fresh_rows))
         return -EINVAL;
     for (uint32_t i = 0; i < head->move_count; i++)
@@ -69,12 +70,39 @@ static void settle_head(host_convert_fn convert, const struct kernel_settle *hea
     }
 }
 
+/* A row that was gathered, in f32 from here on. */
+static void quantise(uint32_t dtype, float *x, uint32_t head_dim, struct quant_row *ret) {
+    if (dtype == KERNEL_INT4)
+        quant_rotate(x, head_dim);
+    quant_encode(dtype, x, head_dim, ret);
+}
+
+static void settle_head_quantised(host_convert_fn convert, const struct kernel_settle *head) {
+    size_t in = kernel_dtype_size(head->compute_dtype);
+    uint32_t d = head->head_dim, dtype = head->storage_dtype;
+    struct row_buffer gathered, wide;
+    struct quant_row row;
+
+    for (uint32_t i = 0; i < head->move_count; i++) {
+        uint32_t from = head->moves[i].from, to = head->moves[i].to % SCISSOR_PAGE_ROWS;
+        char *page = head->pages[head->moves[i].to / SCISSOR_PAGE_ROWS];
+
+        k_gather(gathered.bytes, k_row(head->fresh, from, d, in), d, in);
+        convert(KERNEL_F32, wide.bytes, head->compute_dtype, gathered.bytes, d);
+        quantise(dtype, (float *)wide.bytes, d, &row);
+        quant_put_k(dtype, page, to, d, &row);
+        convert(KERNEL_F32, wide.bytes, head->compute_dtype, v_row(head->fresh, head->fresh_rows, from, d, in), d);
+        quantise(dtype, (float *)wide.bytes, d, &row);
+        quant_put_v(dtype, page + layout_page_v_offset(dtype, d), to, d, &row);
+    }
+}
+
 int host_settle(host_convert_fn convert, const struct kernel_settle *heads, size_t head_count) {
     for (size_t i = 0; i < head_count; i++)
         if (settle_check(&heads[i]) < 0)
             return -EINVAL;
     for (size_t i = 0; i < head_count; i++)
-        settle_head(convert, &heads[i]);
+        (heads[i].storage_dtype < KERNEL_ELEMENT_DTYPES ? settle_head : settle_head_quantised)(convert, &heads[i]);
     return 0;
 }
 
@@ -98,12 +126,29 @@ static void shrink_head(const struct kernel_shrink *head) {
     }
 }
 
+static void shrink_head_quantised(const struct kernel_shrink *head) {
+    uint32_t d = head->head_dim, dtype = head->storage_dtype;
+    size_t v = layout_page_v_offset(dtype, d);
+    struct quant_row row;
+
+    for (uint32_t i = 0; i < head->move_count; i++) {
+        uint32_t from = head->moves[i].from, to = head->moves[i].to;
+        const char *from_page = head->pages[from / SCISSOR_PAGE_ROWS];
+        char *to_page = head->pages[to / SCISSOR_PAGE_ROWS];
+
+        quant_get_k(dtype, from_page, from % SCISSOR_PAGE_ROWS, d, &row);
+        quant_put_k(dtype, to_page, to % SCISSOR_PAGE_ROWS, d, &row);
+        quant_get_v(dtype, from_page + v, from % SCISSOR_PAGE_ROWS, d, &row);
+        quant_put_v(dtype, to_page + v, to % SCISSOR_PAGE_ROWS, d, &row);
+    }
+}
+
 int host_shrink(const struct kernel_shrink *heads, size_t head_count) {
     for (size_t i = 0; i < head_count; i++)
-        if (!kernel_dtype_size(heads[i].storage_dtype) || !host_head_dim_valid(heads[i].head_dim))
+        if (heads[i].storage_dtype >= KERNEL_DTYPE_COUNT || !host_head_dim_valid(heads[i].head_dim))
             return -EINVAL;
     for (size_t i = 0; i < head_count; i++)
-        shrink_head(&heads[i]);
+        (heads[i].storage_dtype < KERNEL_ELEMENT_DTYPES ? shrink_head : shrink_head_quantised)(&heads[i]);
     return 0;
 }
 

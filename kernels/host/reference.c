@@ -5,6 +5,7 @@
  * that has neither AVX2 nor AVX-512. Rows that a query cannot see are never read. */
 #include <math.h>
 
+#include "../quant.h"
 #include "host.h"
 
 void host_convert_reference(uint32_t to_dtype, void *to, uint32_t from_dtype, const void *from, size_t count) {
@@ -21,6 +22,10 @@ struct row_place {
     uint32_t dtype, row;
     const void *k, *v; /* start of the K and of the V area that hold the row */
 };
+
+static bool is_rotated(uint32_t dtype) {
+    return dtype == KERNEL_INT4;
+}
 
 static struct row_place place_of(const struct kernel_attend *item, size_t j) {
     struct row_place place;
@@ -39,23 +44,52 @@ static struct row_place place_of(const struct kernel_attend *item, size_t j) {
         area_rows = item->fresh_rows;
     }
     place.k = area;
-    place.v = area + layout_v_offset((uint32_t)kernel_dtype_size(place.dtype), area_rows, item->head_dim);
+    place.v = area + (j < item->settled_rows
+                          ? layout_page_v_offset(place.dtype, item->head_dim)
+                          : layout_v_offset((uint32_t)kernel_dtype_size(place.dtype), area_rows, item->head_dim));
     return place;
 }
 
-static double logit(const struct kernel_attend *item, const float *q, size_t j) {
+/* K and V of a row, as they are kept: rotated, where the dtype is. */
+static void load_k(struct row_place place, uint32_t head_dim, float *ret) {
+    struct quant_row row;
+    if (place.dtype >= KERNEL_ELEMENT_DTYPES)
+        quant_get_k(place.dtype, place.k, place.row, head_dim, &row);
+    for (uint32_t c = 0; c < head_dim; c++)
+        ret[c] = place.dtype >= KERNEL_ELEMENT_DTYPES
+                     ? quant_value(&row, c)
+                     : kernel_load(place.dtype, place.k, layout_k_index(place.row, c, head_dim));
+}
+
+static void load_v(struct row_place place, uint32_t head_dim, float *ret) {
+    struct quant_row row;
+    if (place.dtype >= KERNEL_ELEMENT_DTYPES)
+        quant_get_v(place.dtype, place.v, place.row, head_dim, &row);
+    for (uint32_t c = 0; c < head_dim; c++)
+        ret[c] = place.dtype >= KERNEL_ELEMENT_DTYPES
+                     ? quant_value(&row, c)
+                     : kernel_load(place.dtype, place.v, layout_v_index(place.row, c, head_dim));
+}
+
+/* `rotated` is q in the basis of a dtype that is kept rotated. */
+static double logit(const struct kernel_attend *item, const float *q, const float *rotated, size_t j) {
     struct row_place place = place_of(item, j);
+    float k[HOST_MAX_HEAD_DIM];
     double sum = 0;
+    load_k(place, item->head_dim, k);
     for (uint32_t c = 0; c < item->head_dim; c++)
-        sum += (double)q[c] * (double)kernel_load(place.dtype, place.k, layout_k_index(place.row, c, item->head_dim));
+        sum += (double)(is_rotated(place.dtype) ? rotated : q)[c] * (double)k[c];
     return sum * (double)item->scale;
 }
 
 /* Probabilities of `visible` rows under one query, into p; they are added to `mean`, divided by the heads. */
 static void probabilities(const struct kernel_attend *item, const float *q, size_t visible, double *p, double *mean) {
     double max = -INFINITY, sum = 0;
+    float rotated[HOST_MAX_HEAD_DIM];
+    memcpy(rotated, q, item->head_dim * sizeof *rotated);
+    quant_rotate(rotated, item->head_dim);
     for (size_t j = 0; j < visible; j++) {
-        p[j] = logit(item, q, j);
+        p[j] = logit(item, q, rotated, j);
         if (p[j] > max)
             max = p[j];
     }
@@ -70,14 +104,19 @@ static void probabilities(const struct kernel_attend *item, const float *q, size
 }
 
 static void weighted_values(const struct kernel_attend *item, const double *p, size_t visible, float *out) {
-    double sums[HOST_MAX_HEAD_DIM] = {0};
+    double sums[2][HOST_MAX_HEAD_DIM] = {0}; /* as they come, and rotated */
+    float v[HOST_MAX_HEAD_DIM];
     for (size_t j = 0; j < visible; j++) {
         struct row_place place = place_of(item, j);
+        load_v(place, item->head_dim, v);
         for (uint32_t c = 0; c < item->head_dim; c++)
-            sums[c] += p[j] * (double)kernel_load(place.dtype, place.v, layout_v_index(place.row, c, item->head_dim));
+            sums[is_rotated(place.dtype)][c] += p[j] * (double)v[c];
     }
     for (uint32_t c = 0; c < item->head_dim; c++)
-        out[c] = (float)sums[c];
+        v[c] = (float)sums[1][c];
+    quant_rotate(v, item->head_dim);
+    for (uint32_t c = 0; c < item->head_dim; c++)
+        out[c] = (float)(sums[0][c] + (double)v[c]);
 }
 
 static void add_scores(const struct kernel_attend *item, uint32_t row, const double *mean, size_t visible) {

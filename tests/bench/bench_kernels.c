@@ -20,7 +20,8 @@ enum {
     ROUNDS = 24,
 };
 
-static const char *const path_names[] = {"reference", "avx2", "avx512"};
+static const char *const path_names[] = {"reference", "avx2", "avx512", "avx512vnni"};
+#define PATHS (sizeof path_names / sizeof *path_names)
 static char *pool[POOL_SEGMENTS];
 static struct kernel_segment *segments[POOL_SEGMENTS];
 
@@ -68,30 +69,42 @@ struct layer {
     const void *pages[KV_HEADS][PAGES];
 };
 
+/* Fresh rows beside quantised ones are f16. */
+static uint32_t compute_of(uint32_t dtype) {
+    return dtype < KERNEL_ELEMENT_DTYPES ? dtype : KERNEL_F16;
+}
+
+static size_t fresh_bytes(uint32_t dtype) {
+    return layout_area_bytes((uint32_t)kernel_dtype_size(compute_of(dtype)), FRESH, HEAD_DIM);
+}
+
 static size_t segments_of_layer(uint32_t dtype) {
-    uint32_t per_segment = layout_pages_per_segment((uint32_t)kernel_dtype_size(dtype), HEAD_DIM);
-    return (KV_HEADS * (PAGES + 1) + per_segment - 1) / per_segment; /* a fresh buffer is as large as a page */
+    uint32_t pages = layout_pages_per_segment(dtype, HEAD_DIM);
+    uint32_t buffers = (uint32_t)(SCISSOR_SEGMENT_BYTES / fresh_bytes(dtype));
+    return (KV_HEADS * PAGES + pages - 1) / pages + (KV_HEADS + buffers - 1) / buffers;
+}
+
+static double layer_bytes(uint32_t dtype) {
+    return KV_HEADS * ((double)PAGES * (double)layout_page_bytes(dtype, HEAD_DIM) + (double)fresh_bytes(dtype));
 }
 
 static void layer_init(struct layer *layer, uint32_t dtype, size_t first, const float *q, float *out, float *mass) {
-    uint32_t size = (uint32_t)kernel_dtype_size(dtype), per_segment = layout_pages_per_segment(size, HEAD_DIM), n = 0;
+    uint32_t per_segment = layout_pages_per_segment(dtype, HEAD_DIM), n = 0;
+    uint32_t buffers = (uint32_t)(SCISSOR_SEGMENT_BYTES / fresh_bytes(dtype));
+    size_t fresh = first + (KV_HEADS * PAGES + per_segment - 1) / per_segment;
     for (uint32_t h = 0; h < KV_HEADS; h++) {
-        const char *place = NULL;
-        for (uint32_t p = 0; p <= PAGES; p++, n++) {
-            place = pool[first + n / per_segment] + n % per_segment * layout_page_bytes(size, HEAD_DIM);
-            if (p < PAGES)
-                layer->pages[h][p] = place;
-        }
+        for (uint32_t p = 0; p < PAGES; p++, n++)
+            layer->pages[h][p] = pool[first + n / per_segment] + n % per_segment * layout_page_bytes(dtype, HEAD_DIM);
         layer->items[h] = (struct kernel_attend){
             .pages = layer->pages[h],
             .settled_rows = SETTLED,
-            .fresh = place,
+            .fresh = pool[fresh + h / buffers] + h % buffers * fresh_bytes(dtype),
             .fresh_rows = FRESH,
             .fresh_before = FRESH - 1,
             .rows = 1,
             .q_heads = GROUP,
             .head_dim = HEAD_DIM,
-            .compute_dtype = (uint8_t)dtype,
+            .compute_dtype = (uint8_t)compute_of(dtype),
             .storage_dtype = (uint8_t)dtype,
             .scale = 0.088f,
             .q = q + h * GROUP * HEAD_DIM,
@@ -107,20 +120,20 @@ static volatile uint64_t keep; /* so that the reads are not optimised away */
 static void bench_decode(uint32_t dtype, void *workspace) {
     static float q[KV_HEADS * GROUP * HEAD_DIM], out[KV_HEADS * GROUP * HEAD_DIM], mass[KV_HEADS * (SETTLED + FRESH)];
     static struct layer layer;
-    double seconds[4][ROUNDS]; /* the paths, then the plain read */
+    double seconds[PATHS + 1][ROUNDS]; /* the paths, then the plain read */
     size_t per_layer = segments_of_layer(dtype), next = 0;
-    double bytes = (double)KV_HEADS * (SETTLED + FRESH) * 2 * HEAD_DIM * (double)kernel_dtype_size(dtype);
+    double bytes = layer_bytes(dtype);
 
     for (size_t i = 0; i < POOL_SEGMENTS; i++)
-        fill(dtype, pool[i], SCISSOR_SEGMENT_BYTES);
+        fill(compute_of(dtype), pool[i], SCISSOR_SEGMENT_BYTES);
     fill(KERNEL_F32, (char *)q, sizeof q);
     for (int round = 0; round < ROUNDS; round++)
-        for (size_t p = 0; p < 4; p++) {
+        for (size_t p = 0; p <= PATHS; p++) {
             if (next + per_layer > POOL_SEGMENTS)
                 next = 0;
-            struct kernel_backend *b = p < 3 ? kernel_host_backend(path_names[p]) : NULL;
+            struct kernel_backend *b = p < PATHS ? kernel_host_backend(path_names[p]) : NULL;
             seconds[p][round] = 0;
-            if (p < 3 && (!b || (p == 0 && round % 8))) { /* the reference is slow: three rounds of it */
+            if (p < PATHS && (!b || (p == 0 && round % 8))) { /* the reference is slow: three rounds of it */
                 seconds[p][round] = round ? seconds[p][round - 1] : 0;
                 continue;
             }
@@ -137,13 +150,46 @@ static void bench_decode(uint32_t dtype, void *workspace) {
             seconds[p][round] = now() - start;
             next += per_layer;
         }
-    double plain = median(seconds[3], ROUNDS);
-    for (size_t p = 0; p < 3; p++) {
+    double plain = median(seconds[PATHS], ROUNDS);
+    for (size_t p = 0; p < PATHS; p++) {
         double t = median(seconds[p], ROUNDS);
         if (t > 0)
             printf("  %-5s %-10s %8.2f ms %8.2f GB/s   plain read %6.2f GB/s   %5.1f %% of it\n",
                    kernel_dtype_name(dtype), path_names[p], 1e3 * t, bytes / t * 1e-9, bytes / plain * 1e-9,
                    100 * plain / t);
+    }
+}
+
+/* How much less time quantised rows take than f16 ones, in turn on the same path. What the codes are does not matter:
+ * the pool holds small f16 values, which as scales and offsets are as good as any. */
+static void bench_quantised(void *workspace) {
+    static const uint32_t dtypes[] = {KERNEL_F16, KERNEL_INT8, KERNEL_INT4};
+    static float q[KV_HEADS * GROUP * HEAD_DIM], out[KV_HEADS * GROUP * HEAD_DIM], mass[KV_HEADS * (SETTLED + FRESH)];
+    static struct layer layer;
+    for (size_t i = 0; i < POOL_SEGMENTS; i++)
+        fill(KERNEL_F16, pool[i], SCISSOR_SEGMENT_BYTES);
+    fill(KERNEL_F32, (char *)q, sizeof q);
+    for (size_t p = 1; p < PATHS; p++) {
+        struct kernel_backend *b = kernel_host_backend(path_names[p]);
+        double seconds[3][ROUNDS];
+        size_t next = 0;
+        if (!b)
+            continue;
+        for (int round = 0; round < ROUNDS; round++)
+            for (size_t t = 0; t < 3; t++) {
+                if (next + segments_of_layer(dtypes[t]) > POOL_SEGMENTS)
+                    next = 0;
+                layer_init(&layer, dtypes[t], next, q, out, mass);
+                next += segments_of_layer(dtypes[t]);
+                double start = now();
+                b->attend(b, layer.items, KV_HEADS, workspace);
+                seconds[t][round] = now() - start;
+            }
+        double plain = median(seconds[0], ROUNDS);
+        for (size_t t = 1; t < 3; t++)
+            printf("  %-5s %-10s %5.2f times as fast as f16, with %4.1f %% of its bytes\n",
+                   kernel_dtype_name(dtypes[t]), path_names[p], plain / median(seconds[t], ROUNDS),
+                   100 * layer_bytes(dtypes[t]) / layer_bytes(KERNEL_F16));
     }
 }
 
@@ -154,7 +200,7 @@ static void bench_prefill(uint32_t dtype, void *workspace) {
     enum { D = 64, HEADS = 3, ROWS = 64, OLD = 768 };
     static float q[ROWS * HEADS * D], out[ROWS * HEADS * D], mass[OLD + ROWS];
     const void *pages[OLD / SCISSOR_PAGE_ROWS];
-    size_t page = layout_page_bytes((uint32_t)kernel_dtype_size(dtype), D);
+    size_t page = layout_page_bytes(dtype, D);
     for (size_t i = 0; i < OLD / SCISSOR_PAGE_ROWS; i++)
         pages[i] = pool[0] + i * page;
     fill(KERNEL_F32, (char *)q, sizeof q);
@@ -166,7 +212,7 @@ static void bench_prefill(uint32_t dtype, void *workspace) {
         .rows = ROWS,
         .q_heads = HEADS,
         .head_dim = D,
-        .compute_dtype = (uint8_t)dtype,
+        .compute_dtype = (uint8_t)compute_of(dtype),
         .storage_dtype = (uint8_t)dtype,
         .scale = 0.125f,
         .q = q,
@@ -175,7 +221,7 @@ static void bench_prefill(uint32_t dtype, void *workspace) {
         .mass = mass,
     };
     double work = 4.0 * D * HEADS * ROWS * (OLD + (ROWS + 1) / 2.0); /* operations */
-    for (size_t p = 0; p < 3; p++) {
+    for (size_t p = 0; p < PATHS; p++) {
         struct kernel_backend *b = kernel_host_backend(path_names[p]);
         double seconds[9];
         for (size_t i = 0; b && i < 9; i++) {
@@ -194,11 +240,11 @@ static void bench_settle(void) {
     void *pages[PAGES];
     struct kernel_move moves[FRESH];
     for (size_t i = 0; i < PAGES; i++)
-        pages[i] = pool[2 + i / 32] + i % 32 * layout_page_bytes(2, HEAD_DIM);
+        pages[i] = pool[2 + i / 32] + i % 32 * layout_page_bytes(KERNEL_F16, HEAD_DIM);
     for (uint32_t i = 0; i < FRESH; i++)
         moves[i] = (struct kernel_move){i, i * 2654435761u % SETTLED};
     struct kernel_settle head = {pool[0], pages, moves, FRESH, FRESH, HEAD_DIM, KERNEL_F32, KERNEL_F16};
-    for (size_t p = 0; p < 3; p++) {
+    for (size_t p = 0; p < PATHS; p++) {
         struct kernel_backend *b = kernel_host_backend(path_names[p]);
         double seconds[9];
         for (size_t i = 0; b && i < 9; i++) {
@@ -226,6 +272,8 @@ int main(void) {
         "kernels: decode, one layer, 32 query heads over 8 KV heads, head_dim 128, 4096 rows, cold caches, 1 thread\n");
     for (uint32_t dtype = 0; dtype < KERNEL_DTYPE_COUNT; dtype++)
         bench_decode(dtype, workspace);
+    printf("kernels: the same in turn, quantised settled rows against f16\n");
+    bench_quantised(workspace);
     printf("kernels: prefill, 64 query rows over 832 rows, 3 query heads over 1 KV head, head_dim 64\n");
     for (uint32_t dtype = 0; dtype < KERNEL_DTYPE_COUNT; dtype++)
         bench_prefill(dtype, workspace);

@@ -588,8 +588,8 @@ void *rig_page(const struct rig_session *s, uint32_t head, uint32_t page) {
     uint32_t word = rig_head(s, head)[2 + page];
     char *segment = s->segment[PROTO_PAGE_SEGMENT(word)];
     MUST(segment); /* the client was told of it */
-    return segment + PROTO_PAGE_INDEX(word) * layout_page_bytes((uint32_t)kernel_dtype_size(s->spec.storage_dtype),
-                                                                group_of_head(s, head)->head_dim);
+    return segment +
+           PROTO_PAGE_INDEX(word) * layout_page_bytes(s->spec.storage_dtype, group_of_head(s, head)->head_dim);
 }
 
 size_t rig_frame(struct rig_session *s, uint32_t first_layer, uint32_t layers, uint32_t rows, uint32_t fresh,

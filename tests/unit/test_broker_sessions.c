@@ -86,9 +86,8 @@ static void test_norms(void **state) {
     settle_ones(weighed, 1);
     charged[2] = stat_now().charged_bytes;
     assert_int_equal(stat_now().bad_scores, 0);
-    bytes =
-        (uint64_t)layout_pages_per_segment((uint32_t)kernel_dtype_size(rig.sessions[plain].spec.storage_dtype), 256) *
-        SCISSOR_PAGE_ROWS * sizeof(float);
+    bytes = (uint64_t)layout_pages_per_segment(rig.sessions[plain].spec.storage_dtype, 256) * SCISSOR_PAGE_ROWS *
+            sizeof(float);
     assert_int_equal(charged[2] - charged[1], charged[1] - charged[0] + bytes);
     settle_ones(weighed, NAN);
     settle_ones(weighed, -INFINITY);

@@ -9,12 +9,13 @@
 #include <cmocka.h>
 
 #include "backend.h"
+#include "quant.h"
 
 #define GUARD 16 /* sentinel floats on either side of an output */
 #define SENTINEL 12345.0f
 #define STRIDE_GAP 5
 
-static const char *const path_names[] = {"reference", "avx2", "avx512"};
+static const char *const path_names[] = {"reference", "avx2", "avx512", "avx512vnni"};
 #define PATHS (sizeof path_names / sizeof *path_names)
 
 static uint64_t random_state = 1;
@@ -66,13 +67,39 @@ static void *area_new(uint32_t dtype, uint32_t rows, uint32_t used, uint32_t hea
     return area;
 }
 
+/* A page of a quantised dtype, the first `used` rows of which hold values; the others have codes, and NaN for scales.
+ */
+static void *quantised_new(uint32_t dtype, uint32_t used, uint32_t head_dim) {
+    char *page = aligned(layout_page_bytes(dtype, head_dim)), *v = page + layout_page_v_offset(dtype, head_dim);
+    for (uint32_t r = 0; r < SCISSOR_PAGE_ROWS; r++) {
+        struct quant_row row;
+        float values[2][256];
+        for (uint32_t c = 0; c < head_dim; c++)
+            for (uint32_t half = 0; half < 2; half++)
+                values[half][c] = random_value();
+        quant_encode(dtype, values[0], head_dim, &row);
+        for (uint32_t g = 0; r >= used && g < QUANT_MAX_GROUPS; g++)
+            row.scale[g] = row.offset[g] = 0x7e00;
+        quant_put_k(dtype, page, r, head_dim, &row);
+        quant_encode(dtype, values[1], head_dim, &row);
+        for (uint32_t g = 0; r >= used && g < QUANT_MAX_GROUPS; g++)
+            row.scale[g] = row.offset[g] = 0x7e00;
+        quant_put_v(dtype, v, r, head_dim, &row);
+    }
+    return page;
+}
+
+static void *page_new(uint32_t dtype, uint32_t used, uint32_t head_dim) {
+    return dtype < KERNEL_ELEMENT_DTYPES ? area_new(dtype, SCISSOR_PAGE_ROWS, used, head_dim)
+                                         : quantised_new(dtype, used, head_dim);
+}
+
 static struct fixture fixture_new(struct shape s) {
     struct fixture f = {.visible = (size_t)s.settled + s.before + s.rows};
     uint32_t pages = layout_pages_of_rows(s.settled);
     for (uint32_t i = 0; i < pages; i++) {
         uint32_t rest = s.settled - i * SCISSOR_PAGE_ROWS;
-        f.pages[i] =
-            area_new(s.storage, SCISSOR_PAGE_ROWS, rest < SCISSOR_PAGE_ROWS ? rest : SCISSOR_PAGE_ROWS, s.head_dim);
+        f.pages[i] = page_new(s.storage, rest < SCISSOR_PAGE_ROWS ? rest : SCISSOR_PAGE_ROWS, s.head_dim);
     }
     f.fresh = area_new(s.compute, s.fresh_rows, s.before + s.rows, s.head_dim);
     size_t stride = (size_t)s.heads * s.head_dim + STRIDE_GAP;
@@ -170,25 +197,28 @@ static double normalised_error(const float *a, const float *reference, size_t co
     return sqrt(difference / (size > 0 ? size : 1));
 }
 
-/* All paths read the same stored values, so the bound is that of float sums against double ones whatever the dtype. */
-#define OUT_BOUND 4e-6
-#define PLANE_BOUND 4e-6
+/* All paths read the same stored values, so the bound is that of float sums against double ones whatever the dtype; but
+ * where queries and weights become integers of 16 bits, it is that of their rounding. */
+#define FLOAT_BOUND 4e-6
+#define DOT_BOUND 4e-4
+
+static double bound_of(const struct fixture *f, const char *path) {
+    return strcmp(path, "avx512vnni") || f->item.storage_dtype < KERNEL_ELEMENT_DTYPES ? FLOAT_BOUND : DOT_BOUND;
+}
 
 static double largest_error;
 
-static void compare_out(const struct result *got, const struct result *want) {
+static void compare_out(const struct result *got, const struct result *want, double bound) {
     double error = normalised_error(got->out, want->out, want->out_count);
     if (error > largest_error)
         largest_error = error;
-    if (!(error <= OUT_BOUND))
+    if (!(error <= bound))
         fail_msg("out: normalised error %g", error);
 }
 
-/* How close p may come to the threshold, relative to it, before rounding decides whether it is a hit. */
-#define EDGE 4e-6
-
-/* For each row, the number of query rows under which p is at the threshold's edge: one item for each query row. */
-static uint8_t *edges_new(const struct fixture *f) {
+/* For each row, the number of query rows under which p is so close to the threshold, relative to it, that rounding
+ * decides whether it is a hit: one item for each query row. */
+static uint8_t *edges_new(const struct fixture *f, double edge) {
     uint8_t *edges = calloc(f->visible, 1);
     assert_non_null(edges);
     for (uint32_t i = 0; i < f->item.rows; i++) {
@@ -201,33 +231,33 @@ static uint8_t *edges_new(const struct fixture *f) {
         struct result r = run(&one, "reference", 4);
         double seen = f->item.threshold == KERNEL_THRESHOLD_SEEN ? (double)(f->item.seen + i + 1) : (double)one.visible;
         for (size_t j = 0; j < one.visible; j++)
-            edges[j] += fabs((double)r.last[j] * seen - 1) <= EDGE;
+            edges[j] += fabs((double)r.last[j] * seen - 1) <= edge;
         result_free(&r);
     }
     return edges;
 }
 
 /* Hits are equal, but where p is at the edge; looking where that is takes long, so only if they are not. */
-static void compare_hits(const struct fixture *f, const struct result *got, const struct result *want) {
+static void compare_hits(const struct fixture *f, const struct result *got, const struct result *want, double bound) {
     if (!memcmp(got->hits, want->hits, want->plane_count * sizeof(float)))
         return;
-    uint8_t *edges = edges_new(f);
+    uint8_t *edges = edges_new(f, 3 * bound);
     for (size_t j = 0; j < want->plane_count; j++)
         assert_true(fabsf(got->hits[j] - want->hits[j]) <= edges[j]);
     free(edges);
 }
 
-static void compare_planes(const struct fixture *f, const struct result *got, const struct result *want) {
+static void compare_planes(const struct fixture *f, const struct result *got, const struct result *want, double bound) {
     double mass_error = normalised_error(got->mass, want->mass, want->plane_count);
     double last_error = normalised_error(got->last, want->last, want->plane_count);
     double mass = 0;
 
-    if (!(mass_error <= PLANE_BOUND) || !(last_error <= PLANE_BOUND))
+    if (!(mass_error <= bound) || !(last_error <= bound))
         fail_msg("mass: normalised error %g, last: %g", mass_error, last_error);
     for (size_t j = 0; j < want->plane_count; j++)
         mass += (double)got->mass[j] - 0.25;
     assert_true(fabs(mass - f->item.rows) <= 1e-5 * f->item.rows + 1e-7 * (double)want->plane_count);
-    compare_hits(f, got, want);
+    compare_hits(f, got, want, bound);
 }
 
 static void check_shape(struct shape s) {
@@ -237,8 +267,8 @@ static void check_shape(struct shape s) {
         if (!kernel_host_backend(path_names[i]))
             continue;
         struct result got = run(&f, path_names[i], 7);
-        compare_out(&got, &want);
-        compare_planes(&f, &got, &want);
+        compare_out(&got, &want, bound_of(&f, path_names[i]));
+        compare_planes(&f, &got, &want, bound_of(&f, path_names[i]));
         result_free(&got);
     }
     result_free(&want);
@@ -259,8 +289,9 @@ static const struct fresh_case fresh_cases[] = {
 };
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
+#define PAIRS ((uint32_t)KERNEL_ELEMENT_DTYPES * KERNEL_DTYPE_COUNT)
 
-/* Every combination of shape; the nine pairs of dtypes and the two thresholds take turns. */
+/* Every combination of shape; the pairs of dtypes and the two thresholds take turns. */
 static void test_shapes(void **state) {
     uint32_t turn = 0;
     (void)state;
@@ -277,9 +308,9 @@ static void test_shapes(void **state) {
                         .fresh_rows = fresh_cases[c].fresh_rows,
                         .before = fresh_cases[c].before,
                         .rows = fresh_cases[c].rows,
-                        .compute = (uint8_t)(turn % KERNEL_DTYPE_COUNT),
-                        .storage = (uint8_t)(turn / KERNEL_DTYPE_COUNT % KERNEL_DTYPE_COUNT),
-                        .threshold = (uint8_t)(turn / 9 % 2),
+                        .compute = (uint8_t)(turn % KERNEL_ELEMENT_DTYPES),
+                        .storage = (uint8_t)(turn / KERNEL_ELEMENT_DTYPES % KERNEL_DTYPE_COUNT),
+                        .threshold = (uint8_t)(turn / PAIRS % 2),
                     });
             }
     print_message("largest normalised error of out: %.2g\n", largest_error);
@@ -288,7 +319,7 @@ static void test_shapes(void **state) {
 /* Every pair of dtypes in one shape, and as many heads as need three tiles. */
 static void test_dtypes(void **state) {
     (void)state;
-    for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+    for (uint8_t compute = 0; compute < KERNEL_ELEMENT_DTYPES; compute++)
         for (uint8_t storage = 0; storage < KERNEL_DTYPE_COUNT; storage++)
             for (uint32_t heads = 1; heads <= 32; heads += heads < 13 ? 1 : 19)
                 check_shape((struct shape){
@@ -447,8 +478,8 @@ static void test_refused(void **state) {
     bad[0].head_dim = 24;
     bad[1].head_dim = 272;
     bad[2].head_dim = 0;
-    bad[3].compute_dtype = KERNEL_DTYPE_COUNT;
-    bad[4].storage_dtype = 200;
+    bad[3].compute_dtype = KERNEL_INT8;
+    bad[4].storage_dtype = KERNEL_DTYPE_COUNT;
     bad[5].fresh_before = 9; /* 9 + 8 > 16 */
     bad[6].fresh_before = UINT32_MAX;
     bad[7].pages = NULL;

@@ -9,8 +9,9 @@
 #include <cmocka.h>
 
 #include "backend.h"
+#include "quant.h"
 
-static const char *const path_names[] = {"reference", "avx2", "avx512"};
+static const char *const path_names[] = {"reference", "avx2", "avx512", "avx512vnni"};
 #define PATHS (sizeof path_names / sizeof *path_names)
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 #define PAGES 3
@@ -41,10 +42,13 @@ static void test_names(void **state) {
     assert_string_equal(kernel_dtype_name(KERNEL_F32), "f32");
     assert_string_equal(kernel_dtype_name(KERNEL_F16), "f16");
     assert_string_equal(kernel_dtype_name(KERNEL_BF16), "bf16");
+    assert_string_equal(kernel_dtype_name(KERNEL_INT8), "int8");
+    assert_string_equal(kernel_dtype_name(KERNEL_INT4), "int4");
     assert_string_equal(kernel_dtype_name(KERNEL_DTYPE_COUNT), "?");
     assert_string_equal(kernel_dtype_name(UINT32_MAX), "?");
     assert_int_equal(kernel_dtype_size(KERNEL_F32), 4);
     assert_int_equal(kernel_dtype_size(KERNEL_BF16), 2);
+    assert_int_equal(kernel_dtype_size(KERNEL_INT8), 0);
     assert_int_equal(kernel_dtype_size(KERNEL_DTYPE_COUNT), 0);
 }
 
@@ -159,13 +163,47 @@ static void model_row(uint32_t to_dtype, void *to, uint32_t to_rows, uint32_t ro
     }
 }
 
+/* What a settle makes of a row in a quantised page. */
+static void model_quantised(uint32_t dtype, void *page, uint32_t row, uint32_t from_dtype, const void *from,
+                            uint32_t from_rows, uint32_t from_row, uint32_t head_dim) {
+    const char *v = (const char *)from + layout_v_offset((uint32_t)kernel_dtype_size(from_dtype), from_rows, head_dim);
+    float x[2][256];
+    struct quant_row quantised;
+    for (uint32_t c = 0; c < head_dim; c++) {
+        x[0][c] = kernel_load(from_dtype, from, layout_k_index(from_row, c, head_dim));
+        x[1][c] = kernel_load(from_dtype, v, layout_v_index(from_row, c, head_dim));
+    }
+    for (uint32_t half = 0; half < 2; half++) {
+        if (dtype == KERNEL_INT4)
+            quant_rotate(x[half], head_dim);
+        quant_encode(dtype, x[half], head_dim, &quantised);
+        (half ? quant_put_v : quant_put_k)(dtype, (char *)page + half * layout_page_v_offset(dtype, head_dim), row,
+                                           head_dim, &quantised);
+    }
+}
+
+/* A row of a page to another slot, whatever it holds. */
+static void model_move(uint32_t dtype, void *to, uint32_t to_row, const void *from, uint32_t from_row,
+                       uint32_t head_dim) {
+    struct quant_row row;
+    size_t v = layout_page_v_offset(dtype, head_dim);
+    if (dtype < KERNEL_ELEMENT_DTYPES) {
+        model_row(dtype, to, SCISSOR_PAGE_ROWS, to_row, dtype, from, SCISSOR_PAGE_ROWS, from_row, head_dim);
+        return;
+    }
+    quant_get_k(dtype, from, from_row, head_dim, &row);
+    quant_put_k(dtype, to, to_row, head_dim, &row);
+    quant_get_v(dtype, (const char *)from + v, from_row, head_dim, &row);
+    quant_put_v(dtype, (char *)to + v, to_row, head_dim, &row);
+}
+
 struct pages {
     void *real[PAGES], *model[PAGES];
     size_t bytes;
 };
 
 static struct pages pages_new(uint32_t dtype, uint32_t head_dim) {
-    struct pages p = {.bytes = layout_page_bytes((uint32_t)kernel_dtype_size(dtype), head_dim)};
+    struct pages p = {.bytes = layout_page_bytes(dtype, head_dim)};
     for (size_t i = 0; i < PAGES; i++) {
         p.real[i] = filled_new(p.bytes);
         p.model[i] = copy_of(p.real[i], p.bytes);
@@ -190,8 +228,12 @@ static void settle_case(struct kernel_backend *b, uint8_t compute, uint8_t stora
     struct kernel_move moves[70];
     for (uint32_t i = 0; i < COUNT(moves); i++) {
         moves[i] = (struct kernel_move){random_bits() % fresh_rows, random_bits() % (PAGES * SCISSOR_PAGE_ROWS)};
-        model_row(storage, p.model[moves[i].to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, moves[i].to % SCISSOR_PAGE_ROWS,
-                  compute, fresh, fresh_rows, moves[i].from, d);
+        void *page = p.model[moves[i].to / SCISSOR_PAGE_ROWS];
+        uint32_t slot = moves[i].to % SCISSOR_PAGE_ROWS;
+        if (storage < KERNEL_ELEMENT_DTYPES)
+            model_row(storage, page, SCISSOR_PAGE_ROWS, slot, compute, fresh, fresh_rows, moves[i].from, d);
+        else
+            model_quantised(storage, page, slot, compute, fresh, fresh_rows, moves[i].from, d);
     }
     struct kernel_settle heads[2]; /* the same work in two parts */
     for (uint32_t i = 0; i < 2; i++)
@@ -215,7 +257,7 @@ static void test_settle(void **state) {
     for (size_t i = 0; i < PATHS; i++) {
         struct kernel_backend *b = kernel_host_backend(path_names[i]);
         for (size_t d = 0; b && d < COUNT(head_dims); d++)
-            for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+            for (uint8_t compute = 0; compute < KERNEL_ELEMENT_DTYPES; compute++)
                 for (uint8_t storage = 0; storage < KERNEL_DTYPE_COUNT; storage++)
                     for (uint32_t fresh_rows = 16; fresh_rows <= 80; fresh_rows += 64)
                         settle_case(b, compute, storage, head_dims[d], fresh_rows);
@@ -227,7 +269,7 @@ static void test_shrink(void **state) {
     for (size_t i = 0; i < PATHS; i++) {
         struct kernel_backend *b = kernel_host_backend(path_names[i]);
         for (uint8_t dtype = 0; b && dtype < KERNEL_DTYPE_COUNT; dtype++) {
-            uint32_t d = head_dims[dtype];
+            uint32_t d = head_dims[dtype % COUNT(head_dims)];
             struct pages p = pages_new(dtype, d);
             struct kernel_move moves[50];
             for (uint32_t m = 0; m < COUNT(moves); m++) { /* in order: a later one may read what an earlier one wrote */
@@ -235,9 +277,8 @@ static void test_shrink(void **state) {
                                                 random_bits() % (PAGES * SCISSOR_PAGE_ROWS)};
                 if (m == 0)
                     moves[m].to = moves[m].from;
-                model_row(dtype, p.model[moves[m].to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS,
-                          moves[m].to % SCISSOR_PAGE_ROWS, dtype, p.model[moves[m].from / SCISSOR_PAGE_ROWS],
-                          SCISSOR_PAGE_ROWS, moves[m].from % SCISSOR_PAGE_ROWS, d);
+                model_move(dtype, p.model[moves[m].to / SCISSOR_PAGE_ROWS], moves[m].to % SCISSOR_PAGE_ROWS,
+                           p.model[moves[m].from / SCISSOR_PAGE_ROWS], moves[m].from % SCISSOR_PAGE_ROWS, d);
             }
             struct kernel_shrink head = {p.real, moves, COUNT(moves), d, dtype};
             assert_int_equal(b->shrink(b, &head, 1), 0);
@@ -272,8 +313,8 @@ static void test_append(void **state) {
     for (size_t i = 0; i < PATHS; i++) {
         struct kernel_backend *b = kernel_host_backend(path_names[i]);
         for (size_t d = 0; b && d < COUNT(head_dims); d++)
-            for (uint8_t input = 0; input < KERNEL_DTYPE_COUNT; input++)
-                for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+            for (uint8_t input = 0; input < KERNEL_ELEMENT_DTYPES; input++)
+                for (uint8_t compute = 0; compute < KERNEL_ELEMENT_DTYPES; compute++)
                     append_case(b, input, compute, head_dims[d]);
     }
 }
@@ -312,7 +353,7 @@ static void test_norms(void **state) {
     for (size_t i = 0; i < PATHS; i++) {
         struct kernel_backend *b = kernel_host_backend(path_names[i]);
         for (size_t d = 0; b && d < COUNT(head_dims); d++)
-            for (uint8_t compute = 0; compute < KERNEL_DTYPE_COUNT; compute++)
+            for (uint8_t compute = 0; compute < KERNEL_ELEMENT_DTYPES; compute++)
                 norms_case(b, compute, head_dims[d]);
     }
 }
@@ -374,7 +415,7 @@ static void test_refused(void **state) {
     norms[0].count = UINT32_MAX;
     assert_int_equal(b->v_norms(b, norms, 1), -EINVAL);
     norms[0].count = 1;
-    norms[0].compute_dtype = KERNEL_DTYPE_COUNT;
+    norms[0].compute_dtype = KERNEL_INT8;
     assert_int_equal(b->v_norms(b, norms, 1), -EINVAL);
 
     assert_int_equal(b->append(b, untouched, 16, 16, 1, 16, 0, untouched, untouched, 16, 0), -EINVAL);
