@@ -39,7 +39,7 @@ LDFLAGS_ALL = -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 # folder -> extra flags of its objects
 $(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg inih)
 $(BUILD)/client/%.o: EXTRA = $(call PKG,nanomsg)
-$(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson ncursesw) -Iclient
+$(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson ncursesw libmicrohttpd) -Iclient
 $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
 $(BUILD)/tests/%.o: EXTRA = $(call PKG,cmocka nanomsg libuv libpcre2-8 openblas jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/tests/bench/%.o: EXTRA = $(call PKG,nanomsg libuv jansson) -Iclient -Idaemon -Idaemon/broker -Itests
@@ -88,7 +88,7 @@ $(BUILD)/scissord: $(DAEMON_O) $(BROKER_O) $(PROTO_O) $(KERNELS_O)
 
 $(BUILD)/scissorctl: $(CTL_O) $(PROTO_O) $(BUILD)/kernels/dtype.o
 	$(call say,LINK)
-	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg jansson ncursesw) -lm
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg jansson ncursesw libmicrohttpd) -lm
 
 $(BUILD)/scissor-run: $(LLAMA_O) $(BUILD)/libscissor.a
 	$(call say,LINK)
@@ -149,7 +149,7 @@ $(BUILD)/man/libscissor.3: client/libscissor.3.in proto/scissor_error.h $(BUILD)
 
 $(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
 	$(call say,LINK)
-	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih ncursesw) -lm
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih ncursesw libmicrohttpd) -lm
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm

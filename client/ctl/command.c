@@ -103,6 +103,9 @@ static int take_value(struct ctl *ctl, int option, const char *text) {
     case CTL_OPTION_HEAD:
         ctl->head_given = true;
         return take_number("head", text, 0, &ctl->head);
+    case CTL_OPTION_LISTEN:
+        ctl->listen = text;
+        return CTL_DONE;
     default:
         return CTL_DONE;
     }

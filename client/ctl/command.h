@@ -29,7 +29,8 @@ enum ctl_exit {
     X(SORT, "sort", "KEY", "order by name, charged, tokens, idle, priority, evicted or id")          \
     X(REVERSE, "reverse", NULL, "the other way round")                                               \
     X(LAYER, "layer", "L", "a layer, counted from 0 over all groups")                                \
-    X(HEAD, "head", "H", "a KV head of the layer, counted from 0")
+    X(HEAD, "head", "H", "a KV head of the layer, counted from 0")                                   \
+    X(LISTEN, "listen", "ADDR", "answer over HTTP at ADDR until a signal ends it")
 
 enum ctl_option {
 #define CTL_OPTION_ENUM(name, option, argument, text) CTL_OPTION_##name,
@@ -51,6 +52,7 @@ struct ctl {
     bool reverse;
     bool layer_given, head_given;
     uint64_t layer, head;
+    const char *listen;   /* NULL: print once */
     const char *argument; /* the first word behind the command, or NULL */
     char **words;         /* all of them */
     int word_count;
@@ -84,6 +86,10 @@ struct ctl {
       "and\n"                                                                                                          \
       "advice. The exit status is 0 if all is well or there are only notes, 10 with warnings, 20 if something is\n"    \
       "critical. A finding is raised from this figure on:\n")                                                          \
+    X("metrics", NULL, CTL_BIT(LISTEN), ctl_metrics, "all figures for Prometheus, printed or over HTTP",               \
+      "ADDR is 127.0.0.1:PORT, [::1]:PORT, the path of a Unix socket, or `systemd` for a socket that systemd\n"        \
+      "opened. Nothing that other machines could reach is taken. It serves /metrics; figures are up to one\n"          \
+      "second old; while no daemon answers it says so with status 503. At most 500 sessions get lines.\n")             \
     X("config", "[NAME]", 0, ctl_config, "the options that are in force, and where each comes from",                   \
       "With NAME, that option alone and what it means.\n")                                                             \
     X("policies", "[NAME]", 0, ctl_policies, "the policies that a session can ask for",                                \
