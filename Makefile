@@ -218,7 +218,7 @@ INSTALLED := $(addprefix $(BINDIR)/,$(notdir $(PROGRAMS))) $(addprefix $(INCLUDE
 	$(addprefix $(LIBDIR)/,libscissor.a libscissor.so.0 libscissor.so pkgconfig/libscissor.pc) \
 	$(foreach page,$(PAGES),$(DATADIR)/man/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))) \
 	$(DATADIR)/bash-completion/completions/scissorctl $(addprefix $(CONFDIR)/,scissord.conf scissord-gpu.conf) \
-	$(addprefix $(UNITDIR)/,scissord.service) $(SYSUSERSDIR)/scissord.conf $(TMPFILESDIR)/scissord.conf
+	$(addprefix $(UNITDIR)/,scissord.service scissord-metrics.service scissord-metrics.socket) $(SYSUSERSDIR)/scissord.conf $(TMPFILESDIR)/scissord.conf
 FOLDERS := $(sort $(dir $(INSTALLED)) $(dir $(CONF)))
 
 $(BUILD)/scissord.conf: $(BUILD)/scissord
@@ -239,8 +239,10 @@ install: all $(BUILD)/scissord.conf ## install into PREFIX (/usr/local), below D
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/libscissor.pc
 	install -m 644 client/ctl/scissorctl.bash $(DESTDIR)$(DATADIR)/bash-completion/completions/scissorctl
 	for page in $(PAGES); do install -m 644 $$page $(DESTDIR)$(DATADIR)/man/man$${page##*.} || exit 1; done
-	sed 's|@BINDIR@|$(BINDIR)|' systemd/scissord.service.in >$(DESTDIR)$(UNITDIR)/scissord.service
-	chmod 644 $(DESTDIR)$(UNITDIR)/scissord.service
+	for unit in scissord.service scissord-metrics.service; do \
+		sed 's|@BINDIR@|$(BINDIR)|' systemd/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit && \
+		chmod 644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	install -m 644 systemd/scissord-metrics.socket $(DESTDIR)$(UNITDIR)
 	install -m 644 systemd/scissord.sysusers $(DESTDIR)$(SYSUSERSDIR)/scissord.conf
 	install -m 644 systemd/scissord.tmpfiles $(DESTDIR)$(TMPFILESDIR)/scissord.conf
 	install -m 644 systemd/scissord-gpu.conf $(DESTDIR)$(CONFDIR)

@@ -55,6 +55,8 @@ static void test_files(void **state) {
                               "./opt/kv/lib/libscissor.so\n"
                               "./opt/kv/lib/libscissor.so.0\n"
                               "./opt/kv/lib/pkgconfig/libscissor.pc\n"
+                              "./opt/kv/lib/systemd/system/scissord-metrics.service\n"
+                              "./opt/kv/lib/systemd/system/scissord-metrics.socket\n"
                               "./opt/kv/lib/systemd/system/scissord.service\n"
                               "./opt/kv/lib/sysusers.d/scissord.conf\n"
                               "./opt/kv/lib/tmpfiles.d/scissord.conf\n"
@@ -83,6 +85,7 @@ static void test_units(void **state) {
     (void)state;
     must("grep -rhE '^Exec[A-Za-z]*=' \"$P/lib/systemd/system\"");
     assert_non_null(strstr(text, "ExecStart=/opt/kv/bin/scissord\n"));
+    assert_non_null(strstr(text, "ExecStart=/opt/kv/bin/scissorctl --dir /run/scissord metrics --listen systemd\n"));
     must("! grep -rE '@[A-Z]+@' \"$P/lib/systemd\"");
     if (run("command -v systemd-analyze systemd-sysusers systemd-tmpfiles")) {
         printf("SKIP: no systemd that could read units\n");
@@ -92,8 +95,8 @@ static void test_units(void **state) {
     must("R=\"$D.root\" && mkdir -p \"$R/bin\" \"$R/usr/local\" && cp -r \"$P/lib\" \"$R/usr/local\" &&"
          "mkdir -p \"$R/opt/kv\" \"$R/lib/systemd/system\" && cp /lib/systemd/system/*.target "
          "\"$R/lib/systemd/system\" && cp -r \"$P/bin\" \"$R/opt/kv\" && cp /bin/sh /bin/kill \"$R/bin\" &&"
-         "systemd-analyze verify --man=no --root=\"$R\" scissord.service &&"
-         "mkdir -p \"$R/etc/systemd/system/scissord.service.d\" &&"
+         "systemd-analyze verify --man=no --root=\"$R\" scissord.service scissord-metrics.socket "
+         "scissord-metrics.service && mkdir -p \"$R/etc/systemd/system/scissord.service.d\" &&"
          "cp \"$P/share/scissord/scissord-gpu.conf\" \"$R/etc/systemd/system/scissord.service.d\" &&"
          "systemd-analyze verify --man=no --root=\"$R\" scissord.service");
     assert_string_equal(text, "");
