@@ -101,7 +101,7 @@ static void check_segments(const struct session *s) {
 static void check_kept(const struct session *s) {
     const struct keep *keep = s->keep;
     uint64_t cost = keep_base_cost(s), files = 0;
-    if (!keep)
+    if (!keep || keep->spoilt)
         return;
     for (uint32_t id = 0; id < s->segment_capacity; id++)
         CHECK((s->segments[id].kept != 0) == (s->segments[id].memory != NULL));
@@ -234,7 +234,8 @@ static void check_store(const struct broker *b, const struct sums *sums, uint32_
             counted |= other->keep && other->keep->process == process;
         stored += !counted;
     }
-    CHECK(stored == b->keeper.stored && stored <= b->keeper.store->max);
+    CHECK(stored == b->keeper.stored && stored <= b->keeper.promised);
+    CHECK(b->taken_over || b->keeper.promised <= b->keeper.store->max);
 }
 
 void broker_check(const struct broker *b) {

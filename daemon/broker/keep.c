@@ -66,18 +66,27 @@ uint64_t keeper_number(struct keeper *k) {
     return atomic_fetch_add(&k->next, 1);
 }
 
+int keeper_promise(struct keeper *k, uint64_t count, bool anyway) {
+    uint32_t promised = atomic_load(&k->promised);
+    do {
+        if (!anyway && (promised > k->store->max || count > k->store->max - promised))
+            return SCISSOR_ELIMIT;
+    } while (!atomic_compare_exchange_weak(&k->promised, &promised, promised + (uint32_t)count));
+    return 0;
+}
+
+void keeper_take_back(struct keeper *k, uint32_t count) {
+    atomic_fetch_sub(&k->promised, count);
+}
+
 int keeper_put(struct keeper *k, char kind, uint64_t number, int fd) {
     char name[KEEP_NAME_BYTES];
-    if (number >= NUMBER_END || atomic_fetch_add(&k->stored, 1) >= k->store->max) {
-        if (number < NUMBER_END)
-            atomic_fetch_sub(&k->stored, 1);
-        return SCISSOR_ELIMIT;
-    }
-    keep_name(kind, number, name);
-    if (k->store->put(k->store, name, &fd, 1) < 0) {
-        atomic_fetch_sub(&k->stored, 1);
+    if (number >= NUMBER_END)
         return SCISSOR_ESYSTEM;
-    }
+    keep_name(kind, number, name);
+    if (k->store->put(k->store, name, &fd, 1) < 0)
+        return SCISSOR_ESYSTEM;
+    atomic_fetch_add(&k->stored, 1);
     step();
     return 0;
 }
@@ -97,8 +106,15 @@ struct keep_process *keep_process_new(struct keeper *k, int pidfd, int *ret_code
         return NULL;
     }
     *p = (struct keep_process){.keeper = k, .number = keeper_number(k), .refs = 1};
+    *ret_code = keeper_promise(k, 1, false);
+    if (*ret_code < 0)
+        return scissor_free(p);
     *ret_code = keeper_put(k, 'p', p->number, pidfd);
-    return *ret_code < 0 ? scissor_free(p) : p;
+    if (*ret_code < 0) {
+        keeper_take_back(k, 1);
+        return scissor_free(p);
+    }
+    return p;
 }
 
 struct keep_process *keep_process_ref(struct keep_process *p) {
@@ -110,6 +126,7 @@ struct keep_process *keep_process_unref(struct keep_process *p) {
     if (!p || --p->refs)
         return NULL;
     keeper_drop(p->keeper, 'p', p->number);
+    keeper_take_back(p->keeper, 1);
     return scissor_free(p);
 }
 
@@ -209,6 +226,29 @@ uint64_t keep_segment_cost(const struct session *s, const struct session_group *
 
 /* ---------- a session ---------- */
 
+/* Descriptors that the session must be able to have: those of its guarantee at least. */
+static uint64_t room_needed(const struct session *s) {
+    uint64_t room = s->fresh_segments + 4u;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        uint64_t guaranteed = session_group_segments(g, g->guaranteed_pages);
+        room += g->segments > guaranteed ? g->segments : guaranteed;
+    }
+    return room;
+}
+
+/* More room, or less. */
+static int room_set(struct session *s, uint64_t room, bool anyway) {
+    struct keep *keep = s->keep;
+    int code = room > keep->room ? keeper_promise(keep->keeper, room - keep->room, anyway) : 0;
+    if (code < 0)
+        return code;
+    if (room < keep->room)
+        keeper_take_back(keep->keeper, keep->room - (uint32_t)room);
+    keep->room = (uint32_t)room;
+    return 0;
+}
+
 struct keep *keep_new(struct keeper *k, const struct proto_open *open) {
     struct keep *keep = scissor_calloc(1, sizeof *keep);
     if (!keep)
@@ -260,7 +300,7 @@ static int put_files(struct session *s) {
 
 int keep_open(struct session *s) {
     struct keep_counts counts = {.generation = 1, .priority = s->priority};
-    int code = 0;
+    int code = room_set(s, room_needed(s), false);
     for (uint32_t i = 0; i < s->fresh_segments && code == 0; i++)
         code = put_segment(s, i, 'f');
     if (code == 0)
@@ -296,6 +336,7 @@ void keep_close(struct session *s) {
         keep->put_state[i] = false;
     }
     keep->put_control = keep->put_lease = false;
+    room_set(s, 0, true);
 }
 
 void keep_leave(struct session *s) {
@@ -304,8 +345,13 @@ void keep_leave(struct session *s) {
 }
 
 int keep_grow(struct session *s, uint32_t group) {
-    const struct session_group *g = &s->groups[group];
+    struct session_group *g = &s->groups[group];
     size_t bytes = file_bytes(s, snapshot_segment_bytes(g), redo_segment_bytes(g));
+    g->segments++;
+    int code = room_set(s, room_needed(s), false);
+    g->segments--;
+    if (code < 0)
+        return code;
     for (uint32_t i = 0; i < 2; i++)
         if (bytes > s->keep->file[i].bytes && file_grow(&s->keep->file[i], bytes) < 0) {
             keep_trim(s);
@@ -319,6 +365,13 @@ void keep_trim(struct session *s) {
     for (uint32_t i = 0; i < 2; i++)
         if (s->keep->file[i].bytes > bytes)
             file_shrink(&s->keep->file[i], bytes);
+    room_set(s, room_needed(s), true);
+}
+
+void keep_spoil(struct session *s) {
+    s->keep->spoilt = true;
+    for (uint32_t i = 0; i < 2; i++)
+        snapshot_spoil(s->keep->file[i].memory);
 }
 
 int keep_renew(struct session *s, const struct keep_counts *counts) {

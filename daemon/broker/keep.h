@@ -40,6 +40,7 @@ struct kernel_settle;
 struct keeper {
     struct broker_store *store; /* NULL: nothing is kept */
     _Atomic uint32_t stored;    /* descriptors that the store has of us */
+    _Atomic uint32_t promised;  /* those, and those that it must have room for, as segments are guaranteed */
     _Atomic uint64_t next;      /* number of the next one */
 };
 
@@ -71,11 +72,13 @@ struct keep {
     struct keep_process *process; /* NULL: not known */
     struct proto_open open;       /* as it was found valid, its policies named */
     /* job */
+    uint32_t room; /* descriptors that are promised */
     bool put_state[2], put_control, put_lease;
     struct keep_file file[2];
     uint32_t active; /* the file that counts */
     uint64_t sequence;
     size_t redo_at, redo_used; /* the list in the other file */
+    bool spoilt;
 };
 
 /* Tests: called between any two steps after which the next process would find something else; NULL. */
@@ -90,7 +93,10 @@ bool keep_name_parse(const char *name, char *ret_kind, uint64_t *ret_number);
 /* ---------- the store ---------- */
 
 uint64_t keeper_number(struct keeper *k);
-/* 0; ELIMIT: the store is full; ESYSTEM: it did not take it. */
+/* Promises room for so many: 0, or ELIMIT, unless it must be (`anyway`: they are there already). */
+int keeper_promise(struct keeper *k, uint64_t count, bool anyway);
+void keeper_take_back(struct keeper *k, uint32_t count);
+/* One for which room is promised. 0; ESYSTEM: the store did not take it. */
 int keeper_put(struct keeper *k, char kind, uint64_t number, int fd);
 void keeper_drop(struct keeper *k, char kind, uint64_t number);
 
@@ -123,13 +129,15 @@ int keep_open(struct session *s);
 void keep_close(struct session *s);
 /* Maps a state file of the process before; takes the descriptor over on success only. 0 or EINVAL. */
 int keep_file_adopt(struct keep_file *f, int fd);
+/* It is not to be taken over, though all of it is still there. */
+void keep_spoil(struct session *s);
 /* A new snapshot without a list, in files of the right size. 0 or ENOMEM. */
 int keep_renew(struct session *s, const struct keep_counts *counts);
 /* Unmaps and closes the state files; the store has them. */
 void keep_leave(struct session *s);
-/* Room for the segments that the session has now plus one of that group. 0 or ENOMEM. */
+/* Room for the segments that the session has now plus one of that group, here and in the store. 0, ENOMEM or ELIMIT. */
 int keep_grow(struct session *s, uint32_t group);
-/* No more room than that. */
+/* No more room than the segments need that there are, or that are guaranteed. */
 void keep_trim(struct session *s);
 
 void keep_begin(struct session *s);

@@ -430,6 +430,8 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
             shrink_done(b, s, now);
         job->grown_ids = scissor_free(job->grown_ids);
         job->moved_ids = scissor_free(job->moved_ids);
+        if (job->code == SCISSOR_ESYSTEM && s->keep)
+            keep_spoil(s);
         if (job->code == SCISSOR_ESYSTEM)
             session_end(b, s, PROTO_REASON_OPERATOR, now);
         else

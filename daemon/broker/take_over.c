@@ -395,6 +395,8 @@ static void take_session(struct taking *t, uint64_t id) {
     }
     struct found *f = s->keep->process ? lookup(t, 'p', head.process) : NULL;
     if (f) {
+        if (!f->claimed)
+            keeper_promise(&t->b->keeper, 1, true);
         f->claimed = true;
         f->process = s->keep->process;
     }

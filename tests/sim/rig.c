@@ -203,6 +203,7 @@ static void on_failed(struct rig *r, int peer, struct rig_session *s, const stru
         return;
     s->code = f->code;
     s->request = s->asked = 0;
+    s->doomed |= f->code == SCISSOR_ECLOSED || f->code == SCISSOR_ESYSTEM;
     if (!s->opened || s->reattaching)
         forget_session(r, s);
 }
@@ -409,7 +410,7 @@ void rig_restart(struct rig *r) {
         r->peers[i].welcome = false;
     }
     for (int i = 0; i < RIG_SESSIONS; i++)
-        if (r->sessions[i].peer >= 0 && (!r->sessions[i].opened || r->sessions[i].closed))
+        if (r->sessions[i].peer >= 0 && (!r->sessions[i].opened || r->sessions[i].closed || r->sessions[i].doomed))
             forget_session(r, &r->sessions[i]);
     rig_take_over(r);
 }
@@ -450,8 +451,10 @@ const uint8_t *rig_operator(struct rig *r) {
 }
 
 void rig_disconnect(struct rig *r, int peer) {
-    if (!r->peers[peer].handle)
+    if (!r->peers[peer].handle) { /* its connection may have ended with a broker */
+        forget_peer(r, peer);
         return;
+    }
     broker_peer_gone(r->broker, r->peers[peer].handle, r->now);
     forget_peer(r, peer);
     rig_act(r);

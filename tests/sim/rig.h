@@ -40,6 +40,7 @@ struct rig_session {
     uint32_t request;  /* in flight; 0: none */
     int code;          /* of the last answer */
     bool closed;       /* by the daemon */
+    bool doomed;       /* it will be, says an answer */
     struct proto_settled settled;
     bool reattaching; /* REATTACH has no answer yet */
     struct proto_reattached reattached;

@@ -33,12 +33,14 @@ static struct rig rig;
 static uint64_t rng_state, step;
 static bool calm;  /* few sessions come, so that much is lent to those there are; then many come and take it back */
 static bool clean; /* in this epoch nothing fails but clients */
+static bool kept;  /* in this epoch sessions outlive the broker, which ends now and then */
+static struct fake_store store;
 
 /* Frames that were sent or held back, to be sent (again) later. */
-static struct kept {
+static struct old {
     uint8_t bytes[1 << 17];
     size_t size;
-} kept[KEPT_FRAMES];
+} old[KEPT_FRAMES];
 
 /* What the sim remembers of the place of a session. */
 static struct place {
@@ -47,7 +49,9 @@ static struct place {
 } places[RIG_SESSIONS];
 
 /* What happened, to be printed: a sim that does nothing passes, too. */
-static struct { uint64_t opened, refused, closed, settles, reclaims, folded, died, failures; } tally;
+static struct {
+    uint64_t opened, refused, closed, settles, reclaims, folded, died, failures, restarts, reattached;
+} tally;
 
 static uint32_t below(uint32_t limit) {
     uint64_t z = (rng_state += 0x9e3779b97f4a7c15u);
@@ -124,7 +128,7 @@ static float score_value(void *context, uint32_t layer, uint32_t kv_head, uint32
     return (float)below(1000) / 1000;
 }
 
-static void deliver_frame(const struct kept *frame) {
+static void deliver_frame(const struct old *frame) {
     broker_score(rig.broker, frame->bytes, frame->size, rig.now);
     rig_act(&rig);
 }
@@ -134,7 +138,7 @@ static void do_frame(void) {
     if (i < 0)
         return;
     struct rig_session *s = &rig.sessions[i];
-    struct kept *frame = &kept[below(KEPT_FRAMES)];
+    struct old *frame = &old[below(KEPT_FRAMES)];
     uint32_t fresh = 1 + below(s->fresh_rows), layer = below(rig_layers(s)), first;
     uint32_t group = rig_group(s, layer, &first), left = 0;
     if (s->scores[group].planes == 0 || s->closed)
@@ -163,7 +167,7 @@ static void do_frame(void) {
 }
 
 static void do_old_frame(void) {
-    const struct kept *frame = &kept[below(KEPT_FRAMES)];
+    const struct old *frame = &old[below(KEPT_FRAMES)];
     if (frame->size)
         deliver_frame(frame);
 }
@@ -251,10 +255,73 @@ static void do_disconnect(void) {
     rig_disconnect(&rig, peer);
 }
 
+static void do_recovery(void) {
+    alloc_fail_never();
+    rig.device.allocate_fails_after = rig.host.allocate_fails_after = UINT64_MAX;
+    store.puts_left = UINT64_MAX;
+    rig.device.export_fails = rig.host.export_fails = rig.device.move_fails = false;
+}
+
+/* Some come back at once, some later, some never, and some more than once or with what is not theirs. */
+static void come_back(int peer) {
+    if (below(8) == 0) {
+        rig_disconnect(&rig, peer);
+        return;
+    }
+    rig_reconnect(&rig, peer);
+    for (int i = 0; i < RIG_SESSIONS && rig.peers[peer].welcome; i++) {
+        struct rig_session *s = &rig.sessions[i];
+        if (s->peer != peer)
+            continue;
+        if (!clean && below(10) == 0) {
+            struct proto_reattach body = {.session = s->id};
+            rig_send(&rig, peer, PROTO_REATTACH, ++rig.last_request, &body, NULL, 0);
+            MUST(rig.peers[peer].code == SCISSOR_ERESTARTED);
+        }
+        rig_reattach(&rig, i);
+        tally.reattached++;
+        if (below(4) == 0)
+            rig_jobs(&rig);
+    }
+}
+
+/* The broker ends, at times in the midst of moving rows, and another one has its sessions. */
+static void do_restart(void) {
+    struct proto_pool_stat stat;
+    if (!kept)
+        return;
+    do_recovery();
+    if (rig.job_count && below(2)) {
+        rig.device.rows_left = below(300);
+        broker_job_run(rig.jobs[0]);
+        rig.device.rows_left = UINT64_MAX;
+    }
+    rig_restart(&rig);
+    tally.restarts++;
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    MUST(stat.lost == 0 && stat.orphans == stat.taken_over);
+    broker_check(rig.broker);
+    for (int peer = 0; peer < RIG_PEERS; peer++) {
+        bool has = false;
+        for (int i = 0; i < RIG_SESSIONS; i++)
+            has |= rig.sessions[i].peer == peer;
+        if (has)
+            come_back(peer);
+        if (below(8) == 0)
+            rig_pass(&rig, below(2000000000));
+    }
+    for (int i = 0; i < RIG_SESSIONS; i++) /* whose time has run out meanwhile */
+        if (rig.sessions[i].peer >= 0 && !rig.peers[rig.sessions[i].peer].handle)
+            rig_disconnect(&rig, rig.sessions[i].peer);
+}
+
 static void do_failures(void) {
     if (clean)
         return;
-    switch (below(4)) {
+    switch (below(kept ? 5 : 4)) {
+    case 4:
+        store.puts_left = below(10);
+        break;
     case 0:
         alloc_fail_after(below(30), below(2) ? 1 : 1 + below(10));
         break;
@@ -270,12 +337,6 @@ static void do_failures(void) {
         rig.device.move_fails = below(16) == 0;
     }
     tally.failures++;
-}
-
-static void do_recovery(void) {
-    alloc_fail_never();
-    rig.device.allocate_fails_after = rig.host.allocate_fails_after = UINT64_MAX;
-    rig.device.export_fails = rig.host.export_fails = rig.device.move_fails = false;
 }
 
 static void do_release(void) {
@@ -332,6 +393,8 @@ static void one_step(void) {
     uint32_t all = 0, draw;
     if (below(2000) == 0)
         do_disconnect();
+    if (below(400) == 0)
+        do_restart();
     calm = step / 500 % 2 == 0;
     if (below(2000) == 0)
         do_garbage();
@@ -364,10 +427,16 @@ static void epoch(uint64_t steps) {
     size_t live = alloc_live();
     struct proto_pool_stat stat;
     clean = below(3) == 0;
-    rig_init(&rig, (12 + below(20)) * MIB, below(3) != 0);
+    uint64_t pool = (12 + below(20)) * MIB;
+    kept = below(2);
+    fake_store_init(&store, below(4) ? FAKE_STORE_MAX : 20 + below(60));
+    if (kept)
+        rig_init_kept(&rig, pool, &store, false);
+    else
+        rig_init(&rig, pool, below(3) != 0);
     memset(places, 0, sizeof places);
     for (size_t i = 0; i < KEPT_FRAMES; i++)
-        kept[i].size = 0;
+        old[i].size = 0;
     for (uint64_t i = 0; i < steps; i++, step++)
         one_step();
     settle_down();
@@ -386,6 +455,8 @@ static void epoch(uint64_t steps) {
     tally.reclaims += stat.reclaims;
     tally.folded += stat.frames[PROTO_FRAME_FOLDED];
     rig_deinit(&rig);
+    MUST(store.count == 0);
+    fake_store_deinit(&store);
     MUST(alloc_live() == live);
 }
 
@@ -402,10 +473,11 @@ static void test_sim(void **state) {
     while (step < steps)
         epoch(steps - step < EPOCH_STEPS ? steps - step : EPOCH_STEPS);
     printf("opened %llu, refused %llu, closed %llu, settles %llu, segments reclaimed %llu, frames folded %llu, "
-           "peers died %llu, failures %llu\n",
+           "peers died %llu, failures %llu, restarts %llu, sessions reattached %llu\n",
            (unsigned long long)tally.opened, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
            (unsigned long long)tally.settles, (unsigned long long)tally.reclaims, (unsigned long long)tally.folded,
-           (unsigned long long)tally.died, (unsigned long long)tally.failures);
+           (unsigned long long)tally.died, (unsigned long long)tally.failures, (unsigned long long)tally.restarts,
+           (unsigned long long)tally.reattached);
     assert_true(steps < 10000 || (tally.settles && tally.reclaims && tally.folded && tally.refused));
 }
 
