@@ -122,7 +122,7 @@ struct proto_pool_stat {
         stored_max; /* descriptors kept by the service manager for the next process; most; 0: it keeps none */
     uint32_t taken_over, lost; /* sessions at the daemon's start: taken over from the process before, given up */
     uint32_t orphans;          /* of those taken over, the ones whose client has not come back yet */
-    uint32_t reserved;
+    uint32_t denied;           /* changes that were asked for by somebody who may not */
     char version[PROTO_NAME_BYTES];
 };
 

@@ -67,7 +67,7 @@ json_t *ctl_json_pool(const struct proto_pool_stat *p) {
     snprintf(protocol, sizeof protocol, "%u.%u", p->version_major_minor >> 16, p->version_major_minor & 0xffffu);
     return json_pack(
         "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
-        "s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:s}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:s}",
         "pool", ctl_json_text(p->name), "limit_bytes", INT(p->limit_bytes), "target_bytes", INT(p->target_bytes),
         "charged_bytes", INT(p->charged_bytes), "peak_bytes", INT(p->peak_bytes), "guaranteed_bytes",
         INT(p->guaranteed_bytes), "lent_bytes", INT(p->lent_bytes), "segments", INT(p->segments), "reclaims",
@@ -77,8 +77,8 @@ json_t *ctl_json_pool(const struct proto_pool_stat *p) {
         "sessions_closed", INT(p->closed), "sessions_refused", INT(p->refused), "front_restarts",
         INT(p->front_restarts), "draining", p->draining != 0, "stored_descriptors", INT(p->stored),
         "stored_descriptors_max", INT(p->stored_max), "sessions_taken_over", INT(p->taken_over), "sessions_lost",
-        INT(p->lost), "sessions_orphaned", INT(p->orphans), "uptime_seconds", SECONDS(p->uptime_ns), "version",
-        ctl_json_text(p->version), "protocol", protocol);
+        INT(p->lost), "sessions_orphaned", INT(p->orphans), "changes_denied", INT(p->denied), "uptime_seconds",
+        SECONDS(p->uptime_ns), "version", ctl_json_text(p->version), "protocol", protocol);
 }
 
 json_t *ctl_json_session(const struct proto_session_stat *s) {

@@ -28,7 +28,7 @@ void admission_refuse(struct broker *b, struct session *s, int code, const char 
 static void refuse_memory(struct broker *b, struct session *s, int asked) {
     char why[PROTO_TEXT_BYTES];
     const struct pool *pool = s->pool;
-    unsigned long long need = s->guaranteed_cost, limit = pool->config.limit_bytes, promised = pool->guaranteed;
+    unsigned long long need = s->guaranteed_cost, limit = pool->target, promised = pool->guaranteed;
     if (need > limit)
         snprintf(why, sizeof why, "the session's guarantee takes %llu bytes, the whole pool has %llu", need, limit);
     else if (asked == POOL_FULL)
@@ -68,7 +68,7 @@ void admission_leave(struct session *s) {
 /* True if the session fits once the jobs that run now are done. */
 static bool covered(const struct broker *b, const struct session *s) {
     uint64_t coming = arbiter_on_its_way(b, s->pool);
-    uint64_t limit = s->pool->config.limit_bytes;
+    uint64_t limit = s->pool->target;
     uint64_t left = s->pool->committed > coming ? s->pool->committed - coming : 0;
     return s->guaranteed_cost <= limit && left <= limit - s->guaranteed_cost;
 }
@@ -76,7 +76,7 @@ static bool covered(const struct broker *b, const struct session *s) {
 /* The first of the queue does not fit: takes lent memory back for it, as much as is missing. */
 static void make_room(struct broker *b, struct session *s, uint64_t now) {
     struct pool *pool = s->pool;
-    uint64_t missing = pool->committed + s->guaranteed_cost - pool->config.limit_bytes;
+    uint64_t missing = pool->committed + s->guaranteed_cost - pool->target;
     uint64_t coming = arbiter_on_its_way(b, pool);
     if (coming < missing)
         arbiter_reclaim(b, pool, missing - coming, now);
@@ -94,8 +94,16 @@ static void refuse_expired(struct broker *b, struct pool *pool, uint64_t now) {
     }
 }
 
+/* The operator has made the pool smaller than what is out: takes back what is missing, as it can be had. */
+static void shrink_pool(struct broker *b, struct pool *pool, uint64_t now) {
+    uint64_t coming = arbiter_on_its_way(b, pool);
+    if (pool_excess(pool) > coming)
+        arbiter_reclaim(b, pool, pool_excess(pool) - coming, now);
+}
+
 void admission_pump(struct broker *b, struct pool *pool, uint64_t now) {
     struct session *s;
+    shrink_pool(b, pool, now);
     while ((s = pool->queue)) {
         int asked = pool_ask(pool, s->guaranteed_cost);
         if (asked == 0) {
@@ -142,7 +150,7 @@ static struct pool *choose_pool(struct broker *b, uint32_t wanted) {
     struct pool *best = &b->pools[0];
     for (uint32_t i = 1; i < b->pool_count; i++) {
         struct pool *pool = &b->pools[i];
-        if (pool->config.limit_bytes - pool->committed > best->config.limit_bytes - best->committed)
+        if (pool_room(pool) > pool_room(best))
             best = pool;
     }
     return best;
@@ -171,9 +179,9 @@ static void admit_or_wait(struct broker *b, struct session *s, uint64_t now) {
         admit(b, s);
         return;
     }
-    if (s->guaranteed_cost > pool->config.limit_bytes || pool->waiting >= b->config.open_queue_max ||
+    if (s->guaranteed_cost > pool->target || pool->waiting >= b->config.open_queue_max ||
         (behind && s->deadline <= now)) {
-        refuse_memory(b, s, s->guaranteed_cost > pool->config.limit_bytes ? POOL_FULL : asked);
+        refuse_memory(b, s, s->guaranteed_cost > pool->target ? POOL_FULL : asked);
         return;
     }
     enqueue(s);

@@ -109,7 +109,7 @@ static int check_session(const struct broker *b, const struct check *c, const st
     if (code == 0)
         code = multiple_of_16(c, "fresh_rows", open->fresh_rows);
     if (code == 0 && open->priority)
-        code = in_range(c, "priority", 1, 1000, open->priority);
+        code = in_range(c, "priority", 1, BROKER_PRIORITY_MOST, open->priority);
     if (code == 0)
         code = in_range(c, "wait_ms", 0, PROTO_MAX_WAIT_MS, open->wait_ms);
     if (code == 0)
@@ -129,7 +129,7 @@ int admission_check(const struct broker *b, const struct proto_open *open, struc
     s->compute_dtype = open->compute_dtype;
     s->storage_dtype = open->storage_dtype;
     s->fresh_rows = open->fresh_rows ? open->fresh_rows : 64;
-    s->priority = open->priority ? open->priority : 100;
+    s->opened_priority = s->priority = open->priority ? open->priority : 100;
     for (c.group = 0; c.group < open->group_count; c.group++) {
         const struct proto_group *g = &open->groups[c.group];
         code = check_shape(&c, g, PROTO_MAX_LAYERS - layers, PROTO_MAX_HEADS - heads);

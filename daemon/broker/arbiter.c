@@ -146,10 +146,24 @@ static void take(struct broker *b, const struct reach *reach, uint64_t bytes) {
     }
 }
 
-void arbiter_retry(struct broker *b, const struct pool *pool, uint64_t now) {
+/* Starts whatever was asked for and can start. */
+static void start_all(struct broker *b, const struct pool *pool, uint64_t now) {
     struct session *s, *next;
     DL_FOREACH_SAFE(b->sessions, s, next) {
         if (s->pool == pool && is_idle(s) && now >= s->shrink_after && arbiter_wants(s))
+            session_next(b, s, now);
+    }
+}
+
+/* Whether the session, which could not start, is tried again before its next settle. */
+static bool is_retried(const struct session *s, const struct pool *pool) {
+    return s->pool == pool && is_idle(s) && (limits_lowered(s) || (pool_presses(pool) && arbiter_wants(s)));
+}
+
+void arbiter_tick(struct broker *b, const struct pool *pool, uint64_t now) {
+    struct session *s, *next;
+    DL_FOREACH_SAFE(b->sessions, s, next) {
+        if (is_retried(s, pool) && now >= s->shrink_after)
             session_next(b, s, now);
     }
 }
@@ -158,7 +172,7 @@ uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool) {
     uint64_t first = UINT64_MAX;
     const struct session *s;
     DL_FOREACH(b->sessions, s)
-    if (s->pool == pool && is_idle(s) && arbiter_wants(s) && s->shrink_after < first)
+    if (is_retried(s, pool) && s->shrink_after < first)
         first = s->shrink_after;
     return first;
 }
@@ -206,7 +220,7 @@ void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64
         bytes = minus(bytes, asked_for(b, pool, false));
     }
     take(b, &reach, bytes);
-    arbiter_retry(b, pool, now);
+    start_all(b, pool, now);
 }
 
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
@@ -216,5 +230,5 @@ void arbiter_make_room(struct broker *b, const struct session *grower, const str
     bytes = minus(bytes, waits_for_release(b, pool) + asked_for(b, pool, true));
     if (!pool->waiting)
         take(b, &reach, bytes);
-    arbiter_retry(b, pool, now);
+    start_all(b, pool, now);
 }

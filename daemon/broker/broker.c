@@ -75,8 +75,7 @@ int broker_new(const struct broker_config *config, struct broker **ret_broker) {
     b->keeper = (struct keeper){.store = can_keep(config) ? config->store : NULL, .next = 1};
     b->pool_count = config->pool_count;
     for (uint32_t i = 0; i < b->pool_count; i++) {
-        const struct broker_pool_config *pool = &config->pools[i];
-        b->pools[i] = (struct pool){.config = *pool, .host = pool->host ? pool->host : pool->backend, .index = i};
+        pool_init(&b->pools[i], &config->pools[i], i);
     }
     *ret_broker = b;
     return 0;
@@ -294,15 +293,14 @@ void broker_tick(struct broker *b, uint64_t now) {
     if (s->end_retry && s->end_retry <= now)
         session_retry_close(b, s, now);
     for (uint32_t i = 0; i < b->pool_count; i++) {
-        if (b->pools[i].waiting)
-            arbiter_retry(b, &b->pools[i], now);
+        arbiter_tick(b, &b->pools[i], now);
         admission_pump(b, &b->pools[i], now);
     }
 }
 
 static uint64_t pool_deadline(const struct broker *b, const struct pool *pool) {
     uint64_t queue = admission_deadline(pool);
-    uint64_t retry = pool->waiting ? arbiter_deadline(b, pool) : UINT64_MAX;
+    uint64_t retry = arbiter_deadline(b, pool);
     return queue < retry ? queue : retry;
 }
 

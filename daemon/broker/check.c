@@ -21,7 +21,8 @@
 static void check_head(const struct session *s, uint32_t group, const struct session_head *head, uint64_t *pages) {
     const struct session_group *g = &s->groups[group];
     CHECK(head->pages == g->pages && head->pages <= head->page_capacity);
-    CHECK(head->history.settled <= session_group_cap(g));
+    CHECK(head->history.settled <= head->pages * SCISSOR_PAGE_ROWS);
+    CHECK(head->history.settled <= g->max_settled || g->lowered);
     CHECK(head->history.capacity >= head->history.settled);
     for (uint32_t i = 0; i < head->pages; i++) {
         uint32_t id = PROTO_PAGE_SEGMENT(head->page[i]), index = PROTO_PAGE_INDEX(head->page[i]);
@@ -93,6 +94,8 @@ static void check_segments(const struct session *s) {
         CHECK(active[i] == s->groups[i].segments);
         CHECK(held[i] * s->groups[i].segment_cost == s->groups[i].account.charged);
         CHECK(s->groups[i].pages == s->groups[i].shown_pages);
+        CHECK(s->groups[i].pages <= layout_pages_of_rows(s->groups[i].max_settled) || s->groups[i].lowered);
+        CHECK(s->groups[i].max_settled == s->groups[i].max_rows - s->fresh_rows);
         CHECK((uint64_t)s->groups[i].pages * s->groups[i].heads <= active[i] * s->groups[i].pages_per_segment);
     }
 }
@@ -265,8 +268,9 @@ void broker_check(const struct broker *b) {
         CHECK(pool->charged == sums[i].charged && pool->guaranteed == sums[i].guaranteed);
         CHECK(pool->committed == sums[i].committed && pool->accounts == sums[i].accounts);
         CHECK(pool->segments == sums[i].segments);
-        CHECK(pool->committed <= pool->config.limit_bytes && pool->charged <= pool->committed);
-        CHECK(pool->peak >= pool->charged && pool->peak <= pool->config.limit_bytes);
+        CHECK(pool->committed <= pool->limit && pool->charged <= pool->committed && pool->peak >= pool->charged);
+        CHECK(pool->guaranteed <= pool->target && pool->target <= pool->limit);
+        CHECK(pool->limit == pool->target || pool->limit == pool->committed);
     }
     uint64_t deadline = 0;
     DL_FOREACH2(b->waiting, s, queue_next) {

@@ -4,7 +4,8 @@
  *     control_read.c      what is read
  *     control_memory.c    MEMORY
  *     control_lists.c     POSITIONS, CONFIG, POLICIES
- *     control_change.c    what is changed, and who may */
+ *     control_change.c    what is changed, and who may
+ *     control_limits.c    SET_POOL, SET_BUDGET, SET_PRIORITY */
 #pragma once
 
 #include "internal.h"
@@ -26,4 +27,10 @@ void control_positions(const struct broker *b, const struct proto_request *r, st
 void control_config(const struct broker *b, const struct proto_request *r, struct control_answer *a);
 void control_policies(const struct broker *b, const struct proto_request *r, struct control_answer *a);
 void control_read(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);
+/* `operator`: root or the daemon's user asks; else the session's owner. */
+void control_set_pool(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);
+void control_set_budget(struct broker *b, struct session *s, const struct proto_request *r, bool operator,
+                        struct control_answer * a, uint64_t now);
+void control_set_priority(struct broker *b, struct session *s, const struct proto_request *r, bool operator,
+                          struct control_answer * a);
 void control_change(struct broker *b, const struct proto_request *r, struct control_answer *a, uint64_t now);

@@ -7,8 +7,8 @@
 void broker_pool_stat(const struct broker *b, uint32_t index, uint64_t now, struct proto_pool_stat *ret) {
     const struct pool *pool = &b->pools[index];
     *ret = (struct proto_pool_stat){
-        .limit_bytes = pool->config.limit_bytes,
-        .target_bytes = pool->config.limit_bytes,
+        .limit_bytes = pool->limit,
+        .target_bytes = pool->target,
         .charged_bytes = pool->charged,
         .peak_bytes = pool->peak,
         .guaranteed_bytes = pool->guaranteed,
@@ -31,6 +31,7 @@ void broker_pool_stat(const struct broker *b, uint32_t index, uint64_t now, stru
         .taken_over = b->taken_over,
         .lost = b->lost,
         .orphans = b->orphans,
+        .denied = b->denied,
         .version_major_minor = PROTO_VERSION_MAJOR << 16 | PROTO_VERSION_MINOR,
     };
     memcpy(ret->evicted, pool->evicted, sizeof ret->evicted);

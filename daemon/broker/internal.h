@@ -10,6 +10,7 @@
  *     reattach.c       clients that come back
  *     admission.c      OPEN and the queue for memory; admission_check.c its fields
  *     arbiter.c        who gives memory back
+ *     limits.c         budgets and priorities that are set while a session is open
  *     control_ops.c    what scissorctl asks; control_*.c
  *     pass.c           who asks
  *     job.c, settle.c, shrink.c, session.c, pages.c    what runs in jobs
@@ -23,10 +24,13 @@
 #include "scissor_error.h"
 #include "session.h"
 
-#define BROKER_REMEMBERED 64u                /* changing control requests whose answers are kept */
-#define BROKER_CLOSE_GRACE_NS 1000000000ull  /* how long the operator's close waits for a step to end */
-#define BROKER_CLOSE_RETRY_NS 5000000ull     /* how often it looks */
-#define BROKER_SHRINK_RETRY_NS 10000000ull   /* after a lease was refused, while somebody waits for memory */
+#define BROKER_REMEMBERED 64u               /* changing control requests whose answers are kept */
+#define BROKER_CLOSE_GRACE_NS 1000000000ull /* how long the operator's close waits for a step to end */
+#define BROKER_CLOSE_RETRY_NS 5000000ull    /* how often it looks */
+#define BROKER_SHRINK_RETRY_NS 10000000ull  /* after a lease was refused, while somebody waits for memory */
+#define BROKER_PRIORITY_MOST 1000u
+#define BROKER_POOL_LEAST (1ull << 20)
+#define BROKER_POOL_MOST (1ull << 50)
 #define BROKER_END_CLIENT PROTO_REASON_COUNT /* end reason: the client asked */
 
 struct broker_peer {
@@ -78,7 +82,8 @@ struct broker {
     uint64_t event_sequence;
 
     uint64_t frames[PROTO_FRAME_COUNT], bad_scores, front_restarts;
-    float *values; /* one decoded vector of a score frame */
+    uint32_t denied; /* control requests of somebody who may not */
+    float *values;   /* one decoded vector of a score frame */
     size_t value_capacity;
 
     struct broker_remembered remembered[BROKER_REMEMBERED];
@@ -185,6 +190,23 @@ int admission_check(const struct broker *b, const struct proto_open *open, struc
 /* What the session's charge is made of; of one that has ended, too. */
 void session_memory(const struct session *s, struct proto_memory_stat *ret);
 
+/* ---------- limits.c ---------- */
+
+/* Takes over budgets that were set while a job ran, as the job must not see them change, and notes whether rows have to
+ * go. No job of the session runs. */
+void limits_apply(struct session *s);
+/* Whether a maximum was set below what the session holds. */
+bool limits_lowered(const struct session *s);
+/* Fills in what the session's next job has to give back, and why: to the pool, or as a maximum was lowered. */
+void limits_order(struct session *s);
+/* What is promised for a group with so many guaranteed rows. */
+uint64_t limits_promise(const struct session_group *g, uint32_t fresh_rows, uint32_t guaranteed_rows);
+/* Sets the rows of each group, which have been checked. 0, or POOL_FULL or POOL_LENT, and nothing has changed. */
+int limits_set_budgets(struct session *s, const struct keep_budget *rows);
+void limits_set_priority(struct session *s, uint32_t priority);
+/* Writes them down for the daemon's next process if that is still to be done and no job runs. */
+void limits_keep(struct session *s);
+
 /* ---------- arbiter.c ---------- */
 
 /* Committed bytes that jobs which run now will give back. */
@@ -194,8 +216,8 @@ void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64
 /* The same for a group that could not grow, from those whose rows matter clearly less. */
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
                        uint64_t bytes, uint64_t now);
-/* Starts what could not start when it was asked for; and when that is due, if somebody waits. */
-void arbiter_retry(struct broker *b, const struct pool *pool, uint64_t now);
+/* Starts what could not start when it was asked for, if somebody waits; and when that is due. */
+void arbiter_tick(struct broker *b, const struct pool *pool, uint64_t now);
 uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool);
 /* True if the session has been asked to give memory back. */
 bool arbiter_wants(const struct session *s);

@@ -24,9 +24,10 @@ enum job_kind {
 
 struct job_group {
     /* orders */
-    uint32_t target_pages; /* shrink to so many pages per head first; JOB_NO_TARGET */
-    uint32_t want_pages;   /* then grow to so many */
-    uint32_t grant;        /* with at most so many new segments: they are charged */
+    uint32_t target_pages;    /* shrink to so many pages per head, and to the maximum, first; JOB_NO_TARGET */
+    enum proto_reason reason; /* why it shrinks: PRESSURE, or OPERATOR, as the maximum was lowered */
+    uint32_t want_pages;      /* then grow to so many */
+    uint32_t grant;           /* with at most so many new segments: they are charged */
     /* results */
     uint32_t grown, moved, freed; /* segments allocated, taken from the client, and freed */
     double value;

@@ -299,7 +299,8 @@ static int put_files(struct session *s) {
 }
 
 int keep_open(struct session *s) {
-    struct keep_counts counts = {.generation = 1, .priority = s->priority};
+    struct keep_counts counts = s->job.counts;
+    counts.generation = 1;
     int code = room_set(s, room_needed(s), false);
     for (uint32_t i = 0; i < s->fresh_segments && code == 0; i++)
         code = put_segment(s, i, 'f');

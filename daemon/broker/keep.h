@@ -51,13 +51,20 @@ struct keep_process {
     uint32_t refs; /* sessions, and the peer */
 };
 
+/* Rows per KV head of a group, fresh ones included. */
+struct keep_budget {
+    uint32_t guaranteed_rows, max_rows;
+};
+
 /* What of a session's counters belongs into its snapshot; the job has a copy of its own. */
 struct keep_counts {
     uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
     uint64_t last_evicted; /* by the last settle */
     bool last_lost;        /* it went on without all of its scores */
     bool spoilt;           /* scores of this period are lost already */
+    /* As they were set at last; `open` has those that it was opened with. */
     uint32_t priority;
+    struct keep_budget budgets[PROTO_MAX_GROUPS];
 };
 
 struct keep_file {

@@ -89,6 +89,8 @@ struct keep_counts session_counts(const struct session *s) {
                                  .spoilt = s->spoilt,
                                  .priority = s->priority};
     memcpy(counts.evicted, s->evicted, sizeof counts.evicted);
+    for (uint32_t i = 0; i < s->group_count; i++)
+        counts.budgets[i] = (struct keep_budget){s->groups[i].guaranteed_rows, s->groups[i].max_rows};
     return counts;
 }
 
@@ -155,8 +157,8 @@ static bool has_released(const struct session *s) {
 
 static void start_shrink(struct broker *b, struct session *s, bool wanted) {
     orders_clear(s);
-    for (uint32_t i = 0; i < s->group_count; i++)
-        s->job.groups[i].target_pages = wanted ? s->groups[i].target_pages : JOB_NO_TARGET;
+    if (wanted)
+        limits_order(s);
     s->job.take_lease = wanted;
     session_start_job(b, s, JOB_SHRINK);
 }
@@ -172,7 +174,7 @@ void session_next(struct broker *b, struct session *s, uint64_t now) {
     s->state = PROTO_SESSION_IDLE;
     if (s->asked.type)
         request_run(b, s, now);
-    else if (arbiter_wants(s) && now >= s->shrink_after)
+    else if ((arbiter_wants(s) || limits_lowered(s)) && now >= s->shrink_after)
         start_shrink(b, s, true);
     else if (has_released(s))
         start_shrink(b, s, false);
@@ -211,23 +213,24 @@ static void count_evicted(struct session *s, enum proto_reason reason, uint64_t 
     s->pool->evicted[reason] += rows;
 }
 
-static void return_charges(struct session *s) {
+/* All but `kept` bytes, which stay promised and charged. */
+static void return_charges(struct session *s, uint64_t kept) {
     for (uint32_t i = 0; i < s->group_count; i++)
         if (s->groups[i].account.pool) {
             pool_return(&s->groups[i].account, s->groups[i].account.charged);
             pool_leave(&s->groups[i].account);
         }
-    pool_return(&s->account, s->account.charged);
-    pool_leave(&s->account);
+    pool_return(&s->account, s->account.charged - kept);
+    if (kept)
+        pool_promise(&s->account, kept);
+    else
+        pool_leave(&s->account);
     s->pool->segments -= s->segments_shown;
     s->segments_shown = 0;
 }
 
 /* The operator has closed it: what is left is two pages that its client may still look at. */
 static void session_become_ended(struct broker *b, struct session *s) {
-    uint64_t cost = session_ended_cost(s);
-    pool_join(s->pool, &s->account, cost);
-    pool_charge(&s->account, cost);
     session_drop_keep(s);
     session_remove(b, s);
     s->ended = true;
@@ -257,7 +260,8 @@ static void close_done(struct broker *b, struct session *s, uint64_t now) {
     event.code = by_client ? SCISSOR_OK : SCISSOR_ECLOSED;
     event.reason = by_client ? 0 : s->end_reason;
     proto_text_set(event.name, sizeof event.name, s->name);
-    return_charges(s);
+    bool stays = s->control && s->peer && !s->close_asked;
+    return_charges(s, stays ? session_ended_cost(s) : 0);
     if (s->generation) { /* it was open once */
         s->pool->closed++;
         send_event(b, &event);
@@ -268,7 +272,7 @@ static void close_done(struct broker *b, struct session *s, uint64_t now) {
         send_packet(b, s->peer, PROTO_CLOSED, s->asked.number, &closed);
     else if (s->end_reason == PROTO_REASON_OPERATOR)
         send_packet(b, s->peer, PROTO_CLOSED, 0, &closed);
-    if (s->control && s->peer && !s->close_asked) {
+    if (stays) {
         session_become_ended(b, s);
         return;
     }
@@ -289,7 +293,7 @@ static void open_done(struct broker *b, struct session *s, uint64_t now) {
     uint32_t request = s->asked.number;
     s->asked.type = 0;
     if (s->job.code < 0) {
-        return_charges(s);
+        return_charges(s, 0);
         s->pool->refused++;
         send_failed(b, s->peer, request, 0, s->job.code, "%s", admission_why_not_kept(s->job.code));
         session_free(b, s);
@@ -331,12 +335,17 @@ static void evicted_event(struct broker *b, struct session *s, enum proto_reason
 static void tell_shrunk(struct broker *b, struct session *s) {
     if (s->job.moved_count == 0)
         return;
-    struct proto_event event = {
-        .type = PROTO_EVENT_PRESSURE, .session = s->id, .bytes = (uint64_t)s->job.moved_count * SCISSOR_SEGMENT_BYTES};
-    proto_text_set(event.name, sizeof event.name, s->name);
-    s->pool->reclaims += s->job.moved_count;
+    uint64_t pressed = 0;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        pressed += s->job.groups[i].reason == PROTO_REASON_PRESSURE ? s->job.groups[i].moved : 0;
+    s->pool->reclaims += pressed;
     if (s->asked.type != PROTO_REATTACH) /* its answer says what there is */
         send_shrink(b, s, s->job.moved_ids, s->job.moved_count);
+    if (pressed == 0)
+        return;
+    struct proto_event event = {
+        .type = PROTO_EVENT_PRESSURE, .session = s->id, .bytes = pressed * SCISSOR_SEGMENT_BYTES};
+    proto_text_set(event.name, sizeof event.name, s->name);
     send_event(b, &event);
 }
 
@@ -372,6 +381,7 @@ static void settle_done(struct broker *b, struct session *s) {
     }
     evicted_event(b, s, PROTO_REASON_BUDGET);
     evicted_event(b, s, PROTO_REASON_PRESSURE);
+    evicted_event(b, s, PROTO_REASON_OPERATOR);
 }
 
 static void shrink_done(struct broker *b, struct session *s, uint64_t now) {
@@ -380,6 +390,7 @@ static void shrink_done(struct broker *b, struct session *s, uint64_t now) {
         s->shrink_after = now + BROKER_SHRINK_RETRY_NS;
     tell_shrunk(b, s);
     evicted_event(b, s, PROTO_REASON_PRESSURE);
+    evicted_event(b, s, PROTO_REASON_OPERATOR);
 }
 
 /* Charges and counters of a settle or a shrink, whatever came of it. */
@@ -402,6 +413,8 @@ static void take_over(struct session *s) {
     }
     if (s->job.changed)
         s->generation++;
+    limits_apply(s);
+    limits_keep(s);
     if (worked)
         show_measured(s);
     for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)

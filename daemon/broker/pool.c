@@ -3,11 +3,28 @@
 
 #include <assert.h>
 
+static void limit_follows(struct pool *pool) {
+    pool->limit = pool->target > pool->committed ? pool->target : pool->committed;
+}
+
+void pool_init(struct pool *pool, const struct broker_pool_config *config, uint32_t index) {
+    *pool = (struct pool){.config = *config,
+                          .host = config->host ? config->host : config->backend,
+                          .index = index,
+                          .limit = config->limit_bytes,
+                          .target = config->limit_bytes};
+}
+
+void pool_set_target(struct pool *pool, uint64_t bytes) {
+    assert(bytes >= pool->guaranteed);
+    pool->target = bytes;
+    limit_follows(pool);
+}
+
 int pool_ask(const struct pool *pool, uint64_t guaranteed) {
-    uint64_t limit = pool->config.limit_bytes;
-    if (guaranteed > limit || pool->guaranteed > limit - guaranteed)
+    if (guaranteed > pool->target || pool->guaranteed > pool->target - guaranteed)
         return POOL_FULL;
-    return pool->committed > limit - guaranteed ? POOL_LENT : 0;
+    return pool->committed > pool->target - guaranteed ? POOL_LENT : 0;
 }
 
 void pool_join(struct pool *pool, struct pool_account *account, uint64_t guaranteed) {
@@ -26,7 +43,24 @@ void pool_leave(struct pool_account *account) {
     pool->guaranteed -= account->guaranteed;
     pool->committed -= account->guaranteed;
     pool->accounts--;
+    limit_follows(pool);
     *account = (struct pool_account){0};
+}
+
+int pool_ask_promise(const struct pool *pool, uint64_t guaranteed, uint64_t committed) {
+    if (guaranteed > pool->guaranteed && guaranteed > pool->target)
+        return POOL_FULL;
+    return committed > pool->committed && (pool->waiting || committed > pool->target) ? POOL_LENT : 0;
+}
+
+void pool_promise(struct pool_account *account, uint64_t guaranteed) {
+    struct pool *pool = account->pool;
+    pool->guaranteed -= account->guaranteed;
+    pool->committed -= pool_account_committed(account);
+    account->guaranteed = guaranteed;
+    pool->guaranteed += guaranteed;
+    pool->committed += pool_account_committed(account);
+    limit_follows(pool);
 }
 
 int pool_charge(struct pool_account *account, uint64_t bytes) {
@@ -35,7 +69,7 @@ int pool_charge(struct pool_account *account, uint64_t bytes) {
     struct pool_account charged = *account;
     charged.charged += bytes;
     uint64_t more = pool_account_committed(&charged) - before;
-    if (more && (pool->waiting || more > pool->config.limit_bytes - pool->committed))
+    if (more && (pool->waiting || pool->committed > pool->target || more > pool->target - pool->committed))
         return POOL_LENT;
     *account = charged;
     pool->committed += more;
@@ -52,4 +86,5 @@ void pool_return(struct pool_account *account, uint64_t bytes) {
     account->charged -= bytes;
     pool->charged -= bytes;
     pool->committed -= before - pool_account_committed(account);
+    limit_follows(pool);
 }

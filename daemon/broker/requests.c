@@ -61,8 +61,7 @@ void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) 
     s->job.take_lease = s->job.keep_pages = false;
     s->job.rows = asked->rows;
     memset(s->job.groups, 0, sizeof s->job.groups);
-    for (uint32_t i = 0; i < s->group_count; i++)
-        s->job.groups[i].target_pages = s->groups[i].target_pages;
+    limits_order(s);
     for (uint32_t i = 0; i < s->group_count; i++)
         plan_growth(b, s, i, asked->rows, now);
     session_start_job(b, s, JOB_SETTLE);

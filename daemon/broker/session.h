@@ -56,22 +56,25 @@ struct session_group {
     /* fixed at open */
     uint32_t layers, kv_heads, q_heads, head_dim;
     uint32_t first_layer, first_head, heads;
-    uint32_t guaranteed_rows, max_rows;       /* as asked: fresh rows included */
-    uint32_t guaranteed_settled, max_settled; /* without them */
-    uint32_t guaranteed_pages, max_pages;     /* per head */
+    uint32_t opened_guaranteed_rows, opened_max_rows; /* as asked: fresh rows included */
+    uint32_t max_pages;                               /* per head: what the control page has room for */
     uint32_t page_bytes, pages_per_segment;
     uint64_t segment_cost; /* bytes charged for one settled segment: memory and bookkeeping */
     struct policy policy;
     uint32_t planes, threshold, blocks;
-    /* broker */
+    /* broker; rows are kept for the daemon's next process (keep_counts), as is the session's priority */
+    uint32_t guaranteed_rows, max_rows; /* as they were set at last */
+    uint32_t guaranteed_pages;          /* per head */
+    bool lowered;                       /* holds more than max_settled, so rows have to go */
     struct pool_account account;
     uint32_t target_pages; /* the arbiter wants the group shrunk to this; JOB_NO_TARGET */
     uint32_t shown_pages, shown_segments;
     uint32_t quarantined; /* segments that wait for the client to release them */
     double value;         /* attention mass per query that the least important rows carry; 0 if not gathered */
     /* job */
-    uint32_t pages;    /* per head */
-    uint32_t segments; /* active */
+    uint32_t max_settled; /* max_rows without the fresh ones, as it was when the job began */
+    uint32_t pages;       /* per head */
+    uint32_t segments;    /* active */
 };
 
 /* What the client asked for and has no answer to yet. */
@@ -97,7 +100,7 @@ struct session {
     enum proto_session_state state;
 
     /* shape */
-    uint32_t compute_dtype, storage_dtype, fresh_rows, priority;
+    uint32_t compute_dtype, storage_dtype, fresh_rows, opened_priority;
     uint32_t group_count, layer_count, head_count, fresh_segments;
     uint32_t control_bytes;
     uint64_t base_cost, guaranteed_cost; /* bytes: without settled segments; with the guaranteed ones */
@@ -107,6 +110,8 @@ struct session {
 
     /* broker */
     struct pool_account account; /* of everything but settled segments */
+    uint32_t priority;           /* as it was set at last */
+    bool keep_limits;            /* budgets or priority are not in the snapshot yet */
     struct session_request asked;
     uint64_t deadline;     /* of waiting for memory, or for scores */
     bool queued;           /* in its pool's queue */

@@ -9,7 +9,7 @@
 #include "work.h"
 
 static int shrink_head(struct session *s, struct broker_job *job, const struct session_group *g, uint32_t index,
-                       uint32_t rows, struct job_scratch *scratch) {
+                       uint32_t rows, enum proto_reason reason, struct job_scratch *scratch) {
     struct kernel_backend *device = s->pool->config.backend;
     struct session_head *head = &s->heads[index];
     struct history *h = &head->history;
@@ -30,8 +30,8 @@ static int shrink_head(struct session *s, struct broker_job *job, const struct s
         history_move(h, scratch->tail[i].from, scratch->tail[i].to);
     history_truncate(h, after);
     assert(after == rows);
-    head->evicted[PROTO_REASON_PRESSURE] += count;
-    job->evicted[PROTO_REASON_PRESSURE] += count;
+    head->evicted[reason] += count;
+    job->evicted[reason] += count;
     return 0;
 }
 
@@ -39,12 +39,14 @@ int shrink_group(struct session *s, struct broker_job *job, uint32_t group, uint
                  struct job_scratch *scratch) {
     const struct session_group *g = &s->groups[group];
     uint32_t rows = pages * SCISSOR_PAGE_ROWS;
+    if (rows > g->max_settled)
+        rows = g->max_settled;
 
     if (s->keep)
         keep_begin(s);
     for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
         if (s->heads[h].history.settled > rows) {
-            int code = shrink_head(s, job, g, h, rows, scratch);
+            int code = shrink_head(s, job, g, h, rows, job->groups[group].reason, scratch);
             if (code < 0)
                 return code;
         }

@@ -51,7 +51,8 @@ static char *put_history(char *at, const struct history *h) {
 }
 
 static char *put_head(char *at, const struct session_head *head) {
-    struct snapshot_row_head row = {.settled = head->history.settled, .pages = head->pages};
+    struct snapshot_row_head row = {
+        .settled = head->history.settled, .pages = head->pages, .settled_share = head->history.settled_share};
     memcpy(row.evicted, head->evicted, sizeof row.evicted);
     char *end = put(at, &row, sizeof row);
     end = put(end, head->page, head->pages * sizeof *head->page);
@@ -115,7 +116,8 @@ void snapshot_write(const struct session *s, const struct keep_counts *counts, s
     memcpy(head.evicted, counts->evicted, sizeof head.evicted);
     proto_text_set(head.pool, sizeof head.pool, s->pool->config.name);
     head.spoilt = counts->spoilt || begun;
-    head.open.priority = counts->priority;
+    head.priority = counts->priority;
+    memcpy(head.budgets, counts->budgets, sizeof head.budgets);
     head.bytes = (uint64_t)(at - (char *)ret_bytes);
     memcpy(ret_bytes, &head, sizeof head);
 }
@@ -165,7 +167,7 @@ int snapshot_read_head(const void *bytes, size_t size, struct snapshot_head *ret
     if (head.sequence == 0)
         return 1;
     if (head.magic != SNAPSHOT_MAGIC || head.version != SNAPSHOT_VERSION || head.bytes < sizeof head ||
-        head.bytes > size || head.session == 0 || head.last_lost > 1 || head.spoilt > 1 || head.reserved)
+        head.bytes > size || head.session == 0 || head.last_lost > 1 || head.spoilt > 1)
         return SCISSOR_EINVAL;
     if (head.redo_bytes && (!aligned_in(head.redo_at, head.redo_bytes, size) || head.redo_at < head.bytes))
         return SCISSOR_EINVAL;
@@ -303,12 +305,14 @@ static int read_row_head(struct reader *r, struct session *s, uint32_t group, st
     struct snapshot_row_head row;
     size_t before = r->left;
     if (!take(r, &row, sizeof row) || row.pages != g->pages || row.settled > session_group_cap(g) ||
+        !(row.settled_share == -1 || (row.settled_share >= 0 && row.settled_share <= 1)) ||
         row.pages * sizeof(uint32_t) > r->left)
         return SCISSOR_EINVAL;
     if (session_head_reserve(head, row.pages) < 0)
         return SCISSOR_ENOMEM;
     memcpy(head->evicted, row.evicted, sizeof head->evicted);
     head->pages = row.pages;
+    head->history.settled_share = row.settled_share;
     (void)take(r, head->page, row.pages * sizeof *head->page);
     for (uint32_t i = 0; i < row.pages; i++)
         if (!page_claim(s, group, head->page[i]))

@@ -21,7 +21,7 @@
 #include "session.h"
 
 #define SNAPSHOT_MAGIC 0x4b494353u /* "SCIK" */
-#define SNAPSHOT_VERSION 1u        /* of everything here and in redo.h */
+#define SNAPSHOT_VERSION 2u        /* of everything here and in redo.h */
 
 struct snapshot_head {
     uint64_t sequence; /* 0: this is no snapshot */
@@ -35,10 +35,11 @@ struct snapshot_head {
     uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
     uint64_t last_evicted;
     uint32_t last_lost, spoilt;
-    uint32_t settled_segments, reserved;
+    uint32_t settled_segments, priority; /* and budgets: as they were set at last */
+    struct keep_budget budgets[PROTO_MAX_GROUPS];
     struct proto_open open;
 };
-static_assert(sizeof(struct snapshot_head) == 2120, "a new layout needs a new SNAPSHOT_VERSION");
+static_assert(sizeof(struct snapshot_head) == 2184, "a new layout needs a new SNAPSHOT_VERSION");
 
 struct snapshot_segment {
     uint32_t id, group;
@@ -53,6 +54,7 @@ struct snapshot_clock {
 struct snapshot_row_head {
     uint32_t settled, pages;
     uint64_t evicted[PROTO_REASON_COUNT];
+    double settled_share; /* see history.h */
 };
 
 /* Bytes that the snapshot of a session can take, without settled segments and with each of a group's. */

@@ -101,6 +101,24 @@ static int adopt_memory(struct taking *t, struct session *s) {
     return 0;
 }
 
+/* Budgets and priority that were set while it was open; the maximum counts when its rows are there (limits_apply). */
+static bool take_limits(struct session *s, const struct snapshot_head *head) {
+    s->guaranteed_cost = s->base_cost;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        struct session_group *g = &s->groups[i];
+        const struct keep_budget *rows = &head->budgets[i];
+        if (rows->guaranteed_rows < s->fresh_rows + 16 || rows->guaranteed_rows > rows->max_rows ||
+            rows->max_rows > g->opened_max_rows)
+            return false;
+        g->guaranteed_rows = rows->guaranteed_rows;
+        g->max_rows = rows->max_rows;
+        g->guaranteed_pages = layout_pages_of_rows(g->guaranteed_rows - s->fresh_rows);
+        s->guaranteed_cost += limits_promise(g, s->fresh_rows, g->guaranteed_rows);
+    }
+    s->priority = head->priority;
+    return head->priority >= 1 && head->priority <= BROKER_PRIORITY_MOST;
+}
+
 /* Shape and what it costs, from the same checks that an OPEN goes through. */
 static int make_shape(struct taking *t, struct session *s, const struct snapshot_head *head) {
     char why[PROTO_TEXT_BYTES];
@@ -110,6 +128,8 @@ static int make_shape(struct taking *t, struct session *s, const struct snapshot
         if (strncmp(t->b->pools[i].config.name, head->pool, sizeof head->pool - 1) == 0)
             s->pool = &t->b->pools[i];
     if (!s->pool || admission_check(t->b, &open, s, why, sizeof why) < 0)
+        return SCISSOR_EINVAL;
+    if (!take_limits(s, head))
         return SCISSOR_EINVAL;
     s->id = head->session;
     memcpy(s->token, head->token, sizeof s->token);
@@ -232,6 +252,8 @@ static int bring_to_life(struct taking *t, struct session *s, const struct snaps
         code = finish_change(s, head);
     if (code == 0)
         code = measure(s);
+    if (code == 0)
+        limits_apply(s);
     if (code == 0) {
         struct keep_counts counts = session_counts(s);
         code = keep_renew(s, &counts);

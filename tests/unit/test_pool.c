@@ -12,7 +12,7 @@ static struct pool pool;
 
 static int setup(void **state) {
     (void)state;
-    pool = (struct pool){.config = {.name = "test", .limit_bytes = 1000}};
+    pool_init(&pool, &(struct broker_pool_config){.name = "test", .limit_bytes = 1000}, 0);
     return 0;
 }
 
