@@ -1,6 +1,7 @@
 /* test_install.c - what `make install` puts where, what others can do with it, and that `make uninstall` leaves
  * nothing. */
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -170,6 +171,22 @@ static void test_completion(void **state) {
     assert_string_equal(text, "\n");
     complete("scissorctl --dir /nowhere close \"\"");
     assert_string_equal(text, "\n");
+    complete("scissorctl metrics --li");
+    assert_string_equal(text, "--listen\n");
+    complete("scissorctl metrics --listen sys");
+    assert_string_equal(text, "systemd\n");
+    complete("scissorctl sessions --sort = to");
+    assert_string_equal(text, "tokens\n");
+    complete("scissorctl sessions --sort \"\"");
+    assert_string_equal(text, "name charged tokens idle priority evicted id\n");
+    complete("scissorctl watch --count \"\"");
+    assert_string_equal(text, "\n");
+    complete("scissorctl limits \"\"");
+    assert_string_equal(text, "set\n");
+    complete("scissorctl limits set p");
+    assert_string_equal(text, "pool\n");
+    complete("scissorctl limits set session 3 max-rows = 5 pr");
+    assert_string_equal(text, "priority=\n");
     assert_int_equal(harness_start(&d, NULL), 0);
     harness_open_default(&open);
     int fd = harness_hello(&d);
@@ -184,6 +201,25 @@ static void test_completion(void **state) {
     complete(words);
     snprintf(expected, sizeof expected, "%llu\n", (unsigned long long)two.session);
     assert_string_equal(text, expected);
+    snprintf(words, sizeof words, "scissorctl --dir %s --json positions --layer 1 --head 0 %llu", d.dir,
+             (unsigned long long)two.session);
+    complete(words);
+    assert_string_equal(text, expected);
+    snprintf(words, sizeof words, "scissorctl --dir %s limits set session %llu", d.dir,
+             (unsigned long long)two.session);
+    complete(words);
+    assert_string_equal(text, expected);
+    snprintf(words, sizeof words, "scissorctl --dir %s policies stream", d.dir);
+    complete(words);
+    assert_string_equal(text, "streaming\n");
+    /* One that does not answer is left alone, silently. */
+    kill(d.pid, SIGSTOP);
+    kill(harness_front_pid(&d), SIGSTOP);
+    snprintf(words, sizeof words, "scissorctl --dir %s close \"\"", d.dir);
+    complete(words);
+    assert_string_equal(text, "\n");
+    kill(harness_front_pid(&d), SIGCONT);
+    kill(d.pid, SIGCONT);
     close(fd);
     assert_int_equal(harness_stop(&d), 0);
 }
