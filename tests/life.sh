@@ -133,6 +133,26 @@ part_tools() {
     cmp /tmp/reference /tmp/second
 }
 
+# The figures over HTTP: off at first, and from a process that cannot open a network socket by itself.
+http() {
+    exec 9<>/dev/tcp/127.0.0.1/9743
+    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&9
+    cat <&9 | tr -d '\r'
+    exec 9>&-
+}
+part_metrics() {
+    fails systemctl is-enabled scissord-metrics.socket
+    fails systemctl is-active scissord-metrics.socket
+    systemctl enable --now scissord-metrics.socket
+    http | grep -F 'scissord_pool_limit_bytes{pool="host"} 268435456'
+    local user
+    user=$(ps_of "$(systemctl show --property=MainPID --value scissord-metrics)")
+    [ "$user" != root ] && [ "$user" != scissord ]
+    systemd-analyze security --no-pager --threshold=15 scissord-metrics
+    systemctl disable --now scissord-metrics.socket
+    systemctl stop scissord-metrics
+}
+
 part_reload() {
     mark
     sed -i 's/^score-wait = .*/score-wait = 9999/' /etc/scissord.conf

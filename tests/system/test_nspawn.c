@@ -21,6 +21,7 @@
     X(use)       \
     X(stranger)  \
     X(tools)     \
+    X(metrics)   \
     X(reload)    \
     X(remove)    \
     X(purge)
