@@ -4,12 +4,16 @@
  * on a link that stays open. The clients are processes of their own, this program with other arguments, which append,
  * attend and settle for as long as they live; so on a machine with fewer cores the figures tell of its scheduler, too.
  */
+#include <fcntl.h>
 #include <nanomsg/nn.h>
 #include <nanomsg/reqrep.h>
+#include <spawn.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "harness.h"
 #include "scissor.h"
@@ -93,15 +97,21 @@ static struct result result_of(double *us, size_t count) {
 static struct result time_process(const struct harness_daemon *d) {
     static double us[PROCESSES];
     char program[512];
-    int status = -1;
+    posix_spawn_file_actions_t silent;
     snprintf(program, sizeof program, "%s", harness_program("scissorctl"));
-    const char *argv[] = {program, "--dir", d->dir, "stat", NULL};
+    char *argv[] = {program, "--dir", (char *)(uintptr_t)d->dir, "stat", NULL};
+    posix_spawn_file_actions_init(&silent);
+    posix_spawn_file_actions_addopen(&silent, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     for (size_t i = 0; i < PROCESSES; i++) {
+        /* Not harness_run(), which looks for the end once in a millisecond. */
+        pid_t pid;
+        int status = -1;
         uint64_t start = harness_now_ns();
-        if (harness_run(argv, "/dev/null", &status) < 0 || status)
+        if (posix_spawn(&pid, program, &silent, NULL, argv, environ) != 0 || waitpid(pid, &status, 0) != pid || status)
             die("scissorctl stat", "failed");
         us[i] = (double)(harness_now_ns() - start) / 1e3;
     }
+    posix_spawn_file_actions_destroy(&silent);
     return result_of(us, PROCESSES);
 }
 
