@@ -37,7 +37,7 @@ CFLAGS_ALL = -std=gnu11 $(OPT) -Wall -Wextra -Wshadow -Wpointer-arith -Wstrict-p
 LDFLAGS_ALL = -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # folder -> extra flags of its objects
-$(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg inih)
+$(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg inih libsystemd)
 $(BUILD)/client/%.o: EXTRA = $(call PKG,nanomsg)
 $(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson ncursesw libmicrohttpd) -Iclient
 $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
@@ -84,7 +84,7 @@ $(BUILD)/%.o: %.c
 
 $(BUILD)/scissord: $(DAEMON_O) $(BROKER_O) $(PROTO_O) $(KERNELS_O)
 	$(call say,LINK)
-	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,libuv nanomsg inih) -lm
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,libuv nanomsg inih libsystemd) -lm
 
 $(BUILD)/scissorctl: $(CTL_O) $(PROTO_O) $(BUILD)/kernels/dtype.o
 	$(call say,LINK)
@@ -149,7 +149,7 @@ $(BUILD)/man/libscissor.3: client/libscissor.3.in proto/scissor_error.h $(BUILD)
 
 $(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
 	$(call say,LINK)
-	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih ncursesw libmicrohttpd) -lm
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih ncursesw libmicrohttpd libsystemd) -lm
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
@@ -218,7 +218,8 @@ INSTALLED := $(addprefix $(BINDIR)/,$(notdir $(PROGRAMS))) $(addprefix $(INCLUDE
 	$(addprefix $(LIBDIR)/,libscissor.a libscissor.so.0 libscissor.so pkgconfig/libscissor.pc) \
 	$(foreach page,$(PAGES),$(DATADIR)/man/man$(patsubst .%,%,$(suffix $(page)))/$(notdir $(page))) \
 	$(DATADIR)/bash-completion/completions/scissorctl $(addprefix $(CONFDIR)/,scissord.conf scissord-gpu.conf) \
-	$(addprefix $(UNITDIR)/,scissord.service scissord-metrics.service scissord-metrics.socket) $(SYSUSERSDIR)/scissord.conf $(TMPFILESDIR)/scissord.conf
+	$(addprefix $(UNITDIR)/,scissord.service scissord.socket scissord-metrics.service scissord-metrics.socket) \
+	$(SYSUSERSDIR)/scissord.conf $(TMPFILESDIR)/scissord.conf
 FOLDERS := $(sort $(dir $(INSTALLED)) $(dir $(CONF)))
 
 $(BUILD)/scissord.conf: $(BUILD)/scissord
@@ -242,7 +243,7 @@ install: all $(BUILD)/scissord.conf ## install into PREFIX (/usr/local), below D
 	for unit in scissord.service scissord-metrics.service; do \
 		sed 's|@BINDIR@|$(BINDIR)|' systemd/$$unit.in >$(DESTDIR)$(UNITDIR)/$$unit && \
 		chmod 644 $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
-	install -m 644 systemd/scissord-metrics.socket $(DESTDIR)$(UNITDIR)
+	install -m 644 systemd/scissord.socket systemd/scissord-metrics.socket $(DESTDIR)$(UNITDIR)
 	install -m 644 systemd/scissord.sysusers $(DESTDIR)$(SYSUSERSDIR)/scissord.conf
 	install -m 644 systemd/scissord.tmpfiles $(DESTDIR)$(TMPFILESDIR)/scissord.conf
 	install -m 644 systemd/scissord-gpu.conf $(DESTDIR)$(CONFDIR)

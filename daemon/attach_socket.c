@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "alloc.h"
@@ -175,7 +176,8 @@ void attach_hangup(struct attach *a, struct attach_peer *peer) {
     if (peer->next)
         peer->next->previous = peer->previous;
     a->peer_count--;
-    broker_peer_gone(a->server->broker, peer->broker_peer, server_now());
+    if (!a->leaving)
+        broker_peer_gone(a->server->broker, peer->broker_peer, server_now());
 }
 
 /* ---------- receiving ---------- */
@@ -245,6 +247,11 @@ static void attach_refuse(int fd, int code, const char *text) {
     close(fd);
 }
 
+/* Only who keeps sessions for the next process needs to know then whether their client lives. */
+static int attach_pidfd(const struct attach *a, pid_t pid) {
+    return a->server->keeps ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+}
+
 static void attach_admit(struct attach *a, int fd) {
     struct ucred who;
     socklen_t size = sizeof who;
@@ -258,7 +265,10 @@ static void attach_admit(struct attach *a, int fd) {
         return;
     }
     struct attach_peer *peer = scissor_calloc(1, sizeof *peer);
-    if (!peer || broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, -1, &peer->broker_peer) < 0) {
+    int pidfd = attach_pidfd(a, who.pid);
+    if (!peer || broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, pidfd, &peer->broker_peer) < 0) {
+        if (pidfd >= 0)
+            close(pidfd);
         scissor_free(peer);
         attach_refuse(fd, SCISSOR_ENOMEM, "the daemon has no memory for another connection");
         return;

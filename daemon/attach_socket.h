@@ -19,6 +19,7 @@ struct attach {
     struct attach_peer *peers; /* list of all */
     uint32_t peer_count, peers_max;
     bool reading; /* false: the daemon ends */
+    bool leaving; /* the sessions stay for the next process: the broker does not hear of hang-ups any more */
 };
 
 /* 0 or a negative errno. */

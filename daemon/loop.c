@@ -11,6 +11,7 @@
 
 #include "alloc.h"
 #include "daemon/log.h"
+#include "daemon/service.h"
 #include "scissor_error.h"
 
 /* Bounds of the phases of an end, in ms: what is in flight gets its answer, then the last packets go out. */
@@ -49,6 +50,7 @@ static void server_job_done(uv_work_t *work, int status) {
     struct server *s = j->server;
     (void)status; /* nothing cancels a job */
     s->jobs--;
+    s->jobs_done++;
     if (broker_job_is_bulk(j->job)) {
         s->bulk_jobs--;
         held = s->held;
@@ -106,40 +108,48 @@ static uint32_t server_bulk_jobs_max(void) {
     return count < 4 ? 1 : (uint32_t)count / 2;
 }
 
-static void server_log_event(const struct proto_event *e) {
+static void server_log_event(const struct proto_event *e, pid_t pid) {
     char size[32];
     const char *bytes = daemon_size_text(e->bytes, " ", size, sizeof size), *what = proto_event_name(e->type);
     switch (e->type) {
     case PROTO_EVENT_OPENED:
-        daemon_log(LOG_INFO, "%s: %" PRIu64 " (%s), %s", what, e->session, e->name, bytes);
+        daemon_log_session(LOG_INFO, e->session, pid, "%s: %" PRIu64 " (%s), %s", what, e->session, e->name, bytes);
         break;
     case PROTO_EVENT_CLOSED:
-        daemon_log(LOG_INFO, "%s: %" PRIu64 " (%s), %s given back, %s", what, e->session, e->name, bytes,
-                   e->code == SCISSOR_OK ? "by its client" : proto_reason_name(e->reason));
+        daemon_log_session(LOG_INFO, e->session, pid, "%s: %" PRIu64 " (%s), %s given back, %s", what, e->session,
+                           e->name, bytes, e->code == SCISSOR_OK ? "by its client" : proto_reason_name(e->reason));
         break;
     case PROTO_EVENT_PRESSURE:
-        daemon_log(LOG_INFO, "%s: session %" PRIu64 " (%s) gave back %s", what, e->session, e->name, bytes);
+        daemon_log_session(LOG_INFO, e->session, pid, "%s: session %" PRIu64 " (%s) gave back %s", what, e->session,
+                           e->name, bytes);
         break;
     case PROTO_EVENT_EVICTED:
-        daemon_log(LOG_DEBUG, "%s: session %" PRIu64 ", %" PRIu64 " rows, %s", what, e->session, e->rows,
-                   proto_reason_name(e->reason));
+        daemon_log_session(LOG_DEBUG, e->session, pid, "%s: session %" PRIu64 ", %" PRIu64 " rows, %s", what,
+                           e->session, e->rows, proto_reason_name(e->reason));
         break;
     case PROTO_EVENT_REFUSED:
-        daemon_log(LOG_INFO, "%s: %s (%s)", what, e->name, scissor_strerror(e->code));
+        daemon_log_session(LOG_INFO, e->session, pid, "%s: %s (%s)", what, e->name, scissor_strerror(e->code));
         break;
     case PROTO_EVENT_DRAINING:
         daemon_log(LOG_NOTICE, "draining: no new sessions");
         break;
+    case PROTO_EVENT_TAKEN_OVER:
+    case PROTO_EVENT_REATTACHED:
+        daemon_log_session(LOG_INFO, e->session, pid, "%s: %" PRIu64 " (%s)", what, e->session, e->name);
+        break;
+    case PROTO_EVENT_SCORES_LOST:
+        daemon_log_session(LOG_INFO, e->session, pid, "%s: session %" PRIu64 " (%s)", what, e->session, e->name);
+        break;
     default:
-        daemon_log(LOG_DEBUG, "%s: session %" PRIu64, what, e->session);
+        daemon_log_session(LOG_DEBUG, e->session, pid, "%s: session %" PRIu64, what, e->session);
     }
 }
 
-static void server_event(struct server *s, const void *bytes) {
+static void server_event(struct server *s, const void *bytes, pid_t pid) {
     struct proto_event e;
     memcpy(&e, bytes, sizeof e);
     e.time_ns = server_clock(CLOCK_REALTIME);
-    server_log_event(&e);
+    server_log_event(&e, pid);
     front_link_event(&s->front, &e, sizeof e);
 }
 
@@ -158,7 +168,7 @@ static void server_act(struct server *s, const struct broker_action *action) {
         front_link_answer(&s->front, action->cookie, action->bytes, action->size);
         break;
     case BROKER_ACTION_EVENT:
-        server_event(s, action->bytes);
+        server_event(s, action->bytes, action->pid);
         break;
     }
 }
@@ -187,6 +197,8 @@ static void server_set_deadline(struct server *s) {
 
 void server_pump(struct server *s) {
     struct broker_action action;
+    if (s->attach.leaving)
+        return; /* what is still wanted, the next process does */
     while (broker_action_next(s->broker, &action))
         server_act(s, &action);
     server_set_deadline(s);
@@ -201,6 +213,7 @@ void server_front_ready(struct server *s) {
         return;
     s->phase = SERVER_RUNNING;
     daemon_log_bare(LOG_NOTICE, "%s", s->ready_text);
+    service_ready();
 }
 
 static void server_finish(struct server *s) {
@@ -209,14 +222,31 @@ static void server_finish(struct server *s) {
     uv_close((uv_handle_t *)&s->stop_timer, NULL);
     for (size_t i = 0; i < SERVER_SIGNALS; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
+    s->attach.leaving = s->keeps && s->status == 0;
+    orphans_deinit(&s->orphans);
+    report_deinit(&s->report);
     attach_deinit(&s->attach);
     front_link_deinit(&s->front);
     server_pump(s); /* sessions that were still there went with their peers; their jobs keep the loop going */
 }
 
+/* Jobs that do not end cannot be left behind; what they had published the next process does, as after a crash. */
+static void server_exit_at_once(struct server *s, int status) {
+    front_link_kill(&s->front);
+    rundir_deinit(s->rundir);
+    _exit(status);
+}
+
 static void server_on_stop_timer(uv_timer_t *timer) {
     struct server *s = timer->data;
-    if (s->phase == SERVER_SETTLING) {
+    if (s->phase == SERVER_SETTLING && s->keeps) {
+        if (s->jobs == 0) {
+            server_finish(s);
+            return;
+        }
+        daemon_log(LOG_NOTICE, "%" PRIu32 " jobs are not done in time; the next process goes on with them", s->jobs);
+        server_exit_at_once(s, 0);
+    } else if (s->phase == SERVER_SETTLING) {
         s->phase = SERVER_CLOSING;
         uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_CLOSE_MS, 0);
         broker_close_all(s->broker, server_now());
@@ -229,7 +259,7 @@ static void server_on_stop_timer(uv_timer_t *timer) {
 /* Goes on with the end when what a phase waits for is done; the stop timer does the rest, so that nothing here runs
  * inside of a call that is still busy with what would be closed. */
 static void server_advance(struct server *s) {
-    bool idle = s->jobs == 0 && broker_deadline(s->broker) == UINT64_MAX;
+    bool idle = s->jobs == 0 && (s->keeps || broker_deadline(s->broker) == UINT64_MAX);
     if ((s->phase == SERVER_SETTLING && idle) || (s->phase == SERVER_CLOSING && idle && attach_is_flushed(&s->attach)))
         uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
 }
@@ -247,24 +277,28 @@ static void server_on_signal(uv_signal_t *handle, int signal) {
     struct server *s = handle->data;
     if (s->phase >= SERVER_SETTLING) {
         daemon_log(LOG_WARNING, "second signal (%s): exit at once", strsignal(signal));
-        front_link_kill(&s->front);
-        rundir_deinit(s->rundir);
-        _exit(1);
+        server_exit_at_once(s, 1);
     }
-    daemon_log(LOG_NOTICE, "%s: ending; %" PRIu32 " sessions are open", strsignal(signal),
-               broker_session_count(s->broker));
+    daemon_log(LOG_NOTICE, "%s: ending; %" PRIu32 " sessions are open%s", strsignal(signal),
+               broker_session_count(s->broker), s->keeps ? " and stay for the next process" : "");
+    service_stopping();
     s->phase = SERVER_SETTLING;
     attach_stop_reading(&s->attach);
     uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_SETTLE_MS, 0);
-    broker_drain(s->broker, server_now());
+    if (!s->keeps)
+        broker_drain(s->broker, server_now());
     server_pump(s);
 }
 
 static void server_on_hangup(uv_signal_t *handle, int signal) {
     struct server *s = handle->data;
     (void)signal;
-    if (s->phase < SERVER_SETTLING)
-        s->reload(s->reload_data, s->broker);
+    if (s->phase >= SERVER_SETTLING)
+        return;
+    service_reloading();
+    s->reload(s->reload_data, s->broker);
+    if (s->phase == SERVER_RUNNING)
+        service_ready();
 }
 
 static int server_init(struct server *s) {
@@ -284,15 +318,20 @@ static int server_init(struct server *s) {
             return r;
     }
     r = attach_init(&s->attach, s, s->rundir->attach_fd);
+    if (r == 0)
+        r = orphans_init(&s->orphans, s);
+    if (r == 0)
+        r = report_init(&s->report, s);
     return r < 0 ? r : front_link_init(&s->front, s, s->rundir->path);
 }
 
-int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text,
+int server_run(struct rundir *rundir, struct broker *broker, bool keeps, const char *ready_text,
                void (*reload)(void *data, struct broker *broker), void *reload_data) {
     static struct server server;
     struct server *s = &server;
     *s = (struct server){.broker = broker,
                          .rundir = rundir,
+                         .keeps = keeps,
                          .ready_text = ready_text,
                          .reload = reload,
                          .reload_data = reload_data,
@@ -309,6 +348,9 @@ int server_run(struct rundir *rundir, struct broker *broker, const char *ready_t
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_loop_close(&s->loop);
     front_link_free(&s->front);
-    broker_free(broker);
+    if (s->attach.leaving)
+        broker_leave(broker);
+    else
+        broker_free(broker);
     return s->status;
 }

@@ -11,9 +11,12 @@
 #include "daemon/attach_socket.h"
 #include "daemon/front_link.h"
 #include "daemon/options.h"
+#include "daemon/orphans.h"
+#include "daemon/report.h"
 #include "daemon/rundir.h"
 
-/* How an end goes: answers to what is in flight, then the sessions, then the last packets, then the handles. */
+/* How an end goes: answers to what is in flight, then the sessions, then the last packets, then the handles. Sessions
+ * that are kept for the next process are left alone: once no job runs, the handles are closed. */
 enum server_phase {
     SERVER_STARTING, /* until the front is ready */
     SERVER_RUNNING,
@@ -32,21 +35,26 @@ struct server {
     struct broker *broker;
     struct attach attach;
     struct front_link front;
+    struct orphans orphans;
+    struct report report;
     struct rundir *rundir;
     const char *ready_text;
     void (*reload)(void *data, struct broker *broker);
     void *reload_data;
     uint64_t deadline_ns; /* what the timer is set to */
     uint32_t jobs;        /* on the thread pool now, or held back */
+    uint64_t jobs_done;   /* ever */
+    bool keeps;           /* the next process has the sessions */
     uint32_t bulk_jobs, bulk_jobs_max;
     struct server_job *held, **held_last; /* bulk jobs that wait until others of their kind are done */
     enum server_phase phase;
     int status; /* exit status */
 };
 
-/* Runs until a signal has ended it; takes the broker over and frees it. `ready_text` is logged when clients may come;
- * `reload` is called at each SIGHUP. Gives the exit status. */
-int server_run(struct rundir *rundir, struct broker *broker, const char *ready_text,
+/* Runs until a signal has ended it; takes the broker over and frees it, or leaves it if it `keeps` its sessions for the
+ * next process. `ready_text` is logged when clients may come; `reload` is called at each SIGHUP. Gives the exit status.
+ */
+int server_run(struct rundir *rundir, struct broker *broker, bool keeps, const char *ready_text,
                void (*reload)(void *data, struct broker *broker), void *reload_data);
 
 /* Carries out whatever the broker wants done; after every call of it. */

@@ -1,5 +1,6 @@
 /* main.c - scissord: options, limits of the process, the broker, and the loop. */
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@
 #include "daemon/loop.h"
 #include "daemon/options.h"
 #include "daemon/rundir.h"
+#include "daemon/service.h"
+#include "daemon/store.h"
 #include "scissor_error.h"
 
 /* A quarter of what the kernel says is available, in whole MiB. */
@@ -29,6 +32,13 @@ static uint64_t main_default_pool(void) {
         fclose(f);
     uint64_t mib = kib / 4 / 1024;
     return (mib ? mib : 1) << 20;
+}
+
+/* The pool, all that is charged to it included; and what is not: programs, libraries, packets on their way, the front
+ * with its ring. */
+static uint64_t main_memory_max(const struct daemon_options *options) {
+    uint64_t pool = options->pool_bytes ? options->pool_bytes : main_default_pool();
+    return pool + pool / 16 + (256u << 20);
 }
 
 /* Each segment of memory is a descriptor; each running settle wants a thread. */
@@ -65,10 +75,16 @@ static void main_fill_config(const struct daemon_options *options, struct broker
         (uint32_t)(options->client_sessions_max < options->sessions_max ? options->client_sessions_max
                                                                         : options->sessions_max);
     config->default_policy = options->policy;
+    config->orphan_wait_ns = options->orphan_wait_s * 1000000000u;
+}
+
+static bool main_describe_option(void *data, uint32_t i, struct proto_option *ret) {
+    return daemon_options_describe(data, i, ret);
 }
 
 /* One pool: the host's memory. Gives NULL when it has said why. */
-static struct broker *main_make_broker(const struct daemon_options *options, struct kernel_backend *backend) {
+static struct broker *main_make_broker(const struct daemon_options *options, struct kernel_backend *backend,
+                                       struct broker_store *store) {
     struct broker_config config;
     struct broker *broker = NULL;
     main_fill_config(options, &config);
@@ -77,6 +93,9 @@ static struct broker *main_make_broker(const struct daemon_options *options, str
     config.pool_count = 1;
     config.random = main_random;
     config.owner_uid = geteuid();
+    config.store = store;
+    config.option = main_describe_option;
+    config.option_data = (void *)options;
     int r = broker_new(&config, &broker);
     if (r < 0)
         daemon_log(LOG_ERR, "cannot set up the pool: %s", scissor_strerror(r));
@@ -126,26 +145,50 @@ static void main_reload(void *data, struct broker *broker) {
     *options = next;
 }
 
-static int main_serve(struct main_reload *reload) {
+/* ---------- serving ---------- */
+
+/* Sessions of the process before, and what has become of them. */
+static void main_take_over(struct broker *broker, struct service_passed *passed) {
+    struct proto_pool_stat stat;
+    if (passed->count == 0)
+        return;
+    broker_take_over(broker, passed->kept, passed->count, server_now());
+    broker_pool_stat(broker, 0, server_now(), &stat);
+    if (stat.taken_over || stat.lost)
+        daemon_log(stat.lost ? LOG_WARNING : LOG_NOTICE,
+                   "took over %u sessions of the process before; %u could not be taken over", stat.taken_over,
+                   stat.lost);
+}
+
+static int main_serve(struct main_reload *reload, struct service_passed *passed) {
     const struct daemon_options *options = reload->options;
     char why[256], ready[256], size[32];
     struct rundir rundir;
+    struct broker_store store;
     struct kernel_backend *backend = kernel_host_backend(NULL);
     if (!backend) {
         daemon_log(LOG_ERR, "SCISSOR_HOST_PATH names a path that this processor cannot run: %s", strerror(errno));
         return 1;
     }
-    if (rundir_init(&rundir, *options->dir ? options->dir : NULL, why, sizeof why) < 0) {
+    if (rundir_init(&rundir, *options->dir ? options->dir : NULL, passed->attach_fd, why, sizeof why) < 0) {
         daemon_log(LOG_ERR, "%s", why);
         return 1;
     }
+    passed->attach_fd = -1; /* the directory's now */
     int status = 1;
-    struct broker *broker = main_make_broker(options, backend);
+    store_init(&store, service_store_max(options->descriptor_store));
+    bool keeps = service_is_managed() && store.max > 0;
+    if (options->descriptor_store && !keeps)
+        daemon_log(LOG_WARNING,
+                   "descriptor-store is set, but no service manager listens ($NOTIFY_SOCKET): sessions end "
+                   "with this process");
+    struct broker *broker = main_make_broker(options, backend, keeps ? &store : NULL);
     if (broker) {
+        main_take_over(broker, passed);
         snprintf(ready, sizeof ready, "scissord %s: ready; pool %s of %s memory (%s), sockets in %s", SCISSOR_VERSION,
                  daemon_size_text(options->pool_bytes, " ", size, sizeof size), backend->name, backend->path,
                  rundir.path);
-        status = server_run(&rundir, broker, ready, main_reload, reload);
+        status = server_run(&rundir, broker, keeps, ready, main_reload, reload);
     }
     rundir_deinit(&rundir);
     if (status == 0)
@@ -165,6 +208,8 @@ static bool main_print(const struct daemon_options *options) {
         daemon_options_template(stdout);
     else if (*options->man)
         daemon_options_man(stdout, *options->man == '5');
+    else if (options->memory_max)
+        printf("%" PRIu64 "\n", main_memory_max(options));
     else if (options->check)
         daemon_options_print(stdout, options);
     else
@@ -175,6 +220,7 @@ static bool main_print(const struct daemon_options *options) {
 int main(int argc, char **argv) {
     struct daemon_options options;
     struct main_reload reload = {argc, argv, &options};
+    struct service_passed passed;
     char why[512], size[32];
     if (argc == 3 && strcmp(argv[1], FRONT_ARGUMENT) == 0)
         return front_main(argv[2]);
@@ -186,10 +232,17 @@ int main(int argc, char **argv) {
         return 0;
     daemon_log_init(options.verbose);
     main_set_limits();
+    int r = service_take_passed(&passed);
+    if (r < 0) {
+        daemon_log(LOG_ERR, "what $LISTEN_FDS says about descriptors is wrong: %s", strerror(-r));
+        return 1;
+    }
     if (options.pool_bytes == 0) {
         options.pool_bytes = main_default_pool();
         daemon_log(LOG_NOTICE, "no --pool: taking a quarter of the available memory, %s",
                    daemon_size_text(options.pool_bytes, " ", size, sizeof size));
     }
-    return main_serve(&reload);
+    int status = main_serve(&reload, &passed);
+    service_passed_deinit(&passed);
+    return status;
 }

@@ -58,7 +58,10 @@ static int option_refuse(const struct option_info *o, const char *dashes, const 
                  daemon_size_text(o->min, "", least, sizeof least), daemon_size_text(o->max, "", most, sizeof most));
     else if (o->type == OPTION_NUMBER)
         snprintf(why, why_bytes, "%s%s: '%s' is not a number in range; expected e.g. %s (%" PRIu64 " .. %" PRIu64 "%s)",
-                 dashes, o->name, text, o->standard, o->min, o->max, strcmp(o->unit, "MS") == 0 ? " ms" : "");
+                 dashes, o->name, text, o->standard, o->min, o->max,
+                 strcmp(o->unit, "MS") == 0  ? " ms"
+                 : strcmp(o->unit, "S") == 0 ? " s"
+                                             : "");
     else if (o->type == OPTION_FLAG)
         snprintf(why, why_bytes, "%s%s: '%s' is neither yes nor no; expected yes or no", dashes, o->name, text);
     else

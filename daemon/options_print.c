@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "broker/policy.h"
+#include "control.h"
 
 /* " (1MiB .. 1PiB, default ...)" or nothing. */
 static void option_print_bounds(FILE *to, const struct option_info *o) {
@@ -88,6 +89,23 @@ void daemon_options_print(FILE *to, const struct daemon_options *o) {
         else
             fprintf(to, "; %s: %s\n", option_table[i].name, option_table[i].text);
     }
+}
+
+bool daemon_options_describe(const struct daemon_options *o, uint32_t index, struct proto_option *ret) {
+    for (size_t i = 0; i < DAEMON_OPTIONS; i++) {
+        const struct option_info *info = &option_table[i];
+        char text[256];
+        if (!option_in_file(info) || index-- > 0)
+            continue;
+        *ret = (struct proto_option){.source = o->source[i], .live = info->scope == DAEMON_LIVE};
+        proto_text_set(ret->name, sizeof ret->name, info->name);
+        proto_text_set(ret->unit, sizeof ret->unit, info->unit);
+        proto_text_set(ret->value, sizeof ret->value, option_value_text(o, i, text, sizeof text));
+        proto_text_set(ret->standard, sizeof ret->standard, info->type == OPTION_FLAG ? "no" : info->standard);
+        proto_text_set(ret->text, sizeof ret->text, info->text);
+        return true;
+    }
+    return false;
 }
 
 void daemon_options_compare(const struct daemon_options *before, const struct daemon_options *after,

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "control.h"
@@ -19,6 +20,7 @@
 #define RUNDIR_BACKLOG 128
 #define RUNDIR_LONGEST "/" PROTO_SCORE_SOCKET_FORMAT /* no socket's name is longer */
 
+/* The attach socket comes first: it may be another's. */
 static const char *const rundir_names[] = {PROTO_ATTACH_SOCKET, PROTO_CONTROL_SOCKET, PROTO_EVENT_SOCKET};
 
 struct rundir_why {
@@ -43,7 +45,7 @@ static const char *rundir_file(const struct rundir *r, const char *name, char pa
 
 static void rundir_remove_files(const struct rundir *r) {
     char path[128], name[sizeof PROTO_SCORE_SOCKET_FORMAT];
-    for (size_t i = 0; i < sizeof rundir_names / sizeof *rundir_names; i++)
+    for (size_t i = r->passed ? 1 : 0; i < sizeof rundir_names / sizeof *rundir_names; i++)
         unlink(rundir_file(r, rundir_names[i], path));
     for (uint32_t i = 0; i < PROTO_SCORE_SOCKETS; i++) {
         snprintf(name, sizeof name, PROTO_SCORE_SOCKET_FORMAT, i % PROTO_SCORE_SOCKETS);
@@ -132,15 +134,37 @@ static int rundir_listen(struct rundir *r, struct rundir_why why) {
     return 0;
 }
 
-int rundir_init(struct rundir *r, const char *path, char *why, size_t why_bytes) {
+/* A socket that the service manager listens at for us. */
+static int rundir_take(struct rundir *r, int fd, struct rundir_why why) {
+    struct sockaddr_un address = {0};
+    socklen_t size = sizeof address - 1;
+    char path[128];
+    rundir_file(r, PROTO_ATTACH_SOCKET, path);
+    if (sd_is_socket_unix(fd, SOCK_SEQPACKET, 1, NULL, 0) <= 0 ||
+        getsockname(fd, (struct sockaddr *)&address, &size) < 0)
+        return rundir_fail(why, "the socket that was passed is no listening Unix socket of type SEQPACKET; see "
+                                "ListenSequentialPacket= in systemd.socket(5)");
+    if (strcmp(address.sun_path, path) != 0)
+        return rundir_fail(why,
+                           "the socket that was passed listens at %s, and clients look for %s; make --dir and "
+                           "ListenSequentialPacket= agree",
+                           *address.sun_path ? address.sun_path : "no file", path);
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+        return rundir_fail(why, "the socket that was passed: %s", strerror(errno));
+    r->attach_fd = fd;
+    return 0;
+}
+
+int rundir_init(struct rundir *r, const char *path, int attach_fd, char *why, size_t why_bytes) {
     struct rundir_why to = {why, why_bytes};
-    *r = (struct rundir){.lock_fd = -1, .attach_fd = -1};
+    *r = (struct rundir){.lock_fd = -1, .attach_fd = -1, .passed = attach_fd >= 0};
     if (rundir_name(r, path, to) < 0 || rundir_make(r, to) < 0 || rundir_lock(r, to) < 0) {
         rundir_deinit(r);
         return -1;
     }
     rundir_remove_files(r);
-    if (rundir_listen(r, to) < 0) {
+    if ((r->passed ? rundir_take(r, attach_fd, to) : rundir_listen(r, to)) < 0) {
         rundir_deinit(r);
         return -1;
     }

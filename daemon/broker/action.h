@@ -17,6 +17,7 @@ struct action {
     struct broker_peer *peer;
     struct broker_job *job;
     uint64_t cookie;
+    pid_t pid;
     void *bytes; /* behind the action itself */
     size_t size;
     uint32_t fd_count;

@@ -90,6 +90,7 @@ int broker_reconfigure(struct broker *b, const struct broker_config *config) {
     b->config.sessions_max = config->sessions_max;
     b->config.sessions_per_peer_max = config->sessions_per_peer_max;
     b->config.default_policy = policy->name;
+    b->config.orphan_wait_ns = config->orphan_wait_ns;
     return 0;
 }
 
@@ -336,6 +337,7 @@ bool broker_action_next(struct broker *b, struct broker_action *ret) {
                                   .peer = action->peer,
                                   .job = action->job,
                                   .cookie = action->cookie,
+                                  .pid = action->pid,
                                   .bytes = action->bytes,
                                   .size = action->size,
                                   .fd_count = action->fd_count};

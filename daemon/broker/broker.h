@@ -75,9 +75,9 @@ void broker_config_init(struct broker_config *config);
 
 /* 0 or a negative scissor_error. */
 int broker_new(const struct broker_config *config, struct broker **ret_broker);
-/* Takes over what may change at any time: score wait, default policy and limits of sessions and of the queue; the rest
- * of `config` is not looked at. What is open or waits stays. 0, or EINVAL: nothing has changed. `config` may have been
- * made by broker_config_init(), and default_policy need not outlive the call. */
+/* Takes over what may change at any time: score wait, orphans' wait, default policy and limits of sessions and of the
+ * queue; the rest of `config` is not looked at. What is open or waits stays. 0, or EINVAL: nothing has changed.
+ * `config` may have been made by broker_config_init(), and default_policy need not outlive the call. */
 int broker_reconfigure(struct broker *b, const struct broker_config *config);
 /* Takes over the sessions of the process before from what its store had; before the first peer. All descriptors in
  * `kept` are taken, and the list is left without them (fd -1); what belongs to no session any more is dropped. A
@@ -144,6 +144,7 @@ struct broker_action {
     struct broker_peer *peer;
     struct broker_job *job;
     uint64_t cookie;
+    pid_t pid;         /* EVENT: of the session's client; 0: not known */
     const void *bytes; /* valid until the next broker call */
     size_t size;
     int fds[PROTO_SEGMENTS_PER_MESSAGE]; /* SEND: the caller owns and closes them */

@@ -210,5 +210,7 @@ void send_event(struct broker *b, const struct proto_event *event) {
     if (!action)
         return;
     memcpy(action->bytes, &out, sizeof out);
+    const struct session *s = event->session ? session_find(b, event->session) : NULL;
+    action->pid = s ? (pid_t)s->pid : 0;
     DL_APPEND(b->actions, action);
 }
