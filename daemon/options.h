@@ -29,7 +29,8 @@
     X(descriptor_store, "descriptor-store", NUMBER, START, 0, 65536, "0", "N",                                     \
       "descriptors that the service manager keeps for the daemon's next process, which then has the sessions; as " \
       "FileDescriptorStoreMax= of the unit; 0: sessions end with the process")                                     \
-    X(verbose, "verbose", FLAG, LIVE, 0, 0, "", "", "log sessions that come and go, refusals (these two the journal has anyway) and evictions, too")  \
+    X(verbose, "verbose", FLAG, LIVE, 0, 0, "", "",                                                                \
+      "log sessions that come and go, refusals (these two the journal has anyway) and evictions, too")             \
     X(config, "config", TEXT, LINE, 1, 250, "", "FILE",                                                            \
       "read this configuration file; without it " DAEMON_CONFIG_FILE " if that is there")                          \
     X(check, "check", FLAG, LINE, 0, 0, "", "", "print the configuration that would be in force, and exit")        \

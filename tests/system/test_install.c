@@ -59,6 +59,7 @@ static void test_files(void **state) {
                               "./opt/kv/lib/systemd/system/scissord-metrics.service\n"
                               "./opt/kv/lib/systemd/system/scissord-metrics.socket\n"
                               "./opt/kv/lib/systemd/system/scissord.service\n"
+                              "./opt/kv/lib/systemd/system/scissord.socket\n"
                               "./opt/kv/lib/sysusers.d/scissord.conf\n"
                               "./opt/kv/lib/tmpfiles.d/scissord.conf\n"
                               "./opt/kv/share/bash-completion/completions/scissorctl\n"
@@ -85,9 +86,15 @@ static void test_files(void **state) {
 static void test_units(void **state) {
     (void)state;
     must("grep -rhE '^Exec[A-Za-z]*=' \"$P/lib/systemd/system\"");
-    assert_non_null(strstr(text, "ExecStart=/opt/kv/bin/scissord\n"));
+    assert_non_null(strstr(text, "ExecStart=/opt/kv/bin/scissord --descriptor-store "));
     assert_non_null(strstr(text, "ExecStart=/opt/kv/bin/scissorctl --dir /run/scissord metrics --listen systemd\n"));
     must("! grep -rE '@[A-Z]+@' \"$P/lib/systemd\"");
+    /* The daemon counts on as many descriptors as the manager keeps. */
+    must("sed -nE 's/^(FileDescriptorStoreMax=|ExecStart=.*--descriptor-store )//p' "
+         "\"$P/lib/systemd/system/scissord.service\" | sort -u | wc -l");
+    assert_string_equal(text, "1\n");
+    must("\"$P/bin/scissord\" --config /dev/null --pool 1GiB --memory-max");
+    assert_string_equal(text, "1409286144\n"); /* 1 GiB, a sixteenth of it, 256 MiB */
     if (run("command -v systemd-analyze systemd-sysusers systemd-tmpfiles")) {
         printf("SKIP: no systemd that could read units\n");
         skip();
@@ -96,7 +103,7 @@ static void test_units(void **state) {
     must("R=\"$D.root\" && mkdir -p \"$R/bin\" \"$R/usr/local\" && cp -r \"$P/lib\" \"$R/usr/local\" &&"
          "mkdir -p \"$R/opt/kv\" \"$R/lib/systemd/system\" && cp /lib/systemd/system/*.target "
          "\"$R/lib/systemd/system\" && cp -r \"$P/bin\" \"$R/opt/kv\" && cp /bin/sh /bin/kill \"$R/bin\" &&"
-         "systemd-analyze verify --man=no --root=\"$R\" scissord.service scissord-metrics.socket "
+         "systemd-analyze verify --man=no --root=\"$R\" scissord.service scissord.socket scissord-metrics.socket "
          "scissord-metrics.service && mkdir -p \"$R/etc/systemd/system/scissord.service.d\" &&"
          "cp \"$P/share/scissord/scissord-gpu.conf\" \"$R/etc/systemd/system/scissord.service.d\" &&"
          "systemd-analyze verify --man=no --root=\"$R\" scissord.service");
