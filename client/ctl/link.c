@@ -19,8 +19,7 @@ static int set_int(int socket, int option, int value) {
 }
 
 static int link_open(struct ctl_link *link, const char *directory, int protocol, const char *name) {
-    link->socket = -1;
-    link->directory = directory;
+    *link = (struct ctl_link){.socket = -1, .directory = directory};
     int status = ctl_place_check(directory, name, true);
     if (status)
         return status;
@@ -56,18 +55,38 @@ void ctl_link_close(struct ctl_link *link) {
     link->socket = -1;
 }
 
-/* One request, one answer; a signal in between does not end the wait. ret_size > 0 afterwards. */
+int ctl_link_while_waiting(struct ctl_link *link, bool (*waiting)(void *data), void *data) {
+    if (set_int(link->socket, NN_RCVTIMEO, CTL_SLICE_MS) < 0 || set_int(link->socket, NN_SNDTIMEO, CTL_SLICE_MS) < 0)
+        return ctl_fail(CTL_REFUSED, "cannot set a time-out: %s", nn_strerror(nn_errno()));
+    link->waiting = waiting;
+    link->data = data;
+    return CTL_DONE;
+}
+
+/* After a send or receive that did not work: whether to do it again. A signal does not end a wait, nor does the end of
+ * a slice before the time is over. */
+static bool link_again(struct ctl_link *link, int *slices) {
+    if (nn_errno() == EINTR)
+        return true;
+    if (nn_errno() != ETIMEDOUT || !link->waiting || ++*slices >= CTL_TIMEOUT_MS / CTL_SLICE_MS)
+        return false;
+    bool on = link->waiting(link->data);
+    errno = ETIMEDOUT;
+    return on;
+}
+
+/* One request, one answer. ret_size > 0 afterwards. */
 static int link_trip(struct ctl_link *link, const struct proto_request *request, void *answer, size_t *ret_size) {
-    int sent, got;
+    int sent, got, slices = 0;
     do
         sent = nn_send(link->socket, request, sizeof *request, 0);
-    while (sent < 0 && nn_errno() == EINTR);
+    while (sent < 0 && link_again(link, &slices));
     if (sent < 0)
         return ctl_fail(CTL_REFUSED, "scissord takes no request at %s/%s: %s", link->directory, PROTO_CONTROL_SOCKET,
                         nn_strerror(nn_errno()));
     do
         got = nn_recv(link->socket, answer, PROTO_ANSWER_MAX, 0);
-    while (got < 0 && nn_errno() == EINTR);
+    while (got < 0 && link_again(link, &slices));
     if (got < 0 && nn_errno() == ETIMEDOUT)
         return ctl_fail(CTL_REFUSED, "scissord gave no answer within %d ms (%s/%s)", CTL_TIMEOUT_MS, link->directory,
                         PROTO_CONTROL_SOCKET);

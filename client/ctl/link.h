@@ -12,11 +12,17 @@
 struct ctl_link {
     int socket; /* -1: not open */
     const char *directory;
+    bool (*waiting)(void *data); /* see ctl_link_while_waiting() */
+    void *data;
 };
 
 /* Checks that a daemon is there and opens the socket for requests, or for events. */
 int ctl_link_open(struct ctl_link *link, const char *directory);
 int ctl_link_open_events(struct ctl_link *link, const char *directory);
+/* From now on `waiting` is called about each CTL_SLICE_MS while an answer is awaited; false gives the request up, with
+ * CTL_REFUSED. Until the link is closed. It must not use the link. */
+#define CTL_SLICE_MS 50
+int ctl_link_while_waiting(struct ctl_link *link, bool (*waiting)(void *data), void *data);
 /* Harmless on a link that is closed, or was never opened but has socket -1. */
 void ctl_link_close(struct ctl_link *link);
 

@@ -27,6 +27,7 @@ struct screen {
     attr_t looks[TOP_LOOKS];
     bool keys; /* standard input is a terminal, too */
     bool over;
+    enum top_action pending; /* of a key that came while an answer was awaited */
 };
 
 static uint64_t now_ms(void) {
@@ -115,21 +116,33 @@ static void gone(struct screen *s) {
              s->said);
 }
 
-static int ask_heads(struct screen *s) {
-    struct ctl_answer heads;
-    if (s->state.mode != TOP_DETAIL || s->state.detail_over)
+static bool keys_while_waiting(void *data);
+
+static int connect_again(struct screen *s) {
+    if (s->link->socket >= 0)
         return CTL_DONE;
-    int status = ctl_link_ask(s->link, PROTO_OP_SESSION, s->state.detail.session, &heads);
+    int status = ctl_link_open(s->link, s->ctl->directory);
+    return status ? status : ctl_link_while_waiting(s->link, keys_while_waiting, s);
+}
+
+static void ask_heads(struct screen *s) {
+    struct ctl_answer heads;
+    uint64_t session = s->state.detail.session;
+    if (s->state.mode != TOP_DETAIL || s->state.detail_over)
+        return;
     /* It may have been closed since the list came; the next one tells. */
-    if (status == CTL_DONE)
+    if (ctl_link_ask(s->link, PROTO_OP_SESSION, session, &heads) != CTL_DONE)
+        return;
+    if (session == s->state.detail.session) /* no key has changed that meanwhile */
         top_state_take_heads(&s->state, &heads);
-    return CTL_DONE;
+    else
+        ctl_answer_deinit(&heads);
 }
 
 /* Connects again if need be. False if memory ran out. */
 static bool ask(struct screen *s) {
     struct top_frame frame;
-    int status = s->link->socket < 0 ? ctl_link_open(s->link, s->ctl->directory) : CTL_DONE;
+    int status = connect_again(s);
     if (status == CTL_DONE)
         status = top_frame_take(s->link, &s->state.frame, &frame);
     if (status) {
@@ -145,9 +158,13 @@ static bool ask(struct screen *s) {
 static void close_session(struct screen *s) {
     struct ctl_answer answer;
     struct ctl_pass pass;
+    if (s->state.gone[0]) { /* asking for a pass would only wait */
+        top_state_say(&s->state, "not closed: %.*s", TOP_TEXT - 20, s->state.gone);
+        return;
+    }
     int status = ctl_pass_open(&pass, s->ctl->directory);
-    if (status == CTL_DONE && s->link->socket < 0)
-        status = ctl_link_open(s->link, s->ctl->directory);
+    if (status == CTL_DONE)
+        status = connect_again(s);
     if (status == CTL_DONE)
         status = ctl_link_change(s->link, PROTO_OP_CLOSE_SESSION, s->state.asking_session, pass.is.pass, &answer);
     ctl_pass_close(&pass);
@@ -182,18 +199,35 @@ static int key_of(int key) {
     }
 }
 
-/* Handles what has been typed. True if a frame is wanted at once. */
-static bool read_keys(struct screen *s) {
-    bool wanted = false;
-    for (int key; !s->over && (key = getch()) != ERR;) {
+/* Takes what has been typed; stops at what the daemon must be asked for, which is left in `pending`. */
+static void take_keys(struct screen *s) {
+    for (int key; !s->over && s->pending == TOP_NOTHING && (key = getch()) != ERR;) {
         if (key == KEY_RESIZE)
             continue; /* the next draw() has the new size */
-        enum top_action action = top_state_key(&s->state, key_of(key));
+        s->pending = top_state_key(&s->state, key_of(key));
+        s->over = s->pending == TOP_QUIT;
+    }
+}
+
+/* A daemon that gives no answer must not make the keys dead. */
+static bool keys_while_waiting(void *data) {
+    struct screen *s = data;
+    if (s->keys)
+        take_keys(s);
+    return !s->over && !ctl_live_over() && draw(s);
+}
+
+/* Handles what has been typed, now and while an answer was awaited. True if a frame is wanted at once. */
+static bool read_keys(struct screen *s) {
+    bool wanted = false;
+    do {
+        enum top_action action = s->pending;
+        s->pending = TOP_NOTHING;
         if (action == TOP_CLOSE)
             close_session(s);
-        s->over = action == TOP_QUIT;
         wanted |= action == TOP_ASK || action == TOP_CLOSE;
-    }
+        take_keys(s);
+    } while (!s->over && s->pending != TOP_NOTHING);
     return wanted;
 }
 
@@ -201,6 +235,8 @@ static bool read_keys(struct screen *s) {
 static bool wait_for_key(struct screen *s, uint64_t until) {
     uint64_t now = now_ms(), left = until > now ? until - now : 0;
     struct pollfd in = {.fd = s->keys ? STDIN_FILENO : -1, .events = POLLIN};
+    if (s->pending != TOP_NOTHING)
+        left = 0;
     int ready = poll(&in, 1, left < WAIT_MAX_MS ? (int)left : WAIT_MAX_MS);
     if (ready > 0 && in.revents & (POLLHUP | POLLERR | POLLNVAL))
         s->over = true;
@@ -236,7 +272,9 @@ int ctl_top_screen(const struct ctl *ctl, struct ctl_link *link) {
     if (!terminal)
         return CTL_TOP_NO_SCREEN;
     ctl_fail_capture(s.said, sizeof s.said);
-    int status = loop(&s);
+    int status = ctl_link_while_waiting(link, keys_while_waiting, &s);
+    if (status == CTL_DONE)
+        status = loop(&s);
     ctl_fail_capture(NULL, 0);
     endwin();
     delscreen(terminal);

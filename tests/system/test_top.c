@@ -18,6 +18,9 @@
 #include "scissor_error.h"
 
 static struct harness_daemon daemon_;
+#define HELPS 8                  /* of two keys each */
+#define TIMEOUT_NS 2000000000ull /* how long scissorctl waits for an answer */
+
 static pid_t tmux;
 static int attach_socket;
 static char socket_path[128], out_path[128], text[65536], ctl_path[512];
@@ -239,6 +242,40 @@ static void test_gone_and_back(void **state) {
     wait_screen("after 0", true);
 }
 
+/* Into the help and back, some times; ns. */
+static uint64_t help_and_back(void) {
+    uint64_t start = harness_now_ns();
+    for (int i = 0; i < HELPS; i++) {
+        keys("h");
+        wait_screen("up, down, k, j", true);
+        keys("x");
+        wait_screen("up, down, k, j", false);
+    }
+    return harness_now_ns() - start;
+}
+
+/* A daemon that stands still is waited for, but the keys live. */
+static void test_hung(void **state) {
+    (void)state;
+    open_session("one", 1);
+    start_top("TERM=screen");
+    wait_screen(" one ", true);
+    uint64_t live = help_and_back();
+    pid_t front = harness_front_pid(&daemon_);
+    kill(front, SIGSTOP);
+    kill(daemon_.pid, SIGSTOP);
+    wait_screen("no daemon, trying again", true);
+    uint64_t hung = help_and_back();
+    kill(daemon_.pid, SIGCONT);
+    kill(front, SIGCONT);
+    /* Keys that wait for the time-out, nearly all the time one runs, need one each. */
+    if (hung > 4 * live + HELPS * TIMEOUT_NS)
+        fail_msg("keys take %.1f s, with a daemon that answers %.1f s", (double)hung / 1e9, (double)live / 1e9);
+    wait_screen("no daemon", false);
+    keys("q");
+    wait_screen("after 0", true);
+}
+
 /* A terminal that cannot move its cursor gets one frame as text. */
 static void test_dumb(void **state) {
     (void)state;
@@ -263,7 +300,8 @@ int main(void) {
     }
 #define IN_TMUX(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
-        IN_TMUX(test_live), IN_TMUX(test_close), IN_TMUX(test_resize), IN_TMUX(test_gone_and_back), IN_TMUX(test_dumb),
+        IN_TMUX(test_live),          IN_TMUX(test_close), IN_TMUX(test_resize),
+        IN_TMUX(test_gone_and_back), IN_TMUX(test_hung),  IN_TMUX(test_dumb),
     };
     return cmocka_run_group_tests_name("scissorctl top in tmux", tests, NULL, NULL);
 }
