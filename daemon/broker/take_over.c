@@ -131,6 +131,8 @@ static int make_shape(struct taking *t, struct session *s, const struct snapshot
         return SCISSOR_EINVAL;
     if (!take_limits(s, head))
         return SCISSOR_EINVAL;
+    if (s->guaranteed_cost > s->pool->config.limit_bytes)
+        return SCISSOR_FULL; /* before memory is taken for it */
     s->id = head->session;
     memcpy(s->token, head->token, sizeof s->token);
     s->pid = head->pid;

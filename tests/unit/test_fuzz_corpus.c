@@ -27,6 +27,10 @@
 #include "fuzz/fuzz_config.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput fuzz_snapshot
+#include "fuzz/fuzz_snapshot.c"
+#undef LLVMFuzzerTestOneInput
+
 typedef int (*fuzz_target)(const uint8_t *data, size_t size);
 
 static uint32_t state_of_noise = 1;
@@ -103,10 +107,15 @@ static void config_corpus(void **state) {
     run_corpus(fuzz_config, "config");
 }
 
+static void snapshot_corpus(void **state) {
+    (void)state;
+    run_corpus(fuzz_snapshot, "snapshot");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attach_corpus),   cmocka_unit_test(score_corpus),  cmocka_unit_test(control_corpus),
-        cmocka_unit_test(dispatch_corpus), cmocka_unit_test(config_corpus),
+        cmocka_unit_test(dispatch_corpus), cmocka_unit_test(config_corpus), cmocka_unit_test(snapshot_corpus),
     };
     return cmocka_run_group_tests_name("fuzz corpus", tests, NULL, NULL);
 }
