@@ -257,8 +257,8 @@ static int bring_to_life(struct taking *t, struct session *s, const struct snaps
     if (code == 0)
         limits_apply(s);
     if (code == 0) {
-        struct keep_counts counts = session_counts(s);
-        code = keep_renew(s, &counts);
+        s->job.counts = session_counts(s);
+        code = keep_renew(s, &s->job.counts);
     }
     if (code)
         leave_pool(s);
