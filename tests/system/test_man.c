@@ -102,6 +102,13 @@ static void test_scissorctl(void **state) {
     page_has(".It Fl \\-once\n");
     page_has(".It Fl \\-heads\n");
     page_has(".It Fl \\-count Ar N\n");
+    page_has(".It Fl \\-listen Ar ADDR\n");
+    static const char *const sections[] = {"FILES", "EXIT STATUS", "EXAMPLES", "ENVIRONMENT"};
+    for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) {
+        char title[32];
+        snprintf(title, sizeof title, "\n.Sh %s\n", sections[i]);
+        page_has(title);
+    }
 }
 
 static void test_scissor_run(void **state) {
