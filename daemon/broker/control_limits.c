@@ -112,6 +112,11 @@ static void refuse_promise(struct broker *b, struct session *s, const struct kee
         wants += limits_promise(&s->groups[i], s->fresh_rows, rows[i].guaranteed_rows);
     }
     uint64_t more = wants - had;
+    if (code == SCISSOR_ELIMIT) {
+        control_fail(a, code, "the store for the daemon's next process has no room for the segments of %llu bytes more",
+                     (ull)more);
+        return;
+    }
     if (code == POOL_FULL) {
         control_fail(a, SCISSOR_FULL, "%llu bytes more cannot be guaranteed: of the pool's %llu, %llu are promised",
                      (ull)more, (ull)pool->target, (ull)pool->guaranteed);

@@ -201,7 +201,8 @@ bool limits_lowered(const struct session *s);
 void limits_order(struct session *s);
 /* What is promised for a group with so many guaranteed rows. */
 uint64_t limits_promise(const struct session_group *g, uint32_t fresh_rows, uint32_t guaranteed_rows);
-/* Sets the rows of each group, which have been checked. 0, or POOL_FULL or POOL_LENT, and nothing has changed. */
+/* Sets the rows of each group, which have been checked. 0, or POOL_FULL, POOL_LENT or ELIMIT (the store has no room),
+ * and nothing has changed. */
 int limits_set_budgets(struct session *s, const struct keep_budget *rows);
 void limits_set_priority(struct session *s, uint32_t priority);
 /* Writes them down for the daemon's next process if that is still to be done and no job runs. */

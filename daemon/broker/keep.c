@@ -231,8 +231,7 @@ static uint64_t room_needed(const struct session *s) {
     uint64_t room = s->fresh_segments + 4u;
     for (uint32_t i = 0; i < s->group_count; i++) {
         const struct session_group *g = &s->groups[i];
-        uint32_t rows = s->job.counts.budgets[i].guaranteed_rows - s->fresh_rows; /* the group's own is the broker's */
-        uint64_t guaranteed = session_group_segments(g, layout_pages_of_rows(rows));
+        uint64_t guaranteed = session_group_segments(g, g->promised_pages);
         room += g->segments > guaranteed ? g->segments : guaranteed;
     }
     return room;

@@ -59,6 +59,8 @@ void session_drop_keep(struct session *s) {
     if (!s->keep)
         return;
     keep_process_unref(s->keep->process);
+    keeper_take_back(s->keep->keeper, s->keep_extra);
+    s->keep_extra = 0;
     s->keep = keep_free(s->keep);
 }
 
@@ -414,7 +416,6 @@ static void take_over(struct session *s) {
     if (s->job.changed)
         s->generation++;
     limits_apply(s);
-    limits_keep(s);
     if (worked)
         show_measured(s);
     for (uint32_t i = 0; i < PROTO_REASON_COUNT; i++)
@@ -441,6 +442,7 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
             settle_done(b, s);
         else
             shrink_done(b, s, now);
+        limits_keep(s);
         job->grown_ids = scissor_free(job->grown_ids);
         job->moved_ids = scissor_free(job->moved_ids);
         if (job->code == SCISSOR_ESYSTEM && s->keep)

@@ -17,6 +17,20 @@ static bool holds_more(const struct session *s, const struct session_group *g) {
     return false;
 }
 
+/* Room in the store for the guaranteed segments of all groups: what was promised meanwhile, or less. */
+static void apply_room(struct session *s) {
+    bool differs = s->keep_extra != 0;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        differs |= s->groups[i].promised_pages != s->groups[i].guaranteed_pages;
+        s->groups[i].promised_pages = s->groups[i].guaranteed_pages;
+    }
+    if (!s->keep || !differs)
+        return;
+    s->keep->room += s->keep_extra;
+    s->keep_extra = 0;
+    keep_trim(s);
+}
+
 void limits_apply(struct session *s) {
     for (uint32_t i = 0; i < s->group_count; i++) {
         struct session_group *g = &s->groups[i];
@@ -24,6 +38,7 @@ void limits_apply(struct session *s) {
         g->policy.budget_rows = g->max_settled;
         g->lowered = holds_more(s, g);
     }
+    apply_room(s);
 }
 
 bool limits_lowered(const struct session *s) {
@@ -69,8 +84,24 @@ static int ask_promises(const struct session *s, const struct keep_budget *rows)
     return pool_ask_promise(s->pool, guaranteed, committed);
 }
 
+/* A segment that is guaranteed is a descriptor that the store must have room for. */
+static int promise_room(struct session *s, const struct keep_budget *rows) {
+    uint64_t more = 0;
+    for (uint32_t i = 0; s->keep && i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        uint64_t had = g->account.guaranteed, gets = limits_promise(g, s->fresh_rows, rows[i].guaranteed_rows);
+        more += gets > had ? (gets - had) / g->segment_cost : 0;
+    }
+    int code = more ? keeper_promise(s->keep->keeper, more, false) : 0;
+    if (code == 0)
+        s->keep_extra += (uint32_t)more;
+    return code;
+}
+
 int limits_set_budgets(struct session *s, const struct keep_budget *rows) {
     int code = ask_promises(s, rows);
+    if (code == 0)
+        code = promise_room(s, rows);
     if (code)
         return code;
     s->guaranteed_cost = s->base_cost;
@@ -99,6 +130,6 @@ void limits_set_priority(struct session *s, uint32_t priority) {
 
 void limits_keep(struct session *s) {
     struct keep_counts counts = session_counts(s);
-    if (s->keep && s->keep_limits && !s->job.running && keep_renew(s, &counts) == 0)
+    if (s->keep && s->keep_limits && !s->keep->spoilt && !s->job.running && keep_renew(s, &counts) == 0)
         s->keep_limits = false;
 }

@@ -72,9 +72,11 @@ struct session_group {
     uint32_t quarantined; /* segments that wait for the client to release them */
     double value;         /* attention mass per query that the least important rows carry; 0 if not gathered */
     /* job */
-    uint32_t max_settled; /* max_rows without the fresh ones, as it was when the job began */
-    uint32_t pages;       /* per head */
-    uint32_t segments;    /* active */
+    /* as they were when the job began: max_rows without the fresh ones, and guaranteed_pages, for which the store has
+     * room */
+    uint32_t max_settled, promised_pages;
+    uint32_t pages;    /* per head */
+    uint32_t segments; /* active */
 };
 
 /* What the client asked for and has no answer to yet. */
@@ -112,6 +114,7 @@ struct session {
     struct pool_account account; /* of everything but settled segments */
     uint32_t priority;           /* as it was set at last */
     bool keep_limits;            /* budgets or priority are not in the snapshot yet */
+    uint32_t keep_extra;         /* descriptors promised by the store that are not in keep->room yet */
     struct session_request asked;
     uint64_t deadline;     /* of waiting for memory, or for scores */
     bool queued;           /* in its pool's queue */

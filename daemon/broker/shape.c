@@ -25,7 +25,7 @@ static void group_shape(struct session *s, struct session_group *g, const struct
     g->heads = ask->layers * ask->kv_heads;
     g->opened_guaranteed_rows = g->guaranteed_rows = ask->guaranteed_rows;
     g->opened_max_rows = g->max_rows = ask->max_rows ? ask->max_rows : ask->guaranteed_rows;
-    g->guaranteed_pages = layout_pages_of_rows(g->guaranteed_rows - s->fresh_rows);
+    g->promised_pages = g->guaranteed_pages = layout_pages_of_rows(g->guaranteed_rows - s->fresh_rows);
     g->max_settled = g->max_rows - s->fresh_rows;
     g->max_pages = layout_pages_of_rows(g->max_settled);
     g->page_bytes = (uint32_t)layout_page_bytes(s->storage_dtype, g->head_dim);

@@ -112,7 +112,7 @@ static bool take_limits(struct session *s, const struct snapshot_head *head) {
             return false;
         g->guaranteed_rows = rows->guaranteed_rows;
         g->max_rows = rows->max_rows;
-        g->guaranteed_pages = layout_pages_of_rows(g->guaranteed_rows - s->fresh_rows);
+        g->promised_pages = g->guaranteed_pages = layout_pages_of_rows(g->guaranteed_rows - s->fresh_rows);
         s->guaranteed_cost += limits_promise(g, s->fresh_rows, g->guaranteed_rows);
     }
     s->priority = head->priority;

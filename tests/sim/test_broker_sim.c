@@ -45,12 +45,13 @@ static struct old {
 /* What the sim remembers of the place of a session. */
 static struct place {
     bool step_open;
-    uint64_t generation; /* when the step began */
+    uint64_t generation;              /* when the step began */
+    uint32_t least[PROTO_MAX_GROUPS]; /* rows that were always guaranteed */
 } places[RIG_SESSIONS];
 
 /* What happened, to be printed: a sim that does nothing passes, too. */
 static struct {
-    uint64_t opened, refused, closed, settles, reclaims, folded, died, failures, restarts, reattached;
+    uint64_t opened, refused, closed, settles, reclaims, folded, died, failures, restarts, reattached, limits;
 } tally;
 
 static uint32_t below(uint32_t limit) {
@@ -119,8 +120,11 @@ static void do_open(void) {
     if (!clean && below(20) == 0)
         ((uint32_t *)&spec)[below(sizeof spec / 4)] = below(2) ? 0xffffffffu : below(4096);
     int place = rig_open(&rig, peer, &spec);
-    if (place >= 0)
-        places[place] = (struct place){0};
+    if (place < 0)
+        return;
+    places[place] = (struct place){0};
+    for (uint32_t g = 0; g < PROTO_MAX_GROUPS; g++)
+        places[place].least[g] = spec.groups[g].guaranteed_rows;
 }
 
 static float score_value(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
@@ -207,7 +211,8 @@ static void do_step(void) {
     } else if (!s->closed && s->lease->word == PROTO_LEASE_FREE && below(3) == 0) {
         s->lease->word = PROTO_LEASE_CLIENT;
         s->lease->fresh_count = below(2) ? below(5000) : 1;
-        places[i] = (struct place){true, s->control->generation};
+        places[i].step_open = true;
+        places[i].generation = s->control->generation;
     }
 }
 
@@ -232,10 +237,48 @@ static void do_control(void) {
     memset(key, below(2) ? 7 : 6, sizeof key);
     if (i >= 0 && below(2))
         memcpy(key, rig.sessions[i].token, sizeof key);
-    uint32_t op = 1 + below(4);
+    uint32_t op = 1 + below(9);
     if (op == PROTO_OP_CLOSE_SESSION && below(10))
         op = PROTO_OP_SESSIONS;
-    rig_control(&rig, op, session, below(1000), key);
+    struct proto_request r = {.op = op,
+                              .session = session,
+                              .id = below(1000),
+                              .first = below(4) ? 0 : below(20),
+                              .value = {below(3), below(3)}};
+    memcpy(r.token, key, sizeof key);
+    rig_control_to(&rig, r);
+}
+
+/* Pool, budgets, priorities: asked for by the owner or by the operator, within what is allowed or not. */
+static void do_limits(void) {
+    int i = any_session(), peer = any_peer();
+    if (i < 0 || peer < 0)
+        return;
+    struct rig_session *s = &rig.sessions[i];
+    struct proto_request r = {.id = 1000 + step, .session = s->id, .op = PROTO_OP_SET_BUDGET};
+    memcpy(r.token, rig_ask_pass(&rig, peer), sizeof r.token);
+    uint32_t group = below(s->spec.group_count + 1);
+    switch (below(6)) {
+    case 0:
+        r.op = PROTO_OP_SET_POOL;
+        r.value[1] = (4 + below(40)) * MIB;
+        break;
+    case 1:
+        r.op = PROTO_OP_SET_PRIORITY;
+        r.value[0] = below(1100);
+        break;
+    default:
+        r.value[0] = below(2) ? s->fresh_rows + below(300) : 0;
+        r.value[1] = below(3) ? s->fresh_rows + below(2000) : 0;
+        r.value[2] = group < s->spec.group_count ? group : PROTO_ALL_GROUPS;
+    }
+    rig_control_to(&rig, r);
+    if (rig.answer.op != r.op || rig.answer.code) /* or its answer was lost for want of memory */
+        return;
+    tally.limits++;
+    for (uint32_t g = 0; r.op == PROTO_OP_SET_BUDGET && r.value[0] && g < s->spec.group_count; g++)
+        if ((r.value[2] == g || r.value[2] == PROTO_ALL_GROUPS) && r.value[0] < places[i].least[g])
+            places[i].least[g] = (uint32_t)r.value[0];
 }
 
 static void do_job(void) {
@@ -296,6 +339,8 @@ static void do_restart(void) {
         broker_job_run(rig.jobs[0]);
         rig.device.rows_left = UINT64_MAX;
     }
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    rig.config.pools[0].limit_bytes = stat.limit_bytes; /* a smaller one would not have room for all */
     rig_restart(&rig);
     tally.restarts++;
     broker_pool_stat(rig.broker, 0, rig.now, &stat);
@@ -346,7 +391,7 @@ static void do_release(void) {
 }
 
 static void do_connect(void) {
-    (void)rig_connect(&rig);
+    (void)rig_connect_as(&rig, below(3) ? RIG_UID : RIG_OWNER_UID);
 }
 
 /* ---------- what must hold ---------- */
@@ -359,7 +404,7 @@ static void check_client(const struct rig_session *s) {
     for (uint32_t g = 0; g < s->spec.group_count; g++)
         for (uint32_t h = 0; h < s->spec.groups[g].layers * s->spec.groups[g].kv_heads; h++, head++) {
             const uint32_t *entry = rig_head(s, head);
-            uint64_t promised = s->spec.groups[g].guaranteed_rows - s->fresh_rows;
+            uint64_t promised = places[s - rig.sessions].least[g] - s->fresh_rows;
             if (clean)
                 MUST(entry[0] >= (s->tokens < promised ? s->tokens : promised));
             for (uint32_t p = 0; p < entry[1]; p++)
@@ -372,7 +417,8 @@ static void check_all(void) {
     broker_check(rig.broker);
     broker_pool_stat(rig.broker, 0, rig.now, &stat);
     MUST(rig.device.bytes + rig.host.bytes <= stat.charged_bytes);
-    MUST(stat.peak_bytes <= stat.limit_bytes);
+    MUST(stat.charged_bytes <= stat.limit_bytes && stat.target_bytes <= stat.limit_bytes);
+    MUST(stat.guaranteed_bytes <= stat.target_bytes);
     int i = any_session();
     if (i >= 0 && rig.job_count == 0)
         check_client(&rig.sessions[i]);
@@ -384,9 +430,9 @@ static const struct {
     void (*run)(void);
     uint32_t weight;
 } operations[] = {
-    {do_open, 6},    {do_frame, 30},   {do_old_frame, 5}, {do_settle, 40},  {do_positions, 2},
-    {do_close, 1},   {do_step, 20},    {do_job, 40},      {do_pass, 8},     {do_connect, 3},
-    {do_control, 3}, {do_failures, 2}, {do_release, 4},   {do_recovery, 6},
+    {do_open, 6},    {do_frame, 30}, {do_old_frame, 5}, {do_settle, 40}, {do_positions, 2},
+    {do_close, 1},   {do_step, 20},  {do_job, 40},      {do_pass, 8},    {do_connect, 3},
+    {do_control, 3}, {do_limits, 3}, {do_failures, 2},  {do_release, 4}, {do_recovery, 6},
 };
 
 static void one_step(void) {
@@ -423,6 +469,28 @@ static void settle_down(void) {
     check_all();
 }
 
+/* When all clients stand still and let go of what they were told, the pool comes down to what the operator wants. */
+static void end_steps(void) {
+    struct proto_pool_stat stat;
+    for (int i = 0; i < RIG_SESSIONS; i++) {
+        struct rig_session *s = &rig.sessions[i];
+        if (s->peer >= 0 && s->opened && s->lease)
+            s->lease->word = PROTO_LEASE_FREE;
+        places[i].step_open = false;
+    }
+    for (int round = 0; round < 20; round++) {
+        for (int i = 0; i < RIG_SESSIONS; i++)
+            if (rig.sessions[i].peer >= 0 && rig.sessions[i].release_count)
+                rig_released(&rig, i);
+        rig_pass(&rig, 20000000);
+        rig_jobs(&rig);
+    }
+    check_all();
+    broker_pool_stat(rig.broker, 0, rig.now, &stat);
+    MUST(stat.limit_bytes == stat.target_bytes);
+    MUST(broker_deadline(rig.broker) == UINT64_MAX);
+}
+
 static void epoch(uint64_t steps) {
     size_t live = alloc_live();
     struct proto_pool_stat stat;
@@ -440,6 +508,7 @@ static void epoch(uint64_t steps) {
     for (uint64_t i = 0; i < steps; i++, step++)
         one_step();
     settle_down();
+    end_steps();
     if (below(2)) {
         broker_drain(rig.broker, rig.now);
         broker_close_all(rig.broker, rig.now);
@@ -473,11 +542,11 @@ static void test_sim(void **state) {
     while (step < steps)
         epoch(steps - step < EPOCH_STEPS ? steps - step : EPOCH_STEPS);
     printf("opened %llu, refused %llu, closed %llu, settles %llu, segments reclaimed %llu, frames folded %llu, "
-           "peers died %llu, failures %llu, restarts %llu, sessions reattached %llu\n",
+           "peers died %llu, failures %llu, restarts %llu, sessions reattached %llu, limits set %llu\n",
            (unsigned long long)tally.opened, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
            (unsigned long long)tally.settles, (unsigned long long)tally.reclaims, (unsigned long long)tally.folded,
            (unsigned long long)tally.died, (unsigned long long)tally.failures, (unsigned long long)tally.restarts,
-           (unsigned long long)tally.reattached);
+           (unsigned long long)tally.reattached, (unsigned long long)tally.limits);
     assert_true(steps < 10000 || (tally.settles && tally.reclaims && tally.folded && tally.refused));
 }
 
