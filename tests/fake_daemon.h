@@ -90,6 +90,20 @@ int fake_start(struct fake *f);
 void fake_stop(struct fake *f);
 void fake_set_hook(struct fake *f, enum fake_verdict (*hook)(struct fake *, uint16_t, struct fake_packet *));
 uint32_t fake_open_sessions(struct fake *f);
+/* Writes or reads a field while the fake's thread runs. */
+#define FAKE_SET(f, field, value)         \
+    do {                                  \
+        pthread_mutex_lock(&(f)->lock);   \
+        (f)->field = (value);             \
+        pthread_mutex_unlock(&(f)->lock); \
+    } while (0)
+#define FAKE_GET(f, field)                        \
+    __extension__({                               \
+        pthread_mutex_lock(&(f)->lock);           \
+        __typeof__((f)->field) got_ = (f)->field; \
+        pthread_mutex_unlock(&(f)->lock);         \
+        got_;                                     \
+    })
 /* By order of opening; NULL if there is none. */
 struct fake_session *fake_session_at(struct fake *f, uint32_t index);
 /* Sends whatever, to the client that is connected. */

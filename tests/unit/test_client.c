@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +77,7 @@ static void open_session(uint32_t fresh, uint32_t rows) {
 static void steps_and_settles(void **state) {
     (void)state;
     float out[16 * 6 * 32];
-    f.fake.drain = true;
+    FAKE_SET(&f.fake, drain, true);
     open_session(16, 16 + 200);
     assert_int_equal(scissor_fresh_room(f.session), 16);
     const uint32_t rows[] = {16, 1, 1, 5, 16, 3};
@@ -237,10 +238,10 @@ static void frames_are_split(void **state) {
     spec.groups[1] = spec.groups[0];
     spec.groups[1].layers = 2;
     spec.groups[0].guaranteed_rows = 100;
-    f.fake.scores[0].planes = 0;
-    f.fake.scores[1].planes = PROTO_PLANE_MASS;
+    FAKE_SET(&f.fake, scores[0].planes, 0);
+    FAKE_SET(&f.fake, scores[1].planes, PROTO_PLANE_MASS);
     scissor_disconnect(f.client);
-    f.fake.score_frame_max = 4096;
+    FAKE_SET(&f.fake, score_frame_max, 4096);
     assert_int_equal(scissor_connect(f.fake.dir, &f.client), 0);
     client_be_patient(f.client);
     assert_int_equal(scissor_open(f.client, &spec, &f.session), 0);
@@ -273,7 +274,7 @@ static void frames_are_split(void **state) {
 static void lost_scores_are_said(void **state) {
     (void)state;
     open_session(16, 64);
-    f.fake.lose_scores = true;
+    FAKE_SET(&f.fake, lose_scores, true);
     assert_int_equal(attention_step(&model, f.session, 3, 0, NULL), 0);
     assert_int_equal(scissor_settle(f.session), SCISSOR_SCORES_LOST);
     struct scissor_session_info info;
@@ -350,9 +351,9 @@ static void shrink_waits_for_the_step(void **state) {
     assert_int_equal(info.segments_bytes, SCISSOR_SEGMENT_BYTES);
     fake_cut(&f.fake, fake_session_at(&f.fake, 0), 0);
     assert_int_equal(attention_step(&model, f.session, 1, 0, NULL), 0);
-    for (int i = 0; i < 100 && f.fake.received[PROTO_RELEASED] == 0; i++)
+    for (int i = 0; i < 100 && FAKE_GET(&f.fake, received[PROTO_RELEASED]) == 0; i++)
         usleep(2000);
-    assert_int_equal(f.fake.received[PROTO_RELEASED], 1);
+    assert_int_equal(FAKE_GET(&f.fake, received[PROTO_RELEASED]), 1);
 }
 
 static void operator_closes(void **state) {
@@ -443,11 +444,11 @@ static void late_refusal_is_no_offence(void **state) {
     open_session(16, 96);
     scissor_set_timeout(f.client, 50);
     fake_set_hook(&f.fake, hold_failed);
-    f.fake.refuse_open = SCISSOR_BUSY;
+    FAKE_SET(&f.fake, refuse_open, SCISSOR_BUSY);
     assert_int_equal(scissor_open(f.client, &spec, &refused), SCISSOR_ETIMEDOUT);
     for (int i = 0; i < 2500 && !fake_holds(&f.fake); i++)
         usleep(2000);
-    f.fake.refuse_open = 0;
+    FAKE_SET(&f.fake, refuse_open, 0);
     fake_set_hook(&f.fake, NULL);
     fake_send_held(&f.fake);
     scissor_set_timeout(f.client, 5000);
@@ -494,7 +495,7 @@ static void *one_session(void *data) {
 static void two_threads(void **state) {
     (void)state;
     pthread_t threads[4];
-    f.fake.drain = true;
+    FAKE_SET(&f.fake, drain, true);
     for (uintptr_t i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, one_session, (void *)(i + 5)), 0);
     for (int i = 0; i < 4; i++) {
@@ -506,7 +507,7 @@ static void two_threads(void **state) {
     assert_int_equal(fake_open_sessions(&f.fake), 0);
 }
 
-static volatile sig_atomic_t alarms;
+static atomic_uint alarms; /* the signal may come to any thread */
 static void on_alarm(int number) {
     (void)number;
     alarms++;
@@ -516,7 +517,7 @@ static void interrupted_calls_go_on(void **state) {
     (void)state;
     struct sigaction action = {.sa_handler = on_alarm}, before;
     struct itimerval fast = {{0, 700}, {0, 700}}, off = {{0, 0}, {0, 0}};
-    f.fake.drain = true;
+    FAKE_SET(&f.fake, drain, true);
     sigaction(SIGALRM, &action, &before);
     setitimer(ITIMER_REAL, &fast, NULL);
     void *what = one_session((void *)3);

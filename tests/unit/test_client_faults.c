@@ -81,7 +81,7 @@ static void welcome_is_checked(void **state) {
     assert_int_equal(scissor_connect(client_fake.dir, &client), SCISSOR_EVERSION);
     assert_string_equal(scissor_last_text(NULL), "daemon 7.0, client 1.0");
     fake_set_hook(&client_fake, NULL);
-    client_fake.hang_up_after = 0;
+    FAKE_SET(&client_fake, hang_up_after, 0);
     assert_int_equal(scissor_connect(client_fake.dir, &client), SCISSOR_EGONE);
 }
 
@@ -125,7 +125,7 @@ static void spec_is_checked(void **state) {
     BAD((spec.groups[0].layers = 1024, spec.groups[0].kv_heads = 16384, spec.groups[0].q_heads = 16384),
         "heads together")
 #undef BAD
-    assert_int_equal(client_fake.received[PROTO_OPEN], 0);
+    assert_int_equal(FAKE_GET(&client_fake, received[PROTO_OPEN]), 0);
     scissor_disconnect(client);
 }
 
@@ -138,12 +138,12 @@ static void refusals_are_passed_on(void **state) {
     const int wrong[] = {SCISSOR_SETTLE_NEEDED, SCISSOR_SCORES_LOST, 77, -77};
     struct scissor_client *client = client_connected();
     for (size_t i = 0; i < sizeof passed / sizeof *passed; i++) {
-        client_fake.refuse_open = passed[i];
+        FAKE_SET(&client_fake, refuse_open, passed[i]);
         assert_int_equal(scissor_open(client, &spec, &session), passed[i]);
         assert_string_equal(scissor_last_text(client), "not today");
     }
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
-        client_fake.refuse_open = wrong[i];
+        FAKE_SET(&client_fake, refuse_open, wrong[i]);
         assert_int_equal(scissor_open(client, &spec, &session), SCISSOR_EPROTO);
         assert_int_equal(scissor_open(client, &spec, &session), SCISSOR_EPROTO); /* and it stays so */
         scissor_disconnect(client);

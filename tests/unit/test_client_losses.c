@@ -193,7 +193,7 @@ static void reader_that_never_greets(void **state) {
     snprintf(url, sizeof url, "ipc://%s", address.sun_path);
     assert_int_equal(bind(mute, (struct sockaddr *)&address, sizeof address), 0);
     assert_int_equal(listen(mute, 8), 0);
-    client_fake.score_socket = 1;
+    FAKE_SET(&client_fake, score_socket, 1);
     struct scissor_client *client = client_connected();
     int held = accept(mute, NULL, NULL);
     assert_true(held >= 0);

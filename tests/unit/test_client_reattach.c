@@ -46,7 +46,7 @@ static void assert_each_call_gives(struct scissor_session *session, int code) {
 /* ---------- nobody ---------- */
 
 static void set_away(bool away, bool keep) {
-    client_fake.keep = keep;
+    FAKE_SET(&client_fake, keep, keep);
     fake_set_away(&client_fake, away);
 }
 
@@ -110,7 +110,7 @@ static void somebody_comes_back_late(void **state) {
         struct scissor_client *client = patient_client();
         struct scissor_session *sessions[3];
         pthread_t threads[3], helper;
-        uint32_t before = client_fake.connections;
+        uint32_t before = FAKE_GET(&client_fake, connections);
         for (int i = 0; i < 3; i++)
             sessions[i] = used(client);
         set_away(true, keep);
@@ -125,7 +125,7 @@ static void somebody_comes_back_late(void **state) {
             assert_int_equal(scissor_close(sessions[i]), 0);
         }
         pthread_join(helper, NULL);
-        assert_int_equal(client_fake.connections, before + 1);
+        assert_int_equal(FAKE_GET(&client_fake, connections), before + 1);
         scissor_disconnect(client);
     }
 }
@@ -188,7 +188,7 @@ static void session_is_not_there(void **state) {
     assert_int_equal(info.segments_bytes, 0);
 
     /* The new daemon may give the number of an old session to a new one. */
-    client_fake.next_id = id;
+    FAKE_SET(&client_fake, next_id, id);
     struct scissor_session *fresh = used(client);
     assert_int_equal(scissor_session_id(fresh), id);
     assert_int_equal(scissor_settle(fresh), 0);
@@ -224,7 +224,7 @@ static void restarted_twice(void **state) {
         assert_int_equal(scissor_close(other), 0);
         assert_each_call_gives(session, SCISSOR_ERESTARTED);
     }
-    assert_int_equal(client_fake.received[PROTO_REATTACH], 1);
+    assert_int_equal(FAKE_GET(&client_fake, received[PROTO_REATTACH]), 1);
     assert_int_equal(scissor_close(session), 0);
     scissor_disconnect(client);
 }
@@ -322,7 +322,7 @@ static enum fake_verdict wrong_reattach(struct fake *f, uint16_t type, struct fa
 
 static void reattached_is_checked(void **state) {
     (void)state;
-    client_fake.keep = true;
+    FAKE_SET(&client_fake, keep, true);
     for (wrong_way = 0; wrong_way < REATTACH_FAULTS; wrong_way++) {
         struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client);
@@ -347,7 +347,7 @@ static enum fake_verdict between_the_two(struct fake *f, uint16_t type, struct f
 
 static void nonsense_about_a_settle(void **state) {
     (void)state;
-    client_fake.keep = true;
+    FAKE_SET(&client_fake, keep, true);
     struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client), *other = used(client);
     pthread_mutex_lock(&client_fake.lock);
@@ -366,7 +366,7 @@ static void nonsense_about_a_settle(void **state) {
 /* It has fewer segments than before: right after a shrink; and wrong if the control page still speaks of them. */
 static void segment_is_not_named(void **state) {
     (void)state;
-    client_fake.keep = true;
+    FAKE_SET(&client_fake, keep, true);
     for (int way = 0; way < 4; way++) {
         bool shrunk = way & 1, step = way & 2;
         struct scissor_client *client = patient_client();
@@ -408,7 +408,7 @@ static enum fake_verdict die_at_opened(struct fake *f, uint16_t type, struct fak
 
 static void deadly_request_ends(void **state) {
     (void)state;
-    client_fake.keep = true;
+    FAKE_SET(&client_fake, keep, true);
     struct scissor_client *client = patient_client();
     struct scissor_session *session = used(client), *none = NULL;
     struct scissor_session_spec spec = client_spec();
@@ -416,7 +416,7 @@ static void deadly_request_ends(void **state) {
     fake_set_hook(&client_fake, die_at_opened);
     assert_int_equal(scissor_open(client, &spec, &none), SCISSOR_EGONE);
     assert_null(none);
-    assert_in_range(client_fake.received[PROTO_OPEN], 4, 20);
+    assert_in_range(FAKE_GET(&client_fake, received[PROTO_OPEN]), 4, 20);
     fake_set_hook(&client_fake, NULL);
     assert_int_equal(scissor_settle(session), 0);
     assert_int_equal(scissor_close(session), 0);
@@ -446,7 +446,7 @@ static enum fake_verdict scribble(struct fake *f, uint16_t type, struct fake_pac
 
 static void noise_does_not_crash(void **state) {
     (void)state;
-    client_fake.keep = true;
+    FAKE_SET(&client_fake, keep, true);
     for (uint32_t seed = 1; seed <= 200; seed++) {
         struct scissor_client *client = patient_client();
         struct scissor_session *session = used(client);

@@ -16,8 +16,9 @@
 
 static int set_up(void **state) {
     int r = client_set_up(state);
-    client_fake.drain = false;
-    client_fake.fold = client_fake.keep = true;
+    FAKE_SET(&client_fake, drain, false);
+    FAKE_SET(&client_fake, fold, true);
+    FAKE_SET(&client_fake, keep, true);
     return r;
 }
 
@@ -126,10 +127,10 @@ static void dies_in_a_life(const struct life *expected, const struct death *plan
     pthread_mutex_unlock(&client_fake.lock);
     int r = live(client, 1, &life);
     fake_set_hook(&client_fake, NULL);
-    if (r || memcmp(&life, expected, sizeof life) != 0 || client_fake.score_faults || deaths_left)
+    if (r || memcmp(&life, expected, sizeof life) != 0 || FAKE_GET(&client_fake, score_faults) || deaths_left)
         fail_msg("death at message %u: %s, %u of the scores wrong, %u deaths left, lost %u", plan->type,
-                 scissor_errname(r), client_fake.score_faults, deaths_left, (unsigned)life.scores_lost);
-    assert_int_equal(client_fake.connections, before + count);
+                 scissor_errname(r), FAKE_GET(&client_fake, score_faults), deaths_left, (unsigned)life.scores_lost);
+    assert_int_equal(FAKE_GET(&client_fake, connections), before + count);
     scissor_disconnect(client);
 }
 
@@ -170,7 +171,7 @@ static void dies_before_each_request(void **state) {
         assert_int_equal(live(client, 1, &life), 0);
         assert_memory_equal(&life, &expected, sizeof life);
         assert_false(death_was_left());
-        assert_int_equal(client_fake.score_faults, 0);
+        assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
         scissor_disconnect(client);
     }
 }
@@ -187,9 +188,9 @@ static void dies_after_each_count(void **state) {
         pthread_mutex_unlock(&client_fake.lock);
         assert_int_equal(live(client, 1, &life), 0);
         assert_memory_equal(&life, &expected, sizeof life);
-        assert_int_equal(client_fake.score_faults, 0);
+        assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
         scissor_disconnect(client);
-        client_fake.hang_up_after = -1;
+        FAKE_SET(&client_fake, hang_up_after, -1);
     }
 }
 
@@ -212,8 +213,8 @@ static void between_steps(void **state) {
             assert_int_equal(scissor_settle(session), 0);
         assert_int_equal(scissor_session_id(session), id);
     }
-    assert_int_equal(client_fake.connections, 9);
-    assert_int_equal(client_fake.score_faults, 0);
+    assert_int_equal(FAKE_GET(&client_fake, connections), 9);
+    assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
     assert_int_equal(scissor_close(session), 0);
     scissor_disconnect(client);
 }
@@ -318,7 +319,7 @@ static void while_a_step_is_open(void **state) {
     assert_int_equal(scissor_settle(session), 0);
     assert_int_equal(scissor_positions(session, 0, 0, positions, 16, &count), 0);
     assert_int_equal(count, 64);
-    assert_int_equal(client_fake.score_faults, 0);
+    assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
     assert_int_equal(scissor_close(session), 0);
     assert_int_equal(scissor_close(other.session), 0);
     scissor_disconnect(client);
@@ -359,7 +360,7 @@ static void settle_that_timed_out(void **state) {
         assert_int_equal(fake_session_at(&client_fake, 0)->settles, 1);
         assert_int_equal(attention_step(&client_model, session, 16, 0, NULL), 0);
         assert_int_equal(scissor_settle(session), 0);
-        assert_int_equal(client_fake.score_faults, 0);
+        assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
         assert_int_equal(scissor_close(session), 0);
         scissor_disconnect(client);
     }
@@ -376,21 +377,21 @@ static void settle_that_was_refused(void **state) {
         struct scissor_client *client = patient_client();
         assert_int_equal(scissor_open(client, &spec, &session), 0);
         assert_int_equal(attention_step(&client_model, session, 7, 0, NULL), 0);
-        client_fake.refuse_settle = SCISSOR_ENOMEM;
+        FAKE_SET(&client_fake, refuse_settle, SCISSOR_ENOMEM);
         assert_int_equal(scissor_settle(session), SCISSOR_ENOMEM);
         assert_int_equal(scissor_settle(session), SCISSOR_ENOMEM);
         assert_int_equal(scissor_fresh_count(session), 7);
         if (step)
             assert_int_equal(attention_step(&client_model, session, 5, 0, NULL), 0);
-        client_fake.refuse_settle = 0;
+        FAKE_SET(&client_fake, refuse_settle, 0);
         if (dies)
             fake_hang_up(&client_fake);
         assert_int_equal(scissor_settle(session), dies && step ? SCISSOR_SCORES_LOST : 0);
-        assert_int_equal(client_fake.score_faults, dies && step ? 2 : 0); /* one for each layer */
-        client_fake.score_faults = 0;
+        assert_int_equal(FAKE_GET(&client_fake, score_faults), dies && step ? 2 : 0); /* one for each layer */
+        FAKE_SET(&client_fake, score_faults, 0);
         assert_int_equal(attention_step(&client_model, session, 16, 0, NULL), 0);
         assert_int_equal(scissor_settle(session), 0);
-        assert_int_equal(client_fake.score_faults, 0);
+        assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
         assert_int_equal(scissor_close(session), 0);
         scissor_disconnect(client);
     }
@@ -427,7 +428,7 @@ static void allocation_fails_in_recovery(void **state) {
         }
         assert_int_equal(r, 0);
     }
-    assert_int_equal(client_fake.score_faults, 0);
+    assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
 }
 
 struct living {
@@ -467,8 +468,8 @@ static void two_threads_many_deaths(void **state) {
             fail_msg("thread %d: %s", i, scissor_errname(living[i].code));
         assert_memory_equal(&living[i].life, &expected[i], sizeof expected[i]);
     }
-    assert_int_equal(client_fake.score_faults, 0);
-    assert_true(client_fake.connections > 3);
+    assert_int_equal(FAKE_GET(&client_fake, score_faults), 0);
+    assert_true(FAKE_GET(&client_fake, connections) > 3);
     scissor_disconnect(client);
 }
 
