@@ -114,7 +114,7 @@ const char *harness_program(const char *name) {
     return path;
 }
 
-static void harness_exec(const char *const *argv, const char *output) {
+static void harness_exec(const char *const *argv, const char *output, void (*prepare)(void *data), void *data) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != harness_self)
         _exit(127);
@@ -126,12 +126,19 @@ static void harness_exec(const char *const *argv, const char *output) {
         dup2(fd, STDOUT_FILENO);
         dup2(fd, STDERR_FILENO);
     }
+    if (prepare)
+        prepare(data);
     execvp(argv[0], (char *const *)argv);
     fprintf(stderr, "harness: %s: %s\n", argv[0], strerror(errno));
     _exit(127);
 }
 
 int harness_spawn(const char *const *argv, const char *output, pid_t *ret_pid) {
+    return harness_spawn_prepared(argv, output, NULL, NULL, ret_pid);
+}
+
+int harness_spawn_prepared(const char *const *argv, const char *output, void (*prepare)(void *data), void *data,
+                           pid_t *ret_pid) {
     size_t slot = 0;
     while (slot < HARNESS_PROCESSES && harness_processes[slot])
         slot++;
@@ -141,7 +148,7 @@ int harness_spawn(const char *const *argv, const char *output, pid_t *ret_pid) {
     if (pid < 0)
         return harness_fail("fork", errno);
     if (pid == 0)
-        harness_exec(argv, output);
+        harness_exec(argv, output, prepare, data);
     harness_processes[slot] = pid;
     *ret_pid = pid;
     return 0;

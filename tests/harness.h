@@ -31,6 +31,9 @@ int harness_directory(char *path, size_t bytes);
 
 /* Starts argv[0] (with $PATH search) with stdout and stderr going to `output` (NULL: this program's own). */
 int harness_spawn(const char *const *argv, const char *output, pid_t *ret_pid);
+/* The same; `prepare` (may be NULL) runs in the new process just before the program. */
+int harness_spawn_prepared(const char *const *argv, const char *output, void (*prepare)(void *data), void *data,
+                           pid_t *ret_pid);
 /* Waits for the end of a process: *ret_status is its exit status, or -signal if a signal ended it. -ETIMEDOUT. */
 int harness_wait(pid_t pid, unsigned timeout_ms, int *ret_status);
 /* Runs to the end; 0 or a negative errno. Output as above. */
