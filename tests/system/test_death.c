@@ -165,6 +165,9 @@ static pid_t start_role(const struct harness_daemon *d, const char *name, int nu
 
 /* ---------- death ---------- */
 
+/* Memory is back within 100 ms, or within so many times what the victim took to get it, if that is more. */
+#define STARTS 5
+
 static struct harness_daemon d;
 
 static int start(void **state) {
@@ -178,12 +181,13 @@ static int stop(void **state) {
     return harness_stop(&d);
 }
 
-/* Milliseconds from the victim's death until the pool is as it was. */
-static double time_of_recovery(enum phase phase, const struct proto_pool_stat *before) {
+/* Milliseconds from the victim's death until the pool is as it was; and those that it took to come to its phase. */
+static double time_of_recovery(enum phase phase, const struct proto_pool_stat *before, double *ret_start_ms) {
     struct proto_pool_stat stat;
-    uint64_t begin;
+    uint64_t started = harness_now_ns(), begin;
     int status;
     pid_t pid = start_role(&d, "victim", (int)phase, &begin);
+    *ret_start_ms = (double)(harness_now_ns() - started) / 1e6;
     if (phase == IN_QUEUE)
         for (int i = 0; i < 2000; i++) {
             assert_int_equal(harness_stat(&d, &stat), 0);
@@ -251,12 +255,14 @@ static void clients_die_in_every_phase(void **state) {
     struct proto_pool_stat before;
     uint64_t died = 0;
     for (enum phase phase = CONNECTED; phase < PHASES; phase++) {
-        double best = 1e9;
-        /* Somebody else's work on this machine can only make it slower: the best of three is what it takes. */
-        for (int attempt = 0; attempt < 3 && best > 100; attempt++) {
+        double best = 1e9, start = 0, bound = 0;
+        /* Somebody else's work on this machine can only make it slower: the best of three is what it takes. How slow
+         * machine and build are, a process tells that starts, connects and opens the session. */
+        for (int attempt = 0; attempt < 3 && best > bound; attempt++) {
             assert_int_equal(harness_stat(&d, &before), 0);
-            double ms = time_of_recovery(phase, &before);
+            double ms = time_of_recovery(phase, &before, &start);
             best = ms < best ? ms : best;
+            bound = STARTS * start > 100 ? STARTS * start : 100;
             assert_memory_is_zero();
             for (struct proto_pool_stat stat = {.sessions = 1}; stat.sessions != before.sessions;) {
                 harness_sleep_ms(1);
@@ -264,8 +270,9 @@ static void clients_die_in_every_phase(void **state) {
                 died = stat.evicted[PROTO_REASON_DEATH];
             }
         }
-        printf("killed when %-26s memory is back after %5.1f ms\n", phase_names[phase], best);
-        assert_true(best <= 100);
+        printf("killed when %-26s memory is back after %5.1f ms; it had taken %5.1f ms to come there\n",
+               phase_names[phase], best, start);
+        assert_true(best <= bound);
     }
     assert_true(died > 0);
 }
