@@ -137,7 +137,7 @@ part_tools() {
 http() {
     exec 9<>/dev/tcp/127.0.0.1/9743
     printf 'GET /metrics HTTP/1.0\r\n\r\n' >&9
-    cat <&9 | tr -d '\r'
+    timeout 20 cat <&9 | tr -d '\r'
     exec 9>&-
 }
 part_metrics() {
@@ -148,7 +148,7 @@ part_metrics() {
     local user
     user=$(ps_of "$(systemctl show --property=MainPID --value scissord-metrics)")
     [ "$user" != root ] && [ "$user" != scissord ]
-    systemd-analyze security --no-pager --threshold=15 scissord-metrics
+    systemd-analyze security --no-pager --threshold=10 scissord-metrics
     systemctl disable --now scissord-metrics.socket
     systemctl stop scissord-metrics
 }
