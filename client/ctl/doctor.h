@@ -37,7 +37,8 @@ enum doctor_severity { DOCTOR_NOTE, DOCTOR_WARNING, DOCTOR_CRITICAL };
     X(LOST, "sessions-lost", WARNING, 1, "sessions", "could not be taken over at the start")                           \
     X(ORPHANS, "orphans", NOTE, 1, "sessions", "were taken over and wait for their client")                            \
     X(ORPHANS_LONG, "orphans", WARNING, 60, "s", "after the start there are such sessions")                            \
-    X(MACHINE, "limit-above-memory", WARNING, 90, "%", "of the machine's memory is the limit of all pools")            \
+    X(MACHINE, "limit-above-memory", WARNING, 90, "%",                                                                 \
+      "of the memory of the machine, or of the daemon's cgroup, is the limit of all pools")                            \
     X(MACHINE_MOST, "limit-above-memory", CRITICAL, 100, "%", "the same")                                              \
     X(FILES, "few-descriptors", WARNING, 90, "%", "of the open files allowed would be used by full pools")             \
     X(HUGE_PAGES, "no-huge-pages", NOTE, 1, "", "the kernel gives shared memory none")                                 \
@@ -79,6 +80,7 @@ struct doctor_state {
     size_t memory_count;
     char shmem_enabled[128]; /* of the kernel: "always within_size advise [never] deny force" */
     uint64_t machine_bytes;  /* memory of the machine */
+    uint64_t cgroup_bytes;   /* that the daemon's cgroup may have (MemoryMax=); 0: no less than the machine */
     uint64_t descriptors;    /* that the daemon may have open */
     bool service;            /* the daemon runs in a unit of its own name */
 };
@@ -122,3 +124,5 @@ void doctor_look_at_machine(const char *directory, struct doctor_state *ret);
  * scissord. */
 uint64_t doctor_parse_limits(const char *text);
 bool doctor_parse_cgroup(const char *text);
+/* The least memory.max from that cgroup up to the root of `mount`, where the hierarchy is; 0: none is set. */
+uint64_t doctor_cgroup_limit(const char *mount, const char *text);

@@ -19,15 +19,25 @@ void doctor_examine_machine(const struct doctor_state *state, struct doctor_find
     uint64_t limit = 0;
     for (size_t i = 0; i < state->pool_count; i++)
         limit += state->pools[i].limit_bytes;
-    double share = doctor_percent((double)limit, (double)state->machine_bytes);
+    bool confined = state->cgroup_bytes && (!state->machine_bytes || state->cgroup_bytes < state->machine_bytes);
+    uint64_t memory = confined ? state->cgroup_bytes : state->machine_bytes;
+    double share = doctor_percent((double)limit, (double)memory);
     struct doctor_finding *f = doctor_find(ret, DOCTOR_MACHINE_MOST, share);
     if (!f)
         f = doctor_find(ret, DOCTOR_MACHINE, share);
-    if (f) {
+    if (f && confined) {
+        doctor_say(
+            f,
+            "The limit is %s, and the daemon's cgroup may have %s (%.1f %%, threshold %g %%): the kernel will kill "
+            "the daemon before the limit is reached.",
+            BYTES(limit), BYTES(memory), share, f->threshold);
+        doctor_advise(f, "Lower it (`scissorctl limits set pool SIZE`, and `pool` in the configuration), or raise "
+                         "MemoryMax= in the unit.");
+    } else if (f) {
         doctor_say(f,
                    "The limit is %s on a machine with %s of memory (%.1f %%, threshold %g %%): it will swap or kill "
                    "before the limit is reached.",
-                   BYTES(limit), BYTES(state->machine_bytes), share, f->threshold);
+                   BYTES(limit), BYTES(memory), share, f->threshold);
         doctor_advise(f, "Lower it (`scissorctl limits set pool SIZE`, and `pool` in the configuration).");
     }
     uint64_t segments = limit / SCISSOR_SEGMENT_BYTES;
@@ -83,6 +93,32 @@ bool doctor_parse_cgroup(const char *text) {
     return length > 8 && strncmp(last + 1, "scissord", 8) == 0 && memmem(last, length, ".service", 8);
 }
 
+uint64_t doctor_cgroup_limit(const char *mount, const char *text) {
+    const char *line = strstr(text, "0::/");
+    char path[4096], figure[64];
+    uint64_t least = 0;
+    if (!line)
+        return 0;
+    line += strlen("0::");
+    int root = snprintf(path, sizeof path, "%s", mount);
+    int length = snprintf(path, sizeof path, "%s%.*s", mount, (int)strcspn(line, "\n"), line);
+    if (length >= (int)sizeof path - 16)
+        return 0;
+    for (;;) {
+        path[length] = 0;
+        strcpy(path + length, "/memory.max");
+        read_text(path, figure, sizeof figure);
+        path[length] = 0;
+        uint64_t bytes = figure[0] >= '0' && figure[0] <= '9' ? strtoull(figure, NULL, 10) : 0; /* or "max" */
+        if (bytes && (!least || bytes < least))
+            least = bytes;
+        if (length <= root) /* a container has one there, too */
+            break;
+        length = (int)(strrchr(path, '/') - path);
+    }
+    return least;
+}
+
 /* The process that listens on the control socket; 0 if it cannot be told. */
 static pid_t listener(const char *directory) {
     struct sockaddr_un at = {.sun_family = AF_UNIX};
@@ -118,4 +154,5 @@ void doctor_look_at_machine(const char *directory, struct doctor_state *ret) {
     ret->descriptors = doctor_parse_limits(text);
     read_of(daemon, "cgroup", text, sizeof text);
     ret->service = doctor_parse_cgroup(text);
+    ret->cgroup_bytes = doctor_cgroup_limit("/sys/fs/cgroup", text);
 }

@@ -35,8 +35,8 @@ static void examine_eviction(const struct proto_session_stat *s, struct doctor_f
                    "of a head (%.0f %%, threshold %g %%), whatever their attention.",
                    who, (double)both / settles, COUNT(s->settled_max), turnover, f->threshold);
         doctor_advise(f,
-                      "Give it several times its %u fresh rows: `scissorctl limits set session %llu max-rows=N`, or a "
-                      "smaller fresh buffer when it is opened.",
+                      "Open it with several times its %u fresh rows, or with a smaller fresh buffer; if its most rows "
+                      "were lowered since, raise them (`scissorctl limits set session %llu max-rows=N`).",
                       s->fresh_rows, (unsigned long long)s->session);
     }
 }

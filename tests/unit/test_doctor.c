@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -428,11 +429,63 @@ static void test_parse(void **state) {
     assert_false(nobody.service);
 }
 
+static void write_file(const char *path, const char *what) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(what, f);
+    fclose(f);
+}
+
+/* The daemon's cgroup may have less than the machine; the least on the way up counts. */
+static void test_cgroup_limit(void **state) {
+    (void)state;
+    char mount[] = "/tmp/scissord-test-XXXXXX", slice[64], unit[96], path[128];
+    static const char text[] = "0::/system.slice/scissord.service\n";
+    assert_non_null(mkdtemp(mount));
+    snprintf(slice, sizeof slice, "%s/system.slice", mount);
+    snprintf(unit, sizeof unit, "%s/scissord.service", slice);
+    assert_int_equal(mkdir(slice, 0700) | mkdir(unit, 0700), 0);
+    assert_int_equal(doctor_cgroup_limit(mount, text), 0);
+    snprintf(path, sizeof path, "%s/memory.max", unit);
+    write_file(path, "max\n");
+    assert_int_equal(doctor_cgroup_limit(mount, text), 0);
+    write_file(path, "4294967296\n");
+    assert_int_equal(doctor_cgroup_limit(mount, text), 4294967296u);
+    assert_int_equal(doctor_cgroup_limit(mount, "0::/\n"), 0);
+    assert_int_equal(doctor_cgroup_limit(mount, ""), 0);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/memory.max", slice);
+    write_file(path, "1048576\n");
+    assert_int_equal(doctor_cgroup_limit(mount, text), 1048576);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/memory.max", mount);
+    write_file(path, "77");
+    assert_int_equal(doctor_cgroup_limit(mount, text), 77);
+    assert_int_equal(doctor_cgroup_limit(mount, "0::/\n"), 77);
+    unlink(path);
+    assert_int_equal(rmdir(unit) | rmdir(slice) | rmdir(mount), 0);
+
+    struct patient p;
+    struct doctor_findings findings;
+    patient_init(&p);
+    p.state.cgroup_bytes = 60 * MIB;
+    doctor_examine(&p.state, &findings);
+    assert_int_equal(findings.count, 1);
+    assert_string_equal(findings.list[0].id, "limit-above-memory");
+    assert_non_null(strstr(findings.list[0].sentence, "the daemon's cgroup may have 60.0 MiB"));
+    assert_non_null(strstr(findings.list[0].advice, "MemoryMax="));
+    doctor_findings_deinit(&findings);
+    p.state.cgroup_bytes = 2048 * MIB; /* more than the machine has */
+    doctor_examine(&p.state, &findings);
+    assert_int_equal(findings.count, 0);
+    doctor_findings_deinit(&findings);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cases), cmocka_unit_test(test_cases_complete),      cmocka_unit_test(test_healthy),
         cmocka_unit_test(test_order), cmocka_unit_test(test_orphan_owes_nothing), cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_parse),
+        cmocka_unit_test(test_parse), cmocka_unit_test(test_cgroup_limit),
     };
     return cmocka_run_group_tests_name("doctor", tests, NULL, NULL);
 }
