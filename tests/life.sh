@@ -44,8 +44,12 @@ start() {
     printf '#!/bin/sh\nexec /life/life.sh run %s\n' "$*" >"$folder/main"
     chmod 755 "$folder" "$folder/main"
     touch "$folder/model.gguf"
-    tests/container.sh "$folder" "$(dependencies "$folder/packages")" \
-        --bind-ro="$(readlink -f "$MODEL"):/life/model.gguf"
+    container "$folder" "$folder" --bind-ro="$(readlink -f "$MODEL"):/life/model.gguf"
+}
+
+# A container with the root that the packages of $1 need, in which $2/main runs.
+container() {
+    exec "${self%/*}/container.sh" "$2" "$(dependencies "$1/packages")" "${@:3}"
 }
 
 # ---------- in the container ----------
@@ -75,8 +79,8 @@ stat_is() { [ "$(stat_of "$1")" = "$2" ]; }
 
 # What the model goes on with, written to $1, in the same way each time.
 text() {
-    as alice scissor-run $model --socket /run/scissord --file /life/text --max-tokens 600 --prompt " The" --budget 256 \
-        --guarantee 128 -n 200 --name life >"$1" 2>"$1.stderr"
+    as alice scissor-run $model --socket /run/scissord --file /life/text --max-tokens 500 --prompt " The" --threads 1 --budget 256 \
+        --guarantee 128 -n 100 --name life >"$1" 2>"$1.stderr"
 }
 
 part_install() {
@@ -110,7 +114,7 @@ ps_of() { stat -c %U "/proc/$1"; }
 
 part_use() {
     text /tmp/reference
-    [ "$(wc -c </tmp/reference)" -gt 300 ]
+    [ "$(wc -c </tmp/reference)" -gt 150 ]
     until_ok stat_is sessions 0
 }
 

@@ -53,7 +53,7 @@ static int set_up(void **state) {
 #endif
     int status = -1;
     harness_leave_make();
-    if (harness_shell("exec tests/life.sh start \"$L\" $PARTS", 280000, text, sizeof text, &status) < 0)
+    if (harness_shell("exec tests/life.sh start \"$L\" $PARTS", 880000, text, sizeof text, &status) < 0)
         return -1;
     if (status == 77)
         keep_reason();
@@ -88,10 +88,30 @@ static void check_part(const char *name) {
     }
 PARTS(TEST)
 
+/* A container whose script is killed leaves no process, no cgroup and no file. */
+static void test_killed(void **state) {
+    (void)state;
+    int status = -1;
+    if (*reason) {
+        printf("SKIP: %s\n", reason);
+        skip();
+    }
+    assert_int_equal(
+        harness_shell(
+            "K=\"$L/killed\"; mkdir \"$K\" \"$K/tmp\"; printf '#!/bin/sh\\necho up; exec sleep 999\\n' >\"$K/main\";"
+            "chmod +x \"$K/main\"; TMPDIR=\"$K/tmp\" tests/life.sh container \"$L\" \"$K\" & P=$!;"
+            "until [ -s \"$K/log\" ]; do kill -0 $P || exit 1; sleep 0.05; done; kill -KILL $P;"
+            "while ls \"$K/tmp\" | grep -q .; do sleep 0.05; done; find /sys/fs/cgroup -name \"life-$P-*\" 2>/dev/null",
+            60000, text, sizeof text, &status),
+        0);
+    if (status || strstr(text, "life-"))
+        fail_msg("status %d: %s", status, text);
+}
+
 #define ENTRY(part) cmocka_unit_test(test_##part),
 
 int main(void) {
-    harness_init(290);
-    const struct CMUnitTest tests[] = {PARTS(ENTRY)};
+    harness_init(890);
+    const struct CMUnitTest tests[] = {PARTS(ENTRY) cmocka_unit_test(test_killed)};
     return cmocka_run_group_tests_name("nspawn", tests, set_up, NULL);
 }
