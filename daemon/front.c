@@ -250,6 +250,8 @@ static bool front_take_order(struct front *f) {
     memcpy(&m, packet, sizeof m);
     if (m.type == FRONT_ANSWER)
         front_answer(f, m.cookie, packet + sizeof m, (size_t)n - sizeof m);
+    else if (m.type == FRONT_PING)
+        front_tell(FRONT_PONG, 0, NULL, 0);
     else if (m.type == FRONT_EVENT)
         nn_send(f->events, packet + sizeof m, (size_t)n - sizeof m, NN_DONTWAIT);
     return true;

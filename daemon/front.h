@@ -23,6 +23,8 @@ enum front_message_type {
     FRONT_REQUEST, /* F: a control request */
     FRONT_ANSWER,  /* D: to the request with that cookie */
     FRONT_EVENT,   /* D: for the event socket */
+    FRONT_PING,    /* D: is it still at work? */
+    FRONT_PONG,    /* F: it is */
 };
 
 struct front_message {

@@ -54,6 +54,8 @@ struct front_run {
     int socket, frames_fd, room_fd;
     struct ring ring;
     uint64_t started;
+    uint64_t asked;                     /* since when it owes a sign of life; 0: it does not */
+    bool overdue;                       /* it is being ended for that */
     struct front_answer *first, **last; /* answers that wait for room in the link */
 };
 
@@ -174,6 +176,8 @@ static void front_take_message(struct front_run *run, const struct front_message
     if (m->type == FRONT_READY && !l->ready_once) {
         l->ready_once = true;
         server_front_ready(s);
+    } else if (m->type == FRONT_PONG) {
+        run->asked = 0;
     } else if (m->type == FRONT_BROKEN) {
         daemon_log(LOG_ERR, "the front cannot start: %.*s", (int)size, bytes);
         l->broken = true; /* its end follows */
@@ -391,6 +395,23 @@ int front_link_init(struct front_link *l, struct server *server, const char *dir
 
 static void front_on_overdue(uv_timer_t *timer) {
     front_link_kill(timer->data);
+}
+
+/* It is asked again and again, as a link that is full takes no question. */
+uint64_t front_link_check(struct front_link *l, uint64_t now, uint64_t patience_ns) {
+    struct front_run *run = l->run;
+    if (!run || l->ending)
+        return 0;
+    uint64_t silent = run->asked ? now - run->asked : 0;
+    if (silent >= patience_ns && !run->overdue) {
+        daemon_log(LOG_ERR, "the front has not answered for %.1f s; it is ended", (double)silent / 1e9);
+        run->overdue = true;
+        front_kill(run);
+    } else if (!run->overdue) {
+        front_tell(run, FRONT_PING, 0, NULL, 0);
+        run->asked = run->asked ? run->asked : now;
+    }
+    return silent;
 }
 
 void front_link_deinit(struct front_link *l) {

@@ -29,6 +29,9 @@ int front_link_init(struct front_link *l, struct server *server, const char *dir
 /* Answers to control requests and events. Events are dropped if the front does not keep up: their numbers tell. */
 void front_link_answer(struct front_link *l, uint64_t cookie, const void *bytes, size_t size);
 void front_link_event(struct front_link *l, const void *bytes, size_t size);
+/* Asks the front whether it is still at work. One that has owed an answer for `patience_ns` is ended, and the next one
+ * begins; gives for how long it has owed one, 0: not at all. */
+uint64_t front_link_check(struct front_link *l, uint64_t now, uint64_t patience_ns);
 /* Ends the front (on the end of its link) and closes the handles; the loop ends when it is gone. */
 void front_link_deinit(struct front_link *l);
 /* After the loop has ended. */

@@ -18,6 +18,9 @@
 #define SERVER_SETTLE_MS 2000
 #define SERVER_CLOSE_MS 2000
 
+/* While the memory of many sessions goes back at an end, the manager is told at most this often that it goes on. */
+#define SERVER_EXTEND_NS 1000000000u
+
 static void server_advance(struct server *s);
 
 static uint64_t server_clock(clockid_t clock) {
@@ -45,6 +48,14 @@ static void server_job_run(uv_work_t *work) {
 
 static void server_queue_job(struct server_job *j);
 
+/* A job done at an end is progress; what is still to be freed may take longer than the manager waits. */
+static void server_extend(struct server *s, uint64_t now) {
+    if (s->phase < SERVER_SETTLING || s->jobs == 0 || now - s->extended_ns < SERVER_EXTEND_NS)
+        return;
+    s->extended_ns = now;
+    service_extend(30ull * SERVER_EXTEND_NS);
+}
+
 static void server_job_done(uv_work_t *work, int status) {
     struct server_job *j = work->data, *held;
     struct server *s = j->server;
@@ -62,6 +73,7 @@ static void server_job_done(uv_work_t *work, int status) {
         }
     }
     broker_job_done(s->broker, j->job, server_now());
+    server_extend(s, server_now());
     scissor_free(j);
     server_pump(s);
 }

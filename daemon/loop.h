@@ -44,6 +44,7 @@ struct server {
     uint64_t deadline_ns; /* what the timer is set to */
     uint32_t jobs;        /* on the thread pool now, or held back */
     uint64_t jobs_done;   /* ever */
+    uint64_t extended_ns; /* when the manager was told last that the end takes longer */
     bool keeps;           /* the next process has the sessions */
     uint32_t bulk_jobs, bulk_jobs_max;
     struct server_job *held, **held_last; /* bulk jobs that wait until others of their kind are done */

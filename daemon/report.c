@@ -1,7 +1,9 @@
 /* report.c - see report.h.
  *
  * The sign of life comes from the loop, so one that hangs gives none. It is also withheld when jobs are there and none
- * was done for half of the manager's time: then the threads hang, and sessions stand still although the loop turns. */
+ * was done for half of the manager's time: then the threads hang, and sessions stand still although the loop turns. A
+ * front that hangs is ended after a quarter of that time, as another one can take its place without loss; the sign is
+ * withheld only if that does not help. */
 #include "daemon/report.h"
 
 #include <inttypes.h>
@@ -40,7 +42,8 @@ static void report_on_watchdog(uv_timer_t *timer) {
     if (s->jobs == 0 || s->jobs_done != r->jobs_done)
         r->moved_ns = now;
     r->jobs_done = s->jobs_done;
-    if (now - r->moved_ns < r->watchdog_ns / 2)
+    uint64_t silent = front_link_check(&s->front, now, r->watchdog_ns / 4);
+    if (now - r->moved_ns < r->watchdog_ns / 2 && silent < r->watchdog_ns / 2)
         service_alive();
 }
 

@@ -25,7 +25,9 @@ static void service_passed_add(struct service_passed *p, int fd, const char *nam
         memcpy(kept->name, name, strlen(name) + 1);
         p->count++;
     } else {
-        close(fd); /* no name of ours */
+        /* No name of ours: it would come back at each start. */
+        sd_notifyf(0, "FDSTOREREMOVE=1\nFDNAME=%s", name);
+        close(fd);
     }
 }
 
@@ -83,6 +85,10 @@ void service_reloading(void) {
 
 void service_stopping(void) {
     sd_notify(0, "STOPPING=1");
+}
+
+void service_extend(uint64_t ns) {
+    sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%" PRIu64, ns / 1000u);
 }
 
 void service_status(const char *text) {

@@ -34,6 +34,8 @@ void service_ready(void);
 /* A reload begins; service_ready() ends it. */
 void service_reloading(void);
 void service_stopping(void);
+/* What was begun goes on and takes longer than the manager may think: at least as long as this from now on. */
+void service_extend(uint64_t ns);
 /* One line for people; said only if it is another than before. */
 void service_status(const char *text);
 /* How often service_alive() has to be called, in ns; 0: nobody waits for it. */

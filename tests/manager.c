@@ -14,7 +14,8 @@
 #include "attach.h"
 
 #define FIRST_PASSED 3
-#define ASIDE 4096 /* descriptors are moved out of the way before they get their numbers */
+#define ROUND "ROUND=1" /* our own: all before it was heard */
+#define ASIDE 4096      /* descriptors are moved out of the way before they get their numbers */
 
 /* ---------- hearing ---------- */
 
@@ -40,11 +41,13 @@ static void forget(struct manager *m, const char *name) {
 
 static void hear(struct manager *m, char *text, const int *fds, size_t fd_count) {
     bool store = false, drop = false;
+    bool dated = strstr(text, "\nMONOTONIC_USEC="); /* as Type=notify-reload asks for */
     char name[16] = "";
     char *rest = text;
     for (char *line; (line = strsep(&rest, "\n"));) {
         m->ready += strcmp(line, "READY=1") == 0;
-        m->reloading += strcmp(line, "RELOADING=1") == 0;
+        m->reloading += dated && strcmp(line, "RELOADING=1") == 0;
+        m->rounds += strcmp(line, ROUND) == 0;
         m->stopping += strcmp(line, "STOPPING=1") == 0;
         m->alive += strcmp(line, "WATCHDOG=1") == 0;
         store |= strcmp(line, "FDSTORE=1") == 0;
@@ -157,7 +160,20 @@ static void pass_on(void *data) {
         setenv("WATCHDOG_USEC", number, 1);
 }
 
+/* What a process that has ended had said is heard before the next one begins. */
+static int catch_up(struct manager *m) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/notify", m->daemon.base);
+    uint32_t before = m->rounds;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    ssize_t n = sendto(fd, ROUND, strlen(ROUND), 0, (struct sockaddr *)&address, sizeof address);
+    close(fd);
+    return n < 0 ? -1 : manager_wait(m, &m->rounds, before + 1);
+}
+
 int manager_spawn(struct manager *m, const char *const *args) {
+    if (catch_up(m) < 0)
+        return -1;
     char store[16];
     const char *argv[32] = {harness_program("scissord"), "--config", "/dev/null", "--dir", m->daemon.dir,
                             "--descriptor-store",        store,      "--pool",    "64MiB"};

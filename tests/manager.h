@@ -24,6 +24,7 @@ struct manager {
     } kept[MANAGER_KEPT];
     uint32_t count;
     uint32_t ready, reloading, stopping, alive;
+    uint32_t rounds; /* of its own */
     char status[256];
 };
 
