@@ -81,16 +81,17 @@ int broker_new(const struct broker_config *config, struct broker **ret_broker);
 int broker_reconfigure(struct broker *b, const struct broker_config *config);
 /* Takes over the sessions of the process before from what its store had; before the first peer. All descriptors in
  * `kept` are taken, and the list is left without them (fd -1); what belongs to no session any more is dropped. A
- * session that cannot be taken over (other layout, pool too small, damaged) is given up as a whole and its memory
- * revoked. */
+ * session that cannot be taken over (other layout, pool too small, damaged) is given up as a whole: its client, if it
+ * lives, has its memory until it hears of it, else that is revoked. */
 void broker_take_over(struct broker *b, struct broker_kept *kept, size_t count, uint64_t now);
-/* A session that was taken over and waits for its client: its number, and a pidfd of the client's process (the
- * broker's; -1: not known), for the caller to watch. False after the last; *cursor begins with 0. */
+/* A session that was taken over and waits for its client: its number, and a pidfd of the client's process (-1: not
+ * known) for the caller to watch a copy of; the broker closes it when the client is back or the session ends. False
+ * after the last; *cursor begins with 0. */
 bool broker_orphan_next(const struct broker *b, uint64_t *cursor, uint64_t *ret_session, int *ret_pidfd);
 /* The process is gone: the session ends, unless its client came back meanwhile. */
 void broker_orphan_gone(struct broker *b, uint64_t session, uint64_t now);
-/* Frees the broker for good and leaves all sessions to the next process: no job runs, nothing is revoked. For a broker
- * with a store. NULL allowed; returns NULL. */
+/* Frees the broker for good and leaves all sessions to the next process; nothing is revoked. Jobs that were not begun
+ * are forgotten; none may be running. Without a store it is broker_free(). NULL allowed; returns NULL. */
 struct broker *broker_leave(struct broker *b);
 /* All peers must be gone and all jobs done; asserts that every pool came back to zero. NULL allowed; returns NULL. */
 struct broker *broker_free(struct broker *b);
