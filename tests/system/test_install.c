@@ -82,6 +82,21 @@ static void test_files(void **state) {
     assert_string_equal(text, SCISSOR_VERSION "\n");
 }
 
+/* A figure of systemd for how much a service may do; 10 stands for 1.0 of 10. The offline form starts nothing. */
+static void test_exposure(void **state) {
+    (void)state;
+    if (run("systemd-analyze security --help | grep -q -e --offline")) {
+        printf("SKIP: no systemd-analyze that could look at a unit which is not installed\n");
+        skip();
+    }
+    must("systemd-analyze security --no-pager --offline=true --threshold=10 \"$P/lib/systemd/system/scissord.service\" "
+         ">/dev/null");
+    /* What a GPU needs beyond that: each line has its reason above it. */
+    must("awk '/^#/ {said = 1; next} /^\\[/ {next} !said {print FILENAME \": \" $0}' "
+         "\"$P/share/scissord/scissord-gpu.conf\"");
+    assert_string_equal(text, "");
+}
+
 /* The units name the programs where they are, and systemd has nothing against them. */
 static void test_units(void **state) {
     (void)state;
@@ -280,9 +295,9 @@ static void test_uninstall(void **state) {
 int main(void) {
     harness_init(280);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_files),     cmocka_unit_test(test_units),      cmocka_unit_test(test_symbols),
-        cmocka_unit_test(test_example),   cmocka_unit_test(test_completion), cmocka_unit_test(test_configuration),
-        cmocka_unit_test(test_uninstall),
+        cmocka_unit_test(test_files),         cmocka_unit_test(test_units),     cmocka_unit_test(test_exposure),
+        cmocka_unit_test(test_symbols),       cmocka_unit_test(test_example),   cmocka_unit_test(test_completion),
+        cmocka_unit_test(test_configuration), cmocka_unit_test(test_uninstall),
     };
     return cmocka_run_group_tests_name("install", tests, set_up, NULL);
 }
