@@ -149,6 +149,8 @@ command -v apt-get >/dev/null && [ -n "$suite" ] || cannot "this is not a Debian
 root=$cache/root-$suite-$(echo "$packages" | sha256sum | cut -c 1-12)
 exec {making}>"$cache/roots.lock"
 flock "$making"
+# Half made, by somebody who cannot be making them any more.
+rm -rf --one-file-system "$cache"/life-*
 [ -d "$root" ] || make_root "$suite"
 touch "$root"
 exec {in_use}<"$root"
