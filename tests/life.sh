@@ -122,7 +122,7 @@ part_stranger() {
     fails as bob scissor-run $model --socket /run/scissord --prompt Hello -n 4 >/tmp/bob 2>&1
     grep 'not allowed' /tmp/bob
     fails as bob scissorctl stat >/tmp/bob 2>&1
-    grep 'you may not talk to the scissord' /tmp/bob
+    grep 'you may not talk to the scissord in /run/scissord; .* member of the group scissord$' /tmp/bob
 }
 
 part_tools() {

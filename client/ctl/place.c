@@ -5,7 +5,9 @@
 #include "place.h"
 
 #include <errno.h>
+#include <grp.h>
 #include <pwd.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,16 +34,24 @@ void ctl_place_default(char *ret_directory, size_t size) {
     snprintf(ret_directory, size, "/run/scissord");
 }
 
-static const char *owner_of(const char *path) {
+/* What somebody who was turned away can do: the directory's group may enter, if it is a service of the machine. */
+static void tell_who_may(const char *directory, char *text, size_t size) {
     struct stat st;
-    struct passwd *owner = stat(path, &st) == 0 ? getpwuid(st.st_uid) : NULL;
-    return owner ? owner->pw_name : "the daemon's user";
+    bool known = stat(directory, &st) == 0;
+    struct group *group = known && st.st_mode & S_IXGRP ? getgrgid(st.st_gid) : NULL;
+    struct passwd *owner = known ? getpwuid(st.st_uid) : NULL;
+    if (group)
+        snprintf(text, size, "run this as root, or as a member of the group %s", group->gr_name);
+    else
+        snprintf(text, size, "run this as root or as %s", owner ? owner->pw_name : "the daemon's user");
 }
 
 int ctl_place_tell(const char *directory, const char *socket, int error) {
-    if (error == EACCES || error == EPERM)
-        return ctl_fail(CTL_REFUSED, "you may not talk to the scissord in %s; run this as root or as %s", directory,
-                        owner_of(directory));
+    if (error == EACCES || error == EPERM) {
+        char who[128];
+        tell_who_may(directory, who, sizeof who);
+        return ctl_fail(CTL_REFUSED, "you may not talk to the scissord in %s; %s", directory, who);
+    }
     if (error == ENOENT || error == ENOTDIR)
         return ctl_fail(
             CTL_NOT_RUNNING,
