@@ -11,6 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static uint64_t snapshot_sessions; /* accepted so far */
+
 #define POOL_BYTES (64ull << 20)
 
 static struct broker *snapshot_broker(void) {
@@ -27,6 +29,7 @@ static struct broker *snapshot_broker(void) {
 
 static void snapshot_use(struct session *s) {
     uint32_t slots = 1;
+    snapshot_sessions++;
     for (uint32_t h = 0; h < s->head_count; h++) {
         history_check(&s->heads[h].history);
         slots = s->heads[h].history.settled > slots ? s->heads[h].history.settled : slots;

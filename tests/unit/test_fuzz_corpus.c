@@ -110,6 +110,7 @@ static void config_corpus(void **state) {
 static void snapshot_corpus(void **state) {
     (void)state;
     run_corpus(fuzz_snapshot, "snapshot");
+    assert_true(snapshot_sessions > 1000); /* the corpus is of the layout that is read */
 }
 
 int main(void) {

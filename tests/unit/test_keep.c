@@ -243,7 +243,64 @@ static void test_puts_fail(void **state) {
     }
 }
 
-int main(void) {
+/* ---------- the corpus of tests/fuzz/fuzz_snapshot.c ---------- */
+
+/* The state file that counts, its list right behind the snapshot. */
+static void write_state(const char *directory, const char *name, uint64_t id) {
+    static char bytes[1 << 16], path[512];
+    struct snapshot_head best = {0}, head;
+    size_t size = 0;
+    for (int i = 0; i < 2; i++) {
+        int fd = kept_named("ab"[i], id)->fd;
+        assert_int_equal(pread(fd, &head, sizeof head, 0), sizeof head);
+        if (head.sequence <= best.sequence)
+            continue;
+        best = head;
+        size = (head.bytes + 7) / 8 * 8;
+        assert_true(size + head.redo_bytes <= sizeof bytes);
+        assert_true(pread(fd, bytes, size, 0) == (ssize_t)size);
+        assert_true(pread(fd, bytes + size, head.redo_bytes, (off_t)head.redo_at) == (ssize_t)head.redo_bytes);
+    }
+    best.redo_at = best.redo_bytes ? size : 0;
+    memcpy(bytes, &best, sizeof best);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, size + best.redo_bytes, f), size + best.redo_bytes);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* After a change of the layout: build/tests/unit/test_keep tests/fuzz/corpus/snapshot */
+static int write_corpus(const char *directory) {
+    static const char *const policies[] = {"streaming", "h2o", "pivotal", "scissorhands"};
+    for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
+        begin(false);
+        int peer = rig_connect(&rig);
+        struct proto_open spec = rig_spec(1, 2, 16, F, 80, 0, policies[i]);
+        if (i == 3) {
+            spec.groups[0].params[0] = (struct proto_param){.name = "window", .value = 32};
+            spec.groups[0].params[1] = (struct proto_param){.name = "drop", .value = 40};
+        }
+        int place = rig_open_now(&rig, peer, &spec);
+        for (int k = 0; k < 4; k++)
+            period(place, F);
+        if (i >= 2) { /* with a list: its rows have not moved */
+            rig_settle(&rig, place, F, rig.sessions[place].sequence);
+            rig.device.rows_left = 0;
+            broker_job_run(rig.jobs[0]);
+            rig.device.rows_left = UINT64_MAX;
+        }
+        write_state(directory, policies[i], rig.sessions[place].id);
+        rig_restart(&rig);
+        no_client_comes();
+        end();
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc == 2)
+        return write_corpus(argv[1]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_comes_back),       cmocka_unit_test(test_orphan_timeout),
         cmocka_unit_test(test_orphan_gone),      cmocka_unit_test(test_not_theirs),

@@ -116,6 +116,16 @@ static inline int open_session(int peer, const char *policy) {
     return place;
 }
 
+static inline struct broker_kept *kept_named(char kind, uint64_t number) {
+    char name[9];
+    keep_name(kind, number, name);
+    for (uint32_t i = 0; i < store.count; i++)
+        if (strcmp(store.kept[i].name, name) == 0)
+            return &store.kept[i];
+    fail();
+    return NULL;
+}
+
 /* ---------- two sessions of two peers with some rows each ---------- */
 
 static int places[2], peers[2];

@@ -2,16 +2,6 @@
  * whole, and nothing happens to the others. Of two sessions it is the second one that something happens to. */
 #include "test_keep.h"
 
-static struct broker_kept *kept_named(char kind, uint64_t number) {
-    char name[9];
-    keep_name(kind, number, name);
-    for (uint32_t i = 0; i < store.count; i++)
-        if (strcmp(store.kept[i].name, name) == 0)
-            return &store.kept[i];
-    fail();
-    return NULL;
-}
-
 /* The first session comes back, the second one was given up, and its client hears so. */
 static void only_first(void) {
     struct proto_pool_stat stat = pool_stat();
