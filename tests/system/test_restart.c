@@ -32,6 +32,7 @@ struct worker {
     uint32_t first; /* kind to begin with */
     pthread_t thread;
     atomic_uint lives, beats; /* sessions from open to close; steps */
+    uint32_t lossy;           /* sessions whose client was told that scores were lost */
     atomic_bool stop;
     int code;         /* that ended it; 0: all is well */
     const char *what; /* call that gave it */
@@ -118,7 +119,11 @@ static void *work(void *data) {
         return NULL;
     for (uint32_t kind = worker->first; !worker->code && !worker->stop; kind++) {
         worker->code = live(client, kind % KINDS, worker, &result);
-        if (!worker->code && memcmp(&result, &expected[kind % KINDS], sizeof result) != 0) {
+        /* A client gives nanomsg some ms to connect anew and then settles without its scores, as it says: on a busy
+         * machine the victims may be others. Nothing else may differ, ever. */
+        worker->lossy += result.lost > 0;
+        if (!worker->code && (result.tokens != expected[kind % KINDS].tokens ||
+                              (result.lost == 0 && memcmp(&result, &expected[kind % KINDS], sizeof result) != 0))) {
             worker->what = "another result";
             worker->code = 1;
         }
@@ -177,7 +182,7 @@ static void any_moment(int signal) {
     const char *seconds = getenv("SCISSOR_TEST_SECONDS");
     struct worker workers[WORKERS] = {0};
     struct proto_pool_stat stat;
-    uint32_t deaths = 0, lives = 0;
+    uint32_t deaths = 0, lives = 0, lossy = 0;
     unsigned random = (unsigned)harness_now_ns();
     print_message("seed %u\n", random);
     assert_int_equal(manager_init(&m, 1000, true), 0);
@@ -204,12 +209,14 @@ static void any_moment(int signal) {
             fail_msg("worker %d, after %u sessions: %s: %s", i, workers[i].lives, workers[i].what,
                      scissor_strerror(workers[i].code));
         lives += workers[i].lives;
+        lossy += workers[i].lossy;
     }
     qsort(times, deaths, sizeof *times, by_size);
-    print_message("%u deaths by signal %d, %u sessions; from a death to the first step after it: %.0f ms, at most "
+    print_message("%u deaths by signal %d, %u sessions, %u of them with scores lost; from a death to the first step "
+                  "after it: %.0f ms, at most "
                   "%.0f ms\n",
-                  deaths, signal, lives, (double)times[deaths / 2] / 1e6, (double)times[deaths - 1] / 1e6);
-    assert_true(deaths > 0 && lives > 0);
+                  deaths, signal, lives, lossy, (double)times[deaths / 2] / 1e6, (double)times[deaths - 1] / 1e6);
+    assert_true(deaths > 0 && lives > lossy);
     nothing_is_left();
     assert_int_equal(harness_stop(&m.daemon), 0);
     manager_deinit(&m);
