@@ -71,7 +71,7 @@ if [ "${1:-}" != --private ]; then
         command -v $tool >/dev/null || missing+=" $tool"
     done
     [ -z "$missing" ] || cannot "there is no$missing (apt-get install debootstrap systemd-container)"
-    unshare --mount true 2>/dev/null || cannot "no namespaces may be made here"
+    why=$(unshare --mount true 2>&1) || cannot "no mount namespace can be made here ($why)"
     exec unshare --mount "$self" --private "$@"
 fi
 shift

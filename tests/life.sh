@@ -97,6 +97,24 @@ part_install() {
     stat_is limit_bytes $((256 << 20))
 }
 
+has_status() { systemctl show --property=StatusText --value scissord | grep '256'; }
+# What the unit says that systemd knows of the service while it runs.
+part_status() {
+    until_ok has_status
+    has_status
+    [ "$(systemctl show --property=MemoryMax --value scissord)" = "$(scissord --memory-max)" ]
+}
+
+# Whoever comes first starts the daemon.
+part_socket() {
+    systemctl stop scissord
+    fails systemctl is-active scissord
+    systemctl is-active scissord.socket
+    as alice scissor-run $model --socket /run/scissord --prompt Hello -n 2
+    systemctl is-active scissord
+    stat_is limit_bytes $((256 << 20))
+}
+
 part_exposure() {
     # Fails above this many tenths.
     systemd-analyze security --no-pager --threshold=10 scissord

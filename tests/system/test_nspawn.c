@@ -16,10 +16,12 @@
 /* In the order of a life. */
 #define PARTS(X) \
     X(install)   \
+    X(status)    \
     X(exposure)  \
     X(users)     \
     X(use)       \
     X(stranger)  \
+    X(socket)    \
     X(tools)     \
     X(metrics)   \
     X(reload)    \
