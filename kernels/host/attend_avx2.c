@@ -34,8 +34,10 @@ static inline vec v_load_bf16(const char *p) {
 static inline vec_int v_load_int(const char *p) {
     return _mm256_loadu_si256((const __m256i *)p);
 }
-/* Each lane shifted right, by a constant. */
-#define v_shifted(x, bits) _mm256_srli_epi32(x, bits)
+/* Each lane shifted right. */
+static inline vec_int v_shifted(vec_int x, uint32_t bits) {
+    return _mm256_srl_epi32(x, _mm_cvtsi32_si128((int)bits));
+}
 /* The low four, and the low eight, bits of each lane. */
 static inline vec v_nibbles(vec_int x) {
     return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(15)));

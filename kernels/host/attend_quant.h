@@ -9,9 +9,11 @@
  * so a code costs one shift, one conversion and one product for each query. Rows of the last block that nobody sees
  * have weight 0 in the V phase whatever their scale is; in the K phase the softmax takes care of them. */
 
-/* Code e of each lane as a float; e is a constant. */
-#define V_CODE(dtype, x, e) \
-    ((dtype) == KERNEL_INT4 ? v_nibbles(v_shifted(x, (e) % 4 * 8 + (e) / 4 * 4)) : v_bytes(v_shifted(x, (e) % 4 * 8)))
+/* Code e of each lane as a float. (A loop over e that is not unrolled costs nothing that can be measured, and unrolled
+ * it takes the compiler a minute.) */
+INLINE vec v_code(const uint32_t dtype, vec_int lanes, uint32_t e) {
+    return dtype == KERNEL_INT4 ? v_nibbles(v_shifted(lanes, e % 4 * 8 + e / 4 * 4)) : v_bytes(v_shifted(lanes, e * 8));
+}
 
 /* ---------- K phase ---------- */
 
@@ -20,16 +22,6 @@ static void quant_pack_query(const struct tile *tile, uint32_t t, const float *q
     for (uint32_t c = 0; c < tile->item->head_dim; c++)
         tile->settled_q[c * tile->width + t] = query[c];
 }
-
-#define K_CODE(e)                                                                                   \
-    if ((e) < CODES_OF(dtype)) {                                                                    \
-        vec code[4];                                                                                \
-        UNROLL for (uint32_t u = 0; u < count; u++) code[u] = V_CODE(dtype, lanes[u], e);           \
-        UNROLL for (uint32_t t = 0; t < width; t++) {                                               \
-            vec x = v_set1(q[(e)*width + t]);                                                       \
-            UNROLL for (uint32_t u = 0; u < count; u++) sums[u][t] = v_fma(x, code[u], sums[u][t]); \
-        }                                                                                           \
-    }
 
 /* One group's part of the logits of `count` vectors of rows, from vector `first` on. */
 INLINE void k_quant_group(const uint32_t width, const uint32_t dtype, const uint32_t count, const struct k_quant *k,
@@ -52,7 +44,14 @@ INLINE void k_quant_group(const uint32_t width, const uint32_t dtype, const uint
             lanes[u] = v_load_int(k->half + at[u] + unit * 64);
             __builtin_prefetch(k->ahead + at[u] + unit * 64, 0, 2);
         }
-        K_CODE(0) K_CODE(1) K_CODE(2) K_CODE(3) K_CODE(4) K_CODE(5) K_CODE(6) K_CODE(7)
+        for (uint32_t e = 0; e < codes; e++) {
+            vec code[4];
+            UNROLL for (uint32_t u = 0; u < count; u++) code[u] = v_code(dtype, lanes[u], e);
+            UNROLL for (uint32_t t = 0; t < width; t++) {
+                vec x = v_set1(q[e * width + t]);
+                UNROLL for (uint32_t u = 0; u < count; u++) sums[u][t] = v_fma(x, code[u], sums[u][t]);
+            }
+        }
     }
     UNROLL for (uint32_t u = 0; u < count; u++) {
         uint32_t block = (first + u) / PARTS, part = (first + u) % PARTS;
@@ -109,16 +108,6 @@ INLINE void v_quant_weights(const uint32_t width, const uint32_t dtype, const st
         offsets[t] = v_sum_across(sums[t]);
 }
 
-#define V_CODE_ROW(e)                                                                               \
-    if ((e) < CODES_OF(dtype)) {                                                                    \
-        vec code[8];                                                                                \
-        UNROLL for (uint32_t n = 0; n < count; n++) code[n] = V_CODE(dtype, lanes[n], e);           \
-        UNROLL for (uint32_t t = 0; t < width; t++) {                                               \
-            vec x = v_set1(weight[t * SCISSOR_BLOCK_ROWS + (e)]);                                   \
-            UNROLL for (uint32_t n = 0; n < count; n++) sums[t][n] = v_fma(x, code[n], sums[t][n]); \
-        }                                                                                           \
-    }
-
 /* Adds all rows, weighted, to `count` vectors of channels of each query. */
 INLINE void v_quant_channels(const uint32_t width, const uint32_t dtype, const uint32_t count, const struct v_quant *v,
                              uint32_t first, const float *weights, const float *offsets) {
@@ -137,7 +126,14 @@ INLINE void v_quant_channels(const uint32_t width, const uint32_t dtype, const u
         vec_int lanes[8];
         UNROLL for (uint32_t n = 0; n < count; n++) lanes[n] = v_load_int(from + n * LANES * 4);
         UNROLL for (uint32_t n = 0; n < count * LANES * 4; n += 64) __builtin_prefetch(ahead + n, 0, 2);
-        V_CODE_ROW(0) V_CODE_ROW(1) V_CODE_ROW(2) V_CODE_ROW(3) V_CODE_ROW(4) V_CODE_ROW(5) V_CODE_ROW(6) V_CODE_ROW(7)
+        for (uint32_t e = 0; e < codes; e++) {
+            vec code[8];
+            UNROLL for (uint32_t n = 0; n < count; n++) code[n] = v_code(dtype, lanes[n], e);
+            UNROLL for (uint32_t t = 0; t < width; t++) {
+                vec x = v_set1(weight[t * SCISSOR_BLOCK_ROWS + e]);
+                UNROLL for (uint32_t n = 0; n < count; n++) sums[t][n] = v_fma(x, code[n], sums[t][n]);
+            }
+        }
     }
     UNROLL for (uint32_t t = 0; t < width; t++) {
         UNROLL for (uint32_t n = 0; n < count; n++) v_store(v->out + t * v->head_dim + first + n * LANES, sums[t][n]);

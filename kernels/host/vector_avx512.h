@@ -30,8 +30,10 @@ static inline vec v_load_bf16(const char *p) {
 static inline vec_int v_load_int(const char *p) {
     return _mm512_loadu_si512(p);
 }
-/* Each lane shifted right, by a constant. */
-#define v_shifted(x, bits) _mm512_srli_epi32(x, bits)
+/* Each lane shifted right. */
+static inline vec_int v_shifted(vec_int x, uint32_t bits) {
+    return _mm512_srl_epi32(x, _mm_cvtsi32_si128((int)bits));
+}
 /* The low four, and the low eight, bits of each lane. A look-up takes no more than four bits of its index. */
 static inline vec v_nibbles(vec_int x) {
     return _mm512_permutexvar_ps(x, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
