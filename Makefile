@@ -44,9 +44,10 @@ $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
 $(BUILD)/tests/%.o: EXTRA = $(call PKG,cmocka nanomsg libuv libpcre2-8 openblas jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/tests/bench/%.o: EXTRA = $(call PKG,nanomsg libuv jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/kernels/quant.o: ISA = -O3
-%_avx2.o: ISA = -mavx2 -mfma -mf16c
-%_vnni.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
-%_avx512.o: ISA = -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
+# Without where variables are at each instruction, which takes the compiler longer than all else.
+%_avx2.o: ISA = -g1 -mavx2 -mfma -mf16c
+%_vnni.o: ISA = -g1 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
+%_avx512.o: ISA = -g1 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(sort $(1)))
 PROTO_O   := $(call obj,$(wildcard proto/*.c))

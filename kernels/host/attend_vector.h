@@ -182,7 +182,7 @@ void ATTEND(const struct kernel_attend *item, void *workspace) {
                 .heads = item->q_heads - head < heads ? item->q_heads - head : heads,
                 .settled_blocks = (item->settled_rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS,
             };
-            tile.width = widths[tile.rows * tile.heads];
+            tile.width = (is_quantised(item->storage_dtype) ? quant_widths : widths)[tile.rows * tile.heads];
             tile.q = workspace;
             tile.settled_q = tile.q + TILE * item->head_dim;
             tile.settled_sums = tile.settled_q + TILE * item->head_dim;
