@@ -454,9 +454,6 @@ static void sort_out(struct taking *t, struct broker_kept *kept, size_t count) {
     }
     t->count = n;
     keeper->stored = (uint32_t)n;
-    for (size_t i = 0; i < n; i++)
-        if (strchr("fsp", t->found[i].kind) && t->found[i].number >= keeper->next)
-            keeper->next = t->found[i].number + 1;
 }
 
 /* State files of one session stand apart in the list, but both in order. */
@@ -489,10 +486,14 @@ static void revoke_found(const struct taking *t, struct found *f) {
     }
 }
 
+/* What stays in the store says which number is the next one. */
 static void drop_rest(struct taking *t) {
     for (size_t i = 0; i < t->count; i++) {
         struct found *f = &t->found[i];
-        if (!f->claimed) {
+        if (f->claimed) {
+            if (strchr("fsp", f->kind) && f->number >= t->b->keeper.next)
+                t->b->keeper.next = f->number + 1;
+        } else {
             if (f->fd >= 0 && strchr("fs", f->kind) && !f->hands_off && !t->doubtful)
                 revoke_found(t, f);
             keeper_drop(&t->b->keeper, f->kind, f->number);
