@@ -330,17 +330,18 @@ static void attach_on_connection(uv_poll_t *handle, int status, int events) {
 
 /* ---------- all of it ---------- */
 
-/* Connections must leave descriptors for the memory of the sessions. */
-static uint32_t attach_peers_max(void) {
+/* Connections must leave descriptors for the memory of the sessions. Each is one itself, and one of its process. */
+static uint32_t attach_peers_max(bool keeps) {
     struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur / 2 >= ATTACH_PEERS_MAX)
+    uint32_t share = keeps ? 4 : 2;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur / share >= ATTACH_PEERS_MAX)
         return ATTACH_PEERS_MAX;
-    return files.rlim_cur / 2 > ATTACH_PEERS_KEPT ? (uint32_t)files.rlim_cur / 2 : ATTACH_PEERS_KEPT + 1;
+    return files.rlim_cur / share > ATTACH_PEERS_KEPT ? (uint32_t)files.rlim_cur / share : ATTACH_PEERS_KEPT + 1;
 }
 
 int attach_init(struct attach *a, struct server *server, int listen_fd) {
     *a = (struct attach){.server = server, .listen_fd = listen_fd, .spare_fd = -1, .reading = true};
-    a->peers_max = attach_peers_max();
+    a->peers_max = attach_peers_max(server->keeps);
     attach_take_spare(a);
     int r = uv_poll_init(&server->loop, &a->listener, listen_fd);
     if (r < 0)

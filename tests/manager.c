@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -158,6 +159,8 @@ static void pass_on(void *data) {
     snprintf(number, sizeof number, "%llu", (unsigned long long)m->watchdog_us);
     if (m->watchdog_us)
         setenv("WATCHDOG_USEC", number, 1);
+    if (m->descriptors)
+        setrlimit(RLIMIT_NOFILE, &(struct rlimit){m->descriptors, m->descriptors});
 }
 
 /* What a process that has ended had said is heard before the next one begins. */

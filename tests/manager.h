@@ -16,6 +16,7 @@ struct manager {
     int notify, attach; /* sockets; attach: -1: not activated */
     uint32_t store_max; /* 0: nothing is kept */
     uint64_t watchdog_us;
+    uint32_t descriptors; /* that the daemon may have; 0: as many as this program */
     pthread_t thread;
     pthread_mutex_t lock;
     struct {

@@ -196,12 +196,35 @@ static void test_full_at_restart(void **state) {
     attacked_stop();
 }
 
+/* Whoever takes all connections leaves descriptors for memory, though the daemon has one more of each: its process. */
+static void test_connections_leave_descriptors(void **state) {
+    (void)state;
+    enum { MANY = 300 };
+    int fds[MANY];
+    struct proto_settled settled;
+    assert_int_equal(manager_init(&attacked, 100, true), 0);
+    attacked.descriptors = 200;
+    assert_int_equal(manager_start(&attacked, NULL), 0);
+    int fd = attacked_greet();
+    for (int i = 0; i < MANY; i++)
+        fds[i] = harness_attach(&attacked.daemon);
+    harness_sleep_ms(20);
+    struct proto_opened session = attacked_open(fd, 0);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(harness_settle(fd, session.session, 0, 16, &settled), 0);
+    for (int i = 0; i < MANY; i++)
+        close(fds[i]);
+    close(fd);
+    attacked_stop();
+}
+
 int main(void) {
     const char *seconds = getenv("SCISSOR_TEST_SECONDS");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lying_store),
         cmocka_unit_test(test_highest_number),
         cmocka_unit_test(test_full_at_restart),
+        cmocka_unit_test(test_connections_leave_descriptors),
     };
     harness_init(120 + 8 * (seconds ? (unsigned)atoi(seconds) : 0));
     return cmocka_run_group_tests_name("attack on stores", tests, NULL, NULL);
