@@ -113,11 +113,9 @@ static bool pages_valid(const struct session *s, const struct redo_record *recor
 static int segment_restore(struct session *s, const struct redo_record *record, const void *entry) {
     uint64_t number;
     memcpy(&number, entry, sizeof number);
-    if (record->of < s->fresh_segments || record->of >= SESSION_SEGMENT_IDS || record->count >= s->group_count ||
+    /* It may lie far beyond those that are left: the emptied ones are those with the highest ids. */
+    if (record->of < s->fresh_segments || record->of >= session_id_limit(s) || record->count >= s->group_count ||
         !number)
-        return SCISSOR_EINVAL;
-    /* Ids are given from the lowest on, so an honest one is not far beyond those in use. */
-    if (record->of >= s->segment_capacity * 2u + 64u)
         return SCISSOR_EINVAL;
     if (session_segment_reserve(s, record->of) < 0)
         return SCISSOR_ENOMEM;

@@ -162,6 +162,8 @@ struct session {
 void session_shape(struct session *s, const struct proto_open *open);
 /* Settled segments that hold `pages` pages of every head of the group. */
 uint64_t session_group_segments(const struct session_group *group, uint64_t pages);
+/* Ids of segments that a session of this shape can come to. */
+uint64_t session_id_limit(const struct session *s);
 static inline uint64_t session_round(uint64_t bytes) {
     return (bytes + 4095) / 4096 * 4096;
 }

@@ -11,6 +11,13 @@ uint64_t session_group_segments(const struct session_group *group, uint64_t page
     return (pages * group->heads + group->pages_per_segment - 1) / group->pages_per_segment;
 }
 
+uint64_t session_id_limit(const struct session *s) {
+    uint64_t segments = s->fresh_segments;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        segments += session_group_segments(&s->groups[i], s->groups[i].max_pages);
+    return segments < SESSION_SEGMENT_IDS ? segments : SESSION_SEGMENT_IDS;
+}
+
 uint64_t session_ended_cost(const struct session *s) {
     return sizeof *s + session_round(s->control_bytes) + PROTO_LEASE_BYTES;
 }

@@ -177,16 +177,8 @@ int snapshot_read_head(const void *bytes, size_t size, struct snapshot_head *ret
     return 0;
 }
 
-/* Ids that a session of this shape can come to. */
-static uint64_t id_limit(const struct session *s) {
-    uint64_t segments = s->fresh_segments;
-    for (uint32_t i = 0; i < s->group_count; i++)
-        segments += session_group_segments(&s->groups[i], s->groups[i].max_pages);
-    return segments < SESSION_SEGMENT_IDS ? segments : SESSION_SEGMENT_IDS;
-}
-
 static int read_segments(struct reader *r, struct session *s, uint32_t count) {
-    uint64_t limit = id_limit(s), next = s->fresh_segments;
+    uint64_t limit = session_id_limit(s), next = s->fresh_segments;
     for (uint32_t i = 0; i < s->fresh_segments; i++)
         if (!take(r, &s->segments[i].kept, sizeof s->segments[i].kept) || !s->segments[i].kept)
             return SCISSOR_EINVAL;

@@ -36,6 +36,7 @@ static struct shared {
     uint32_t step;   /* of the scenario; those before it are done */
     uint32_t points; /* passed since they count */
     bool armed;      /* they count */
+    uint32_t copied; /* points at the first copy of a page */
     int place[2];    /* of the sessions; -1 */
 } * shared;
 #define rig (shared->rig)
@@ -98,6 +99,8 @@ static int dying_copy(struct kernel_backend *b, void *to, const void *from, size
     page_copies++;
     memcpy(to, from, bytes / 2);
     point();
+    if (shared->armed && !shared->copied)
+        shared->copied = shared->points;
     memcpy((char *)to + bytes / 2, (const char *)from + bytes / 2, bytes - bytes / 2);
     point();
     return 0;
@@ -201,7 +204,7 @@ static void open_one(int which, uint32_t fresh, uint32_t guaranteed, uint32_t mo
 }
 
 static void send_scores(struct rig_session *s) {
-    static uint8_t frame[1 << 18];
+    static uint8_t frame[1 << 20];
     if (!s->scores[0].planes)
         return;
     size_t size = rig_frame(s, 0, 1, s->fresh_rows, s->fresh_rows, score, NULL, frame);
@@ -317,6 +320,25 @@ static bool shrinks_and_settles(uint32_t step) {
     return false;
 }
 
+/* From many segments to a few at once: the emptied ones have ids far above those that are left. */
+static bool shrinks_far(uint32_t step) {
+    if (step == 0) {
+        open_one(0, 1024, 1040, 32768 + 1024, "streaming");
+        settle_to(0, 32768);
+        arm();
+        return true;
+    }
+    struct rig_session *s = &rig.sessions[shared->place[0]];
+    struct proto_request r = {
+        .id = step, .op = PROTO_OP_SET_BUDGET, .session = s->id, .value = {0, 1088, PROTO_ALL_GROUPS}};
+    memcpy(r.token, s->token, sizeof r.token);
+    rig_control_to(&rig, r);
+    assert_int_equal(rig.answer.code, 0);
+    rig_jobs(&rig);
+    settle_to(0, 32768 + 1024);
+    return false;
+}
+
 static void run(bool (*scenario)(uint32_t step)) {
     while (scenario(shared->step))
         shared->step++;
@@ -331,6 +353,7 @@ struct rows {
 
 /* Every row is the one that its position says. */
 static void read_rows(struct rows *ret) {
+    memset(ret, 0, HEADS * sizeof *ret);
     for (uint32_t h = 0; h < HEADS; h++) {
         struct rig_session *s = &rig.sessions[shared->place[0]];
         rig_positions(&rig, shared->place[0], 0, h);
@@ -546,6 +569,22 @@ static void test_shrinks_and_settles(void **state) {
     assert_true(tail_moves && page_copies);
 }
 
+/* Not at every moment, as each costs 200 MiB: when pages are copied, and when segments are given back. */
+static void test_shrinks_far(void **state) {
+    static struct rows expected[HEADS];
+    (void)state;
+    die_at = 0;
+    model(shrinks_far, 256 * MIB, expected);
+    assert_true(page_copies);
+    die_at = UINT32_MAX;
+    assert_true(die_once(shrinks_far, 256 * MIB, expected));
+    uint32_t moments[] = {shared->copied - 1, shared->copied, shared->points / 2};
+    for (size_t i = 0; i < sizeof moments / sizeof *moments; i++) {
+        die_at = moments[i];
+        assert_false(die_once(shrinks_far, 256 * MIB, expected));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_grows),
@@ -553,6 +592,7 @@ int main(void) {
         cmocka_unit_test(test_shrinks),
         cmocka_unit_test(test_shrinks_within),
         cmocka_unit_test(test_shrinks_and_settles),
+        cmocka_unit_test(test_shrinks_far),
     };
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return shared == MAP_FAILED ? 1 : cmocka_run_group_tests_name("keep, killed", tests, NULL, NULL);
