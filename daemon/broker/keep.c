@@ -317,12 +317,19 @@ int keep_open(struct session *s) {
     return 0;
 }
 
+/* The one that does not count goes first: without the other it would be the state of a settle ago that counts. */
+static void spoil(struct keep *keep) {
+    for (uint32_t i = 0; i < 2; i++) {
+        struct keep_file *file = &keep->file[i ? keep->active : !keep->active];
+        if (file->memory)
+            snapshot_spoil(file->memory);
+        step();
+    }
+}
+
 void keep_close(struct session *s) {
     struct keep *keep = s->keep;
-    for (uint32_t i = 0; i < 2; i++)
-        if (keep->file[i].memory)
-            snapshot_spoil(keep->file[i].memory);
-    step();
+    spoil(keep);
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
         if (s->segments[i].kept)
             keeper_drop(keep->keeper, i < s->fresh_segments ? 'f' : 's', s->segments[i].kept);
@@ -371,8 +378,7 @@ void keep_trim(struct session *s) {
 
 void keep_spoil(struct session *s) {
     s->keep->spoilt = true;
-    for (uint32_t i = 0; i < 2; i++)
-        snapshot_spoil(s->keep->file[i].memory);
+    spoil(s->keep);
 }
 
 int keep_renew(struct session *s, const struct keep_counts *counts) {
