@@ -234,7 +234,7 @@ static void server_finish(struct server *s) {
     uv_close((uv_handle_t *)&s->stop_timer, NULL);
     for (size_t i = 0; i < SERVER_SIGNALS; i++)
         uv_close((uv_handle_t *)&s->signals[i], NULL);
-    s->attach.leaving = s->keeps && s->status == 0;
+    s->attach.leaving = s->keeps; /* also if it could not start: another one may */
     orphans_deinit(&s->orphans);
     report_deinit(&s->report);
     attach_deinit(&s->attach);

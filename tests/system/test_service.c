@@ -396,6 +396,33 @@ static void waits_for_orphans(void **state) {
     stop(&m);
 }
 
+/* A daemon that cannot start leaves the sessions to the next one. */
+static void keeps_when_it_cannot_start(void **state) {
+    (void)state;
+    struct manager m;
+    struct proto_pool_stat stat;
+    char path[128];
+    int status;
+    assert_int_equal(manager_init(&m, 512, false), 0);
+    assert_int_equal(manager_start(&m, NULL), 0);
+    pid_t pid = open_and_stop(&m);
+    kill(m.daemon.pid, SIGKILL);
+    assert_int_equal(harness_wait(m.daemon.pid, HARNESS_PATIENCE_MS, &status), 0);
+    snprintf(path, sizeof path, "%s/" PROTO_CONTROL_SOCKET, m.daemon.dir);
+    unlink(path);
+    assert_int_equal(mkdir(path, 0700), 0); /* in the way of the front's socket */
+    assert_int_equal(manager_spawn(&m, NULL), 0);
+    assert_int_equal(harness_wait(m.daemon.pid, HARNESS_PATIENCE_MS, &status), 0);
+    assert_int_equal(status, 1);
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(manager_start(&m, NULL), 0);
+    assert_int_equal(harness_stat(&m.daemon, &stat), 0);
+    assert_int_equal(stat.orphans, 1);
+    kill_client(pid);
+    assert_int_equal(harness_wait_sessions(&m.daemon, 0, 5000), 0);
+    stop(&m);
+}
+
 /* A store that is too small for a session: the open is refused, and says why. */
 static void refuses_what_it_cannot_keep(void **state) {
     (void)state;
@@ -414,11 +441,17 @@ static void refuses_what_it_cannot_keep(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(says_how_it_is),          cmocka_unit_test(is_silent_when_it_hangs),
-        cmocka_unit_test(takes_the_socket),        cmocka_unit_test(refuses_other_sockets),
-        cmocka_unit_test(outlives_crashes),        cmocka_unit_test(outlives_restarts),
-        cmocka_unit_test(is_lost_without_a_store), cmocka_unit_test(closes_for_the_dead),
-        cmocka_unit_test(waits_for_orphans),       cmocka_unit_test(refuses_what_it_cannot_keep),
+        cmocka_unit_test(says_how_it_is),
+        cmocka_unit_test(is_silent_when_it_hangs),
+        cmocka_unit_test(takes_the_socket),
+        cmocka_unit_test(refuses_other_sockets),
+        cmocka_unit_test(outlives_crashes),
+        cmocka_unit_test(outlives_restarts),
+        cmocka_unit_test(is_lost_without_a_store),
+        cmocka_unit_test(closes_for_the_dead),
+        cmocka_unit_test(waits_for_orphans),
+        cmocka_unit_test(refuses_what_it_cannot_keep),
+        cmocka_unit_test(keeps_when_it_cannot_start),
     };
     harness_init(240);
     return cmocka_run_group_tests_name("service", tests, NULL, NULL);
