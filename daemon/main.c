@@ -182,7 +182,7 @@ static int main_serve(struct main_reload *reload, struct service_passed *passed)
         daemon_log(LOG_WARNING,
                    "descriptor-store is set, but no service manager listens ($NOTIFY_SOCKET): sessions end "
                    "with this process");
-    struct broker *broker = main_make_broker(options, backend, keeps ? &store : NULL);
+    struct broker *broker = main_make_broker(options, backend, service_is_managed() ? &store : NULL);
     if (broker) {
         main_take_over(broker, passed);
         snprintf(ready, sizeof ready, "scissord %s: ready; pool %s of %s memory (%s), sockets in %s", SCISSOR_VERSION,

@@ -50,7 +50,7 @@ static bool can_keep(const struct broker_config *c) {
     for (uint32_t i = 0; i < c->pool_count; i++)
         if (!c->pools[i].backend->segment_adopt || (c->pools[i].host && !c->pools[i].host->segment_adopt))
             return false;
-    return c->store != NULL;
+    return c->store && c->store->max > 0;
 }
 
 int broker_new(const struct broker_config *config, struct broker **ret_broker) {

@@ -63,7 +63,7 @@ struct broker_config {
     /* Fills bytes with secrets; 0 or negative errno. */
     int (*random)(void *bytes, size_t size);
     uint32_t owner_uid;         /* of the daemon: may change everything, as root may */
-    struct broker_store *store; /* NULL: sessions end with the process */
+    struct broker_store *store; /* NULL, or one that holds nothing: sessions end with the process */
     uint64_t orphan_wait_ns;    /* how long a session that was taken over waits for its client */
     /* The daemon's options for CONFIG: fills in the i-th, false if there is none. May be NULL. */
     bool (*option)(void *data, uint32_t i, struct proto_option *ret);

@@ -423,6 +423,23 @@ static void keeps_when_it_cannot_start(void **state) {
     stop(&m);
 }
 
+/* A daemon that is to keep nothing gives back what the one before has kept. */
+static void empties_a_store_not_wanted(void **state) {
+    static const char *const args[] = {"--descriptor-store", "0", NULL};
+    (void)state;
+    struct manager m;
+    assert_int_equal(manager_init(&m, 512, false), 0);
+    assert_int_equal(manager_start(&m, NULL), 0);
+    pid_t pid = open_and_stop(&m);
+    assert_true(manager_count(&m) > 0);
+    assert_int_equal(manager_restart(&m, SIGTERM, args), 0);
+    for (int i = 0; i < 500 && manager_count(&m); i++)
+        harness_sleep_ms(10);
+    assert_int_equal(manager_count(&m), 0);
+    kill_client(pid);
+    stop(&m);
+}
+
 /* A store that is too small for a session: the open is refused, and says why. */
 static void refuses_what_it_cannot_keep(void **state) {
     (void)state;
@@ -452,6 +469,7 @@ int main(void) {
         cmocka_unit_test(waits_for_orphans),
         cmocka_unit_test(refuses_what_it_cannot_keep),
         cmocka_unit_test(keeps_when_it_cannot_start),
+        cmocka_unit_test(empties_a_store_not_wanted),
     };
     harness_init(240);
     return cmocka_run_group_tests_name("service", tests, NULL, NULL);
