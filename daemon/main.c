@@ -21,8 +21,9 @@
 #include "daemon/store.h"
 #include "scissor_error.h"
 
-/* A quarter of what the kernel says is available, in whole MiB. */
-static uint64_t main_default_pool(void) {
+/* A quarter of what the kernel says is available, in whole MiB. What sessions of the process before hold counts as
+ * available: it is to be in the pool. */
+static uint64_t main_default_pool(uint64_t held) {
     FILE *f = fopen("/proc/meminfo", "re");
     unsigned long long kib = 0;
     char line[128];
@@ -30,14 +31,14 @@ static uint64_t main_default_pool(void) {
         ;
     if (f)
         fclose(f);
-    uint64_t mib = kib / 4 / 1024;
+    uint64_t mib = (kib + held / 1024) / 4 / 1024;
     return (mib ? mib : 1) << 20;
 }
 
 /* The pool, all that is charged to it included; and what is not: programs, libraries, packets on their way, the front
  * with its ring. */
 static uint64_t main_memory_max(const struct daemon_options *options) {
-    uint64_t pool = options->pool_bytes ? options->pool_bytes : main_default_pool();
+    uint64_t pool = options->pool_bytes ? options->pool_bytes : main_default_pool(0);
     return pool + pool / 16 + (256u << 20);
 }
 
@@ -83,13 +84,13 @@ static bool main_describe_option(void *data, uint32_t i, struct proto_option *re
 }
 
 /* One pool: the host's memory. Gives NULL when it has said why. */
-static struct broker *main_make_broker(const struct daemon_options *options, struct kernel_backend *backend,
-                                       struct broker_store *store) {
+static struct broker *main_make_broker(const struct daemon_options *options, bool pool_worked_out,
+                                       struct kernel_backend *backend, struct broker_store *store) {
     struct broker_config config;
     struct broker *broker = NULL;
     main_fill_config(options, &config);
-    config.pools[0] =
-        (struct broker_pool_config){.name = backend->name, .backend = backend, .limit_bytes = options->pool_bytes};
+    config.pools[0] = (struct broker_pool_config){
+        .name = backend->name, .backend = backend, .limit_bytes = options->pool_bytes, .worked_out = pool_worked_out};
     config.pool_count = 1;
     config.random = main_random;
     config.owner_uid = geteuid();
@@ -108,6 +109,7 @@ struct main_reload {
     int argc;
     char **argv;
     struct daemon_options *options; /* in force */
+    bool pool_worked_out;           /* at the start */
 };
 
 static void main_log_change(void *data, const char *name, const char *was, const char *is, bool live) {
@@ -182,7 +184,8 @@ static int main_serve(struct main_reload *reload, struct service_passed *passed)
         daemon_log(LOG_WARNING,
                    "descriptor-store is set, but no service manager listens ($NOTIFY_SOCKET): sessions end "
                    "with this process");
-    struct broker *broker = main_make_broker(options, backend, service_is_managed() ? &store : NULL);
+    struct broker *broker =
+        main_make_broker(options, reload->pool_worked_out, backend, service_is_managed() ? &store : NULL);
     if (broker) {
         main_take_over(broker, passed);
         snprintf(ready, sizeof ready, "scissord %s: ready; pool %s of %s memory (%s), sockets in %s", SCISSOR_VERSION,
@@ -219,7 +222,7 @@ static bool main_print(const struct daemon_options *options) {
 
 int main(int argc, char **argv) {
     struct daemon_options options;
-    struct main_reload reload = {argc, argv, &options};
+    struct main_reload reload = {.argc = argc, .argv = argv, .options = &options};
     struct service_passed passed;
     char why[512], size[32];
     if (argc == 3 && strcmp(argv[1], FRONT_ARGUMENT) == 0)
@@ -238,7 +241,8 @@ int main(int argc, char **argv) {
         return 1;
     }
     if (options.pool_bytes == 0) {
-        options.pool_bytes = main_default_pool();
+        options.pool_bytes = main_default_pool(service_passed_bytes(&passed));
+        reload.pool_worked_out = true;
         daemon_log(LOG_NOTICE, "no --pool: taking a quarter of the available memory, %s",
                    daemon_size_text(options.pool_bytes, " ", size, sizeof size));
     }

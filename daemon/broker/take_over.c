@@ -119,6 +119,13 @@ static bool take_limits(struct session *s, const struct snapshot_head *head) {
     return head->priority >= 1 && head->priority <= BROKER_PRIORITY_MOST;
 }
 
+/* What the pool can be made to have. One that is a quarter of the memory that was available at the start (main.c) has
+ * room for the sessions of the process before, though there may be less available now, for them and for their clients.
+ */
+static uint64_t pool_most(const struct pool *pool) {
+    return pool->config.worked_out ? pool->config.limit_bytes * 4 : pool->config.limit_bytes;
+}
+
 /* Shape and what it costs, from the same checks that an OPEN goes through. */
 static int make_shape(struct taking *t, struct session *s, const struct snapshot_head *head) {
     char why[PROTO_TEXT_BYTES];
@@ -131,7 +138,7 @@ static int make_shape(struct taking *t, struct session *s, const struct snapshot
         return SCISSOR_EINVAL;
     if (!take_limits(s, head))
         return SCISSOR_EINVAL;
-    if (s->guaranteed_cost > s->pool->config.limit_bytes)
+    if (s->guaranteed_cost > pool_most(s->pool))
         return SCISSOR_FULL; /* before memory is taken for it */
     s->id = head->session;
     memcpy(s->token, head->token, sizeof s->token);
@@ -159,8 +166,22 @@ static void leave_pool(struct session *s) {
     pool_leave(&s->account);
 }
 
+static void enlarge_pool(struct session *s) {
+    struct pool *pool = s->pool;
+    uint64_t need = s->base_cost;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        const struct session_group *g = &s->groups[i];
+        uint64_t segments = session_group_segments(g, g->guaranteed_pages);
+        need += (segments > g->segments ? segments : g->segments) * g->segment_cost;
+    }
+    if (need > pool_room(pool) && pool->committed <= pool_most(pool) && need <= pool_most(pool) - pool->committed)
+        pool_set_target(pool, pool->committed + need);
+}
+
 /* Every byte is charged before it counts as ours. 0, or FULL. */
 static int join_pool(struct session *s) {
+    if (s->pool->config.worked_out)
+        enlarge_pool(s);
     if (pool_ask(s->pool, s->guaranteed_cost))
         return SCISSOR_FULL;
     pool_join(s->pool, &s->account, s->base_cost);

@@ -125,6 +125,34 @@ static void test_pool_gone(void **state) {
     end_two();
 }
 
+/* Nobody has said how large it is to be: less memory is available while sessions and their clients are there. */
+static void test_smaller_pool_worked_out(void **state) {
+    (void)state;
+    for (int enough = 0; enough < 2; enough++) {
+        two_sessions(true);
+        struct proto_pool_stat before = pool_stat();
+        rig.config.pools[0].worked_out = true;
+        rig.config.pools[0].limit_bytes = enough ? before.guaranteed_bytes / 4 + 1 : before.guaranteed_bytes / 5;
+        rig_restart(&rig);
+        if (!enough) {
+            only_first();
+        } else {
+            struct proto_pool_stat after = pool_stat();
+            assert_int_equal(after.lost, 0);
+            assert_int_equal(after.guaranteed_bytes, before.guaranteed_bytes);
+            assert_int_equal(after.limit_bytes, before.guaranteed_bytes);
+            broker_check(rig.broker);
+            for (int i = 0; i < 2; i++) {
+                rig_reconnect(&rig, peers[i]);
+                rig_reattach(&rig, places[i]);
+                period(places[i], F);
+                check_rows(places[i]);
+            }
+        }
+        end_two();
+    }
+}
+
 /* In the order of their opening; nothing of the second one is left, and its client's memory stays mapped. */
 static void test_smaller_pool(void **state) {
     (void)state;
@@ -216,9 +244,11 @@ static void test_damaged(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_missing),       cmocka_unit_test(test_missing_segment), cmocka_unit_test(test_foreign),
-        cmocka_unit_test(test_strange_names), cmocka_unit_test(test_other_layout),    cmocka_unit_test(test_pool_gone),
-        cmocka_unit_test(test_smaller_pool),  cmocka_unit_test(test_process_gone),    cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_missing),      cmocka_unit_test(test_missing_segment),
+        cmocka_unit_test(test_foreign),      cmocka_unit_test(test_strange_names),
+        cmocka_unit_test(test_other_layout), cmocka_unit_test(test_pool_gone),
+        cmocka_unit_test(test_smaller_pool), cmocka_unit_test(test_smaller_pool_worked_out),
+        cmocka_unit_test(test_process_gone), cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_damaged),
     };
     return cmocka_run_group_tests_name("keep, damaged", tests, NULL, NULL);
