@@ -144,6 +144,7 @@ static void main_reload(void *data, struct broker *broker) {
     /* What takes a start stays, so that the next reload says so again. */
     next.pool_bytes = options->pool_bytes;
     memcpy(next.dir, options->dir, sizeof next.dir);
+    next.descriptor_store = options->descriptor_store;
     *options = next;
 }
 

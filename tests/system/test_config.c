@@ -129,7 +129,7 @@ static void test_reload_of_what_stays(void **state) {
 /* A second daemon, whose pool is from the file. */
 static void test_pool_from_file(void **state) {
     (void)state;
-    char text[512], output[96], run[96];
+    char text[4096], output[96], run[96];
     pid_t pid;
     int status;
     struct harness_daemon d = {0};
@@ -146,6 +146,12 @@ static void test_pool_from_file(void **state) {
     assert_true(harness_read_file(output, text, sizeof text) > 0);
     assert_non_null(strstr(text, "reload: pool stays as it is (48MiB) until the next start"));
     assert_non_null(strstr(text, "reload: dir stays as it is ("));
+    write_file("descriptor-store = 5\n");
+    reload(&d, "reload: descriptor-store stays as it is (0) until the next start");
+    write_file("descriptor-store = 6\nverbose = yes\n");
+    reload(&d, "reload: verbose is yes now");
+    assert_true(harness_read_file(output, text, sizeof text) > 0);
+    assert_null(strstr(text, "descriptor-store stays as it is (5)"));
     kill(pid, SIGTERM);
     assert_int_equal(harness_wait(pid, HARNESS_PATIENCE_MS, &status), 0);
     assert_int_equal(status, 0);
