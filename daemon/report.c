@@ -13,6 +13,7 @@
 #include "daemon/service.h"
 
 #define REPORT_STATUS_MS 1000
+#define REPORT_AGAIN_MS 20 /* when the manager did not listen */
 
 static void report_on_status(uv_timer_t *timer) {
     struct report *r = timer->data;
@@ -43,8 +44,8 @@ static void report_on_watchdog(uv_timer_t *timer) {
         r->moved_ns = now;
     r->jobs_done = s->jobs_done;
     uint64_t silent = front_link_check(&s->front, now, r->watchdog_ns / 4);
-    if (now - r->moved_ns < r->watchdog_ns / 2 && silent < r->watchdog_ns / 2)
-        service_alive();
+    if (now - r->moved_ns < r->watchdog_ns / 2 && silent < r->watchdog_ns / 2 && !service_alive())
+        uv_timer_start(timer, report_on_watchdog, REPORT_AGAIN_MS, uv_timer_get_repeat(timer));
 }
 
 int report_init(struct report *r, struct server *server) {

@@ -1,4 +1,5 @@
-/* service.c - see service.h. A message that does not get out is not tried again: the manager's own time-outs tell. */
+/* service.c - see service.h. What must be heard waits until the manager reads; sd_notify() does that. What is said over
+ * and over is not worth it that the loop stands still while the manager does. */
 #include "daemon/service.h"
 
 #include <errno.h>
@@ -6,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 #include <unistd.h>
@@ -101,12 +104,33 @@ void service_extend(uint64_t ns) {
     sd_notifyf(0, "EXTEND_TIMEOUT_USEC=%" PRIu64, ns / 1000u);
 }
 
+/* Without waiting for room in the socket; false if there is none. */
+static bool service_mention(const char *message) {
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t length = path ? strlen(path) : 0;
+    if ((length && *path != '/' && *path != '@') || length >= sizeof address.sun_path)
+        return sd_notify(0, message) > 0; /* of a kind that is not known here */
+    int fd = length ? socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    if (fd < 0)
+        return false;
+    memcpy(address.sun_path, path, length);
+    if (*path == '@')
+        address.sun_path[0] = 0; /* an abstract name */
+    ssize_t n = sendto(fd, message, strlen(message), MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&address,
+                       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length));
+    close(fd);
+    return n >= 0;
+}
+
 void service_status(const char *text) {
     static char last[256];
+    char message[sizeof last + 8];
     if (strcmp(text, last) == 0)
         return;
-    snprintf(last, sizeof last, "%s", text);
-    sd_notifyf(0, "STATUS=%s", last);
+    snprintf(message, sizeof message, "STATUS=%s", text);
+    if (service_mention(message))
+        snprintf(last, sizeof last, "%s", text);
 }
 
 uint64_t service_watchdog_ns(void) {
@@ -114,6 +138,6 @@ uint64_t service_watchdog_ns(void) {
     return sd_watchdog_enabled(0, &us) > 0 ? us * 1000u : 0;
 }
 
-void service_alive(void) {
-    sd_notify(0, "WATCHDOG=1");
+bool service_alive(void) {
+    return service_mention("WATCHDOG=1");
 }

@@ -38,8 +38,9 @@ void service_reloading(void);
 void service_stopping(void);
 /* What was begun goes on and takes longer than the manager may think: at least as long as this from now on. */
 void service_extend(uint64_t ns);
-/* One line for people; said only if it is another than before. */
+/* One line for people; said only if it is another than before, and if the manager listens just now. */
 void service_status(const char *text);
 /* How often service_alive() has to be called, in ns; 0: nobody waits for it. */
 uint64_t service_watchdog_ns(void);
-void service_alive(void);
+/* False if the manager does not listen just now. */
+bool service_alive(void);

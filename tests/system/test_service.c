@@ -87,6 +87,28 @@ static void is_silent_when_it_hangs(void **state) {
     stop(&m);
 }
 
+/* A manager that does not read for a while: the daemon goes on, and speaks again when it does. */
+static void goes_on_when_nobody_listens(void **state) {
+    (void)state;
+    struct manager m;
+    struct proto_pool_stat stat;
+    struct scissor_client *client;
+    assert_int_equal(manager_init(&m, 0, false), 0);
+    m.watchdog_us = 400000;
+    assert_int_equal(manager_start(&m, NULL), 0);
+    assert_int_equal(manager_wait(&m, &m.alive, 2), 0);
+    pthread_mutex_lock(&m.lock);
+    harness_sleep_ms(1500); /* more signs of life than Linux leaves waiting, unless somebody has set it higher */
+    int r = harness_stat(&m.daemon, &stat);
+    if (r == 0 && (r = scissor_connect(m.daemon.dir, &client)) == 0)
+        scissor_disconnect(client);
+    uint32_t heard = m.alive;
+    pthread_mutex_unlock(&m.lock);
+    assert_int_equal(r, 0);
+    assert_int_equal(manager_wait(&m, &m.alive, heard + 20), 0);
+    stop(&m);
+}
+
 /* ---------- what is passed ---------- */
 
 static void *connect_early(void *data) {
@@ -460,6 +482,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(says_how_it_is),
         cmocka_unit_test(is_silent_when_it_hangs),
+        cmocka_unit_test(goes_on_when_nobody_listens),
         cmocka_unit_test(takes_the_socket),
         cmocka_unit_test(refuses_other_sockets),
         cmocka_unit_test(outlives_crashes),
