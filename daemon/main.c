@@ -21,9 +21,8 @@
 #include "daemon/store.h"
 #include "scissor_error.h"
 
-/* A quarter of what the kernel says is available, in whole MiB. What sessions of the process before hold counts as
- * available: it is to be in the pool. */
-static uint64_t main_default_pool(uint64_t held) {
+/* A quarter of what the kernel says is available, in whole MiB. */
+static uint64_t main_default_pool(void) {
     FILE *f = fopen("/proc/meminfo", "re");
     unsigned long long kib = 0;
     char line[128];
@@ -31,14 +30,14 @@ static uint64_t main_default_pool(uint64_t held) {
         ;
     if (f)
         fclose(f);
-    uint64_t mib = (kib + held / 1024) / 4 / 1024;
+    uint64_t mib = kib / 4 / 1024;
     return (mib ? mib : 1) << 20;
 }
 
 /* The pool, all that is charged to it included; and what is not: programs, libraries, packets on their way, the front
  * with its ring. */
 static uint64_t main_memory_max(const struct daemon_options *options) {
-    uint64_t pool = options->pool_bytes ? options->pool_bytes : main_default_pool(0);
+    uint64_t pool = options->pool_bytes ? options->pool_bytes : main_default_pool();
     return pool + pool / 16 + (256u << 20);
 }
 
@@ -242,7 +241,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     if (options.pool_bytes == 0) {
-        options.pool_bytes = main_default_pool(service_passed_bytes(&passed));
+        options.pool_bytes = main_default_pool();
         reload.pool_worked_out = true;
         daemon_log(LOG_NOTICE, "no --pool: taking a quarter of the available memory, %s",
                    daemon_size_text(options.pool_bytes, " ", size, sizeof size));

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
@@ -52,15 +51,6 @@ int service_take_passed(struct service_passed *ret) {
         return -ENOMEM;
     *ret = passed;
     return 0;
-}
-
-uint64_t service_passed_bytes(const struct service_passed *passed) {
-    uint64_t bytes = 0;
-    struct stat st;
-    for (size_t i = 0; i < passed->count; i++)
-        if (fstat(passed->kept[i].fd, &st) == 0 && S_ISREG(st.st_mode))
-            bytes += (uint64_t)st.st_size;
-    return bytes;
 }
 
 void service_passed_deinit(struct service_passed *passed) {

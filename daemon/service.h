@@ -20,8 +20,6 @@ struct service_passed {
 
 /* Takes what was passed ($LISTEN_FDS, $LISTEN_FDNAMES) and forgets the variables. 0, or a negative errno. */
 int service_take_passed(struct service_passed *ret);
-/* Memory that the process before has left. */
-uint64_t service_passed_bytes(const struct service_passed *passed);
 /* Closes what is still there. */
 void service_passed_deinit(struct service_passed *passed);
 

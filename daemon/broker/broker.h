@@ -30,8 +30,8 @@ struct broker_pool_config {
     struct kernel_backend *backend;
     struct kernel_backend *host; /* of control and lease pages, which the broker itself writes; NULL: backend */
     uint64_t limit_bytes;
-    bool worked_out; /* nobody has set the limit: it gives way to sessions that are taken over, up to four times itself
-                      */
+    /* Nobody has set the limit: it gives way to sessions that are taken over, up to four times itself. */
+    bool worked_out;
 };
 
 #define BROKER_MAX_POOLS 16

@@ -4,6 +4,8 @@
 #include <assert.h>
 
 static void limit_follows(struct pool *pool) {
+    if (pool->raised && pool->committed < pool->target)
+        pool->target = pool->committed > pool->config.limit_bytes ? pool->committed : pool->config.limit_bytes;
     pool->limit = pool->target > pool->committed ? pool->target : pool->committed;
 }
 
@@ -18,7 +20,15 @@ void pool_init(struct pool *pool, const struct broker_pool_config *config, uint3
 void pool_set_target(struct pool *pool, uint64_t bytes) {
     assert(bytes >= pool->guaranteed);
     pool->target = bytes;
+    pool->raised = false;
     limit_follows(pool);
+}
+
+void pool_raise(struct pool *pool, uint64_t bytes) {
+    assert(bytes >= pool->target);
+    pool->target = bytes;
+    pool->raised = true;
+    pool->limit = bytes > pool->committed ? bytes : pool->committed;
 }
 
 int pool_ask(const struct pool *pool, uint64_t guaranteed) {

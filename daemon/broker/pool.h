@@ -6,9 +6,11 @@
  *
  * What may be given out is `target`. When the operator sets it below what is committed, nothing more is lent, and the
  * limit follows down as memory comes back; otherwise both are the same.
+ * A target that was raised for sessions of the process before goes back to the configured limit in the same way.
  * Everything here runs on the broker's thread; there is no check that is apart from its charge. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "broker.h"
@@ -20,6 +22,7 @@ struct pool {
     struct kernel_backend *host; /* of control and lease pages, which the processor must be able to write */
     uint32_t index;
     uint64_t limit; /* never passed: the target, or what is committed above it */
+    bool raised;    /* the target is above the configured limit for those that were taken over */
     uint64_t target, charged, peak, guaranteed, committed;
     uint64_t accounts;     /* that have joined */
     struct session *queue; /* opens that wait for memory, oldest first */
@@ -44,6 +47,9 @@ enum {
 };
 
 void pool_init(struct pool *pool, const struct broker_pool_config *config, uint32_t index);
+/* Lets so much be given out, no less than before, until memory comes back: then it falls to what is committed, and to
+ * the configured limit at last. */
+void pool_raise(struct pool *pool, uint64_t bytes);
 /* Sets what may be given out; no less than `guaranteed`. */
 void pool_set_target(struct pool *pool, uint64_t bytes);
 

@@ -175,7 +175,7 @@ static void enlarge_pool(struct session *s) {
         need += (segments > g->segments ? segments : g->segments) * g->segment_cost;
     }
     if (need > pool_room(pool) && pool->committed <= pool_most(pool) && need <= pool_most(pool) - pool->committed)
-        pool_set_target(pool, pool->committed + need);
+        pool_raise(pool, pool->committed + need);
 }
 
 /* Every byte is charged before it counts as ours. 0, or FULL. */

@@ -148,6 +148,15 @@ static void test_smaller_pool_worked_out(void **state) {
                 period(places[i], F);
                 check_rows(places[i]);
             }
+            rig_close(&rig, places[0]); /* the limit goes back as memory does */
+            rig_jobs(&rig);
+            after = pool_stat();
+            assert_true(after.limit_bytes < before.guaranteed_bytes);
+            assert_int_equal(after.limit_bytes, after.guaranteed_bytes);
+            period(places[1], F);
+            rig_close(&rig, places[1]);
+            rig_jobs(&rig);
+            assert_int_equal(pool_stat().limit_bytes, rig.config.pools[0].limit_bytes);
         }
         end_two();
     }
