@@ -25,7 +25,9 @@
 #define ATTACH_ACCEPTS_PER_TURN 16
 #define ATTACH_PACKETS_PER_TURN 16
 #define ATTACH_PACKETS_AFTER_ERROR 1024
-#define ATTACH_QUEUE_PACKETS 256u
+/* A session that is taken up again comes in one go: the GROW packets of all segments that a store can have (service.c)
+ * are half as many. */
+#define ATTACH_QUEUE_PACKETS 1024u
 #define ATTACH_QUEUE_BYTES (4u << 20)
 
 struct attach_packet {
