@@ -99,9 +99,11 @@ static bool service_mention(const char *message) {
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     size_t length = path ? strlen(path) : 0;
-    if ((length && *path != '/' && *path != '@') || length >= sizeof address.sun_path)
+    if (length == 0)
+        return true; /* nobody is to hear it */
+    if ((*path != '/' && *path != '@') || length >= sizeof address.sun_path)
         return sd_notify(0, message) > 0; /* of a kind that is not known here */
-    int fd = length ? socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return false;
     memcpy(address.sun_path, path, length);
