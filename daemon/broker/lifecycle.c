@@ -133,6 +133,10 @@ static void start_close(struct broker *b, struct session *s, uint64_t now) {
         s->rows_held += s->shown[h].settled;
     if (s->asked.type && s->asked.type != PROTO_CLOSE)
         send_failed(b, s->peer, s->asked.number, s->id, SCISSOR_ECLOSED, "the operator closed the session");
+    if (s->asked.type == PROTO_REATTACH && s->peer) { /* to its client it is gone with that answer */
+        s->peer->sessions--;
+        s->peer = NULL;
+    }
     s->asked.type = 0;
     orders_clear(s);
     s->job.take_lease = now < s->end_deadline;
@@ -186,7 +190,7 @@ void session_next(struct broker *b, struct session *s, uint64_t now) {
 
 void session_end(struct broker *b, struct session *s, enum proto_reason reason, uint64_t now) {
     bool was_ending = s->ending;
-    bool in_call = s->asked.type != 0;
+    bool in_call = s->asked.type && s->asked.type != PROTO_REATTACH; /* with that it may be in a step */
 
     s->ending = true;
     if (!was_ending || reason == PROTO_REASON_DEATH)

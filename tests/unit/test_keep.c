@@ -101,6 +101,39 @@ static void test_orphan_gone(void **state) {
     end_two();
 }
 
+/* Its client comes back while it is shrunk, and hears that it is closed: that it cannot be had any more. Nothing is
+ * left that only the end of the connection would give back. */
+static void test_closed_before_it_is_back(void **state) {
+    (void)state;
+    begin(true);
+    int peer = rig_connect(&rig), place = open_session(peer, "streaming");
+    struct rig_session *s = &rig.sessions[place];
+    for (int i = 0; i < 20; i++)
+        period(place, F);
+    rig_restart(&rig);
+    struct proto_request lower = {.op = PROTO_OP_SET_BUDGET, .session = s->id, .id = 1, .value = {F + 16, F + 16, 0}};
+    const uint8_t *pass = rig_operator(&rig);
+    memcpy(lower.token, pass, sizeof lower.token);
+    rig_control_to(&rig, lower);
+    assert_int_equal(rig.answer.code, 0);
+    assert_int_equal(rig.job_count, 1);
+    rig_reconnect(&rig, peer);
+    rig_reattach(&rig, place);
+    assert_int_equal(s->code, 1);
+    s->lease->word = PROTO_LEASE_CLIENT;
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, s->id, 2, pass);
+    rig_jobs(&rig);
+    assert_int_equal(s->code, SCISSOR_ECLOSED);
+    assert_int_equal(broker_session_count(rig.broker), 1); /* it is in a step, which is waited for */
+    rig_pass(&rig, 2000000000);
+    rig_jobs(&rig);
+    assert_int_equal(broker_session_count(rig.broker), 0);
+    assert_int_equal(pool_stat().charged_bytes, 0);
+    assert_int_equal(store.count, 0);
+    broker_check(rig.broker);
+    end();
+}
+
 static void test_not_theirs(void **state) {
     (void)state;
     two_sessions(true);
@@ -302,11 +335,11 @@ int main(int argc, char **argv) {
     if (argc == 2)
         return write_corpus(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_comes_back),       cmocka_unit_test(test_orphan_timeout),
-        cmocka_unit_test(test_orphan_gone),      cmocka_unit_test(test_not_theirs),
-        cmocka_unit_test(test_frames_of_orphan), cmocka_unit_test(test_half_a_period),
-        cmocka_unit_test(test_full_store),       cmocka_unit_test(test_full_store_growth),
-        cmocka_unit_test(test_puts_fail),
+        cmocka_unit_test(test_comes_back),        cmocka_unit_test(test_orphan_timeout),
+        cmocka_unit_test(test_orphan_gone),       cmocka_unit_test(test_closed_before_it_is_back),
+        cmocka_unit_test(test_not_theirs),        cmocka_unit_test(test_frames_of_orphan),
+        cmocka_unit_test(test_half_a_period),     cmocka_unit_test(test_full_store),
+        cmocka_unit_test(test_full_store_growth), cmocka_unit_test(test_puts_fail),
     };
     return cmocka_run_group_tests_name("keep", tests, NULL, NULL);
 }
