@@ -25,7 +25,7 @@
     X(client_sessions_max, "client-sessions-max", NUMBER, LIVE, 1, 65536, "256", "N", "sessions of one client")    \
     X(policy, "policy", TEXT, LIVE, 1, 15, "pivotal", "NAME", "policy of sessions that name none")                 \
     X(orphan_wait_s, "orphan-wait", NUMBER, LIVE, 1, 86400, "60", "S",                                             \
-      "how long a session that a restart has left without its client waits for it")                                \
+      "how long a session waits for its client after a restart, once the client's process has come back")          \
     X(descriptor_store, "descriptor-store", NUMBER, START, 0, 65536, "0", "N",                                     \
       "descriptors that the service manager keeps for the daemon's next process, which then has the sessions; as " \
       "FileDescriptorStoreMax= of the unit; 0: sessions end with the process")                                     \

@@ -185,7 +185,8 @@ static uint32_t choose_score_socket(struct broker *b) {
     return best;
 }
 
-static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_hello *hello) {
+static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_hello *hello,
+                  uint64_t now) {
     if (hello->major != PROTO_VERSION_MAJOR) {
         send_failed(b, peer, request, 0, SCISSOR_EVERSION, "this daemon speaks protocol %u.%u, the client %u.%u",
                     PROTO_VERSION_MAJOR, PROTO_VERSION_MINOR, hello->major, hello->minor);
@@ -208,6 +209,7 @@ static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, 
         welcome.capabilities |= hello->capabilities & PROTO_CAP_KEEP;
     proto_text_set(welcome.version, sizeof welcome.version, SCISSOR_VERSION);
     peer->greeted = true;
+    orphans_process_back(b, peer, now);
     send_packet(b, peer, PROTO_WELCOME, request, &welcome);
 }
 
@@ -217,7 +219,7 @@ static void dispatch(struct broker *b, struct broker_peer *peer, const struct pr
     if (header->type == PROTO_HELLO) {
         struct proto_hello h;
         memcpy(&h, body, sizeof h);
-        hello(b, peer, header->request, &h);
+        hello(b, peer, header->request, &h, now);
     } else if (header->type == PROTO_OPEN) {
         struct proto_open open;
         memcpy(&open, body, sizeof open);

@@ -66,7 +66,8 @@ struct broker_config {
     int (*random)(void *bytes, size_t size);
     uint32_t owner_uid;         /* of the daemon: may change everything, as root may */
     struct broker_store *store; /* NULL, or one that holds nothing: sessions end with the process */
-    uint64_t orphan_wait_ns;    /* how long a session that was taken over waits for its client */
+    uint64_t orphan_wait_ns;    /* how long a session that was taken over waits for its client, from when its process is
+                                 * heard of again; from the start on, if it cannot be told whether that lives */
     /* The daemon's options for CONFIG: fills in the i-th, false if there is none. May be NULL. */
     bool (*option)(void *data, uint32_t i, struct proto_option *ret);
     void *option_data;

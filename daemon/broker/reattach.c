@@ -36,6 +36,16 @@ void broker_orphan_gone(struct broker *b, uint64_t session, uint64_t now) {
         session_end(b, s, PROTO_REASON_DEATH, now);
 }
 
+/* Its other connections may come a little later than this one. */
+void orphans_process_back(struct broker *b, const struct broker_peer *peer, uint64_t now) {
+    struct session *s;
+    if (!b->orphans)
+        return;
+    DL_FOREACH(b->sessions, s)
+    if (s->orphan && s->orphan_deadline == UINT64_MAX && s->pid == (uint32_t)peer->pid && s->uid == peer->uid)
+        s->orphan_deadline = now + b->config.orphan_wait_ns;
+}
+
 void orphans_tick(struct broker *b, uint64_t now) {
     struct session *s, *next;
     if (!b->orphans)

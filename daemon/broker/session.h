@@ -133,10 +133,10 @@ struct session {
     bool ended;       /* closed by the operator; only its two pages are left, for a client that may look at them */
     bool orphan;      /* taken over, and its client has not come back */
     int orphan_pidfd; /* of its client; -1 */
-    uint64_t orphan_deadline;
-    uint64_t last_evicted; /* rows, by the last settle */
-    bool last_lost;        /* that went on without all of its scores */
-    bool spoilt;           /* taken over in the middle of a period: none of its scores count */
+    uint64_t orphan_deadline; /* UINT64_MAX: its process lives and has not been heard of */
+    uint64_t last_evicted;    /* rows, by the last settle */
+    bool last_lost;           /* that went on without all of its scores */
+    bool spoilt;              /* taken over in the middle of a period: none of its scores count */
     uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
     uint64_t checked_generation, checked_sequence; /* what broker_check() has seen */
     uint64_t segments_shown;                       /* segments allocated, of any kind and state */

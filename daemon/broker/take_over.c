@@ -332,7 +332,8 @@ static void become_orphan(struct taking *t, struct session *s) {
     s->pool->segments += s->segments_shown;
     session_insert(b, s);
     s->orphan = true;
-    s->orphan_deadline = t->now + b->config.orphan_wait_ns;
+    /* A process that lives may rest for as long as it likes; its time runs from when it is heard of again. */
+    s->orphan_deadline = s->orphan_pidfd >= 0 ? UINT64_MAX : t->now + b->config.orphan_wait_ns;
     b->orphans++;
     b->taken_over++;
     proto_text_set(event.name, sizeof event.name, s->name);

@@ -60,12 +60,14 @@ static void test_orphan_timeout(void **state) {
     (void)state;
     two_sessions(true);
     rig_restart(&rig);
+    assert_true(broker_deadline(rig.broker) == UINT64_MAX); /* they rest, and their processes live */
+    rig_reconnect(&rig, peers[0]);
+    rig_reconnect(&rig, peers[1]);
     assert_int_equal(broker_deadline(rig.broker), rig.now + rig.config.orphan_wait_ns);
     rig.sessions[places[0]].lease->word = PROTO_LEASE_CLIENT; /* in a step: it is waited for */
     rig_pass(&rig, rig.config.orphan_wait_ns);
     rig_jobs(&rig);
     assert_int_equal(broker_session_count(rig.broker), 1);
-    rig_reconnect(&rig, peers[0]);
     rig_reattach(&rig, places[0]); /* too late */
     assert_int_equal(rig.peers[peers[0]].code, SCISSOR_ECLOSED);
     rig_pass(&rig, 2000000000);

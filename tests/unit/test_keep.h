@@ -141,9 +141,15 @@ static inline void two_sessions(bool real) {
     }
 }
 
+/* Their processes do, and ask for nothing. */
 static inline void no_client_comes(void) {
     for (int i = 0; i < RIG_PEERS; i++)
         rig_disconnect(&rig, i);
+    for (int i = 0; i < 2; i++) {
+        rig.peers[peers[i]].uid = RIG_UID;
+        rig_reconnect(&rig, peers[i]);
+        rig_disconnect(&rig, peers[i]);
+    }
     rig_pass(&rig, 2 * rig.config.orphan_wait_ns);
     rig_jobs(&rig);
     assert_int_equal(broker_session_count(rig.broker), 0);
