@@ -120,6 +120,7 @@ static int show_pool(struct ctl *ctl, const struct proto_pool_stat *old, const s
     struct out o;
     out_init(&o, ctl->colour);
     out_printf(&o, "pool %s: limit %s -> %s\n", NAME(now->name), BYTES(pool_target(old)), BYTES(pool_target(now)));
+    out_printf(&o, "until the daemon ends; for its next start, set `pool` in its configuration, too\n");
     if (now->limit_bytes > pool_target(now))
         out_printf(&o, "lent memory is being taken back: %s are still charged, so the limit is %s just now\n",
                    BYTES(now->charged_bytes), BYTES(now->limit_bytes));
