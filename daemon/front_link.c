@@ -115,6 +115,7 @@ static void front_on_frames(uv_poll_t *handle, int status, int events) {
     if (r == RING_EMPTY) {
         ssize_t n = read(run->frames_fd, &count, sizeof count);
         (void)n;
+        front_fold_counts(run); /* what was counted since may have been told by the signal just cleared */
         if (!ring_is_empty(&run->ring))
             front_signal(run->frames_fd);
     } else if (r < 0 && !run->dead) {
