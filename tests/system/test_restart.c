@@ -244,6 +244,7 @@ static void any_moment(int signal) {
         gone += workers[i].gone;
     }
     qsort(times, deaths, sizeof *times, by_size);
+    print_message("%u opens gave up (EGONE)\n", gone);
     print_message("%u deaths by signal %d, %u sessions, %u of them with scores lost; from a death to the first step "
                   "after it: %.0f ms, at most "
                   "%.0f ms\n",
