@@ -1,6 +1,7 @@
 /* session.c - sessions coming and going, and questions about them. */
 #include <errno.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -62,6 +63,9 @@ int scissor_open(struct scissor_client *client, const struct scissor_session_spe
         pthread_mutex_unlock(&client->lock);
         return SCISSOR_ENOMEM;
     }
+    /* Without a number, a daemon that dies leaves behind what it opened and could not say. */
+    if (getrandom(&open.attempt, sizeof open.attempt, GRND_NONBLOCK) < 0)
+        open.attempt = 0;
     if (client->failure == SCISSOR_EGONE) { /* somebody may be there by now */
         client->failure = 0;
         client->lost_since = 0;

@@ -120,7 +120,7 @@ struct proto_open {
     uint32_t wait_ms;                      /* how long the request may queue for memory; 0: BUSY or FULL at once */
     uint32_t pool;                         /* index, or PROTO_ANY_POOL */
     uint32_t group_count;
-    uint32_t reserved;
+    uint32_t attempt; /* the same if it is asked for again after a connection was lost; 0: never again */
     struct proto_group groups[PROTO_MAX_GROUPS];
 };
 #define PROTO_ANY_POOL 0xffffffffu

@@ -206,6 +206,8 @@ static int keep(struct broker_peer *peer, struct session *s, char *why, size_t w
 void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_open *open,
                     uint64_t now) {
     char why[PROTO_TEXT_BYTES];
+    if (reattach_open(b, peer, request, open, now))
+        return;
     const char *limit = over_limit(b, peer);
     if (b->draining || limit) {
         int code = b->draining ? SCISSOR_DRAINING : SCISSOR_ELIMIT;

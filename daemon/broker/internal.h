@@ -157,6 +157,9 @@ void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now);
 
 /* REATTACH, and its answer when no job runs any more. */
 void reattach_answer(struct broker *b, struct session *s);
+/* Gives the peer an orphan that it asked to open before its connection ended; false if there is none. */
+bool reattach_open(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_open *open,
+                   uint64_t now);
 void reattach_arrived(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_reattach *ask,
                       uint64_t now);
 /* Ends orphans whose time is up. */

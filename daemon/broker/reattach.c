@@ -2,7 +2,8 @@
  *
  * An orphan keeps its memory and its guarantee. Its lent memory can be asked for like that of any idle session; scores
  * are not folded, as its client sends all of this period anew. It ends when its client's process ends, or when it has
- * waited long enough: then as the operator would close it, because its client may live and be in a step. */
+ * waited long enough: then as the operator would close it, because its client may live and be in a step. An orphan
+ * whose client never heard that it was opened comes back with the same OPEN. */
 #include <unistd.h>
 #include <utlist.h>
 
@@ -73,8 +74,8 @@ uint64_t orphans_deadline(const struct broker *b) {
 void reattach_answer(struct broker *b, struct session *s) {
     uint32_t request = s->asked.number;
     struct proto_event event = {.type = PROTO_EVENT_REATTACHED, .session = s->id};
+    int code = s->asked.type == PROTO_OPEN ? send_opened(b, s, request) : send_reattached(b, s, request);
     s->asked.type = 0;
-    int code = send_reattached(b, s, request);
     if (code < 0) {
         send_failed(b, s->peer, request, s->id, code, "the session's memory could not be sent");
         peer_hang_up(b, s->peer);
@@ -101,6 +102,21 @@ static int refusal(const struct session *s, const struct broker_peer *peer, cons
     return 0;
 }
 
+static void come_back(struct broker *b, struct session *s, struct broker_peer *peer, struct session_request asked,
+                      uint64_t score_sequence, uint64_t now) {
+    session_stop_orphan(b, s);
+    s->peer = peer;
+    peer->sessions++;
+    if (!peer->process && s->keep->process)
+        peer->process = keep_process_ref(s->keep->process);
+    s->sequence = score_sequence;
+    s->scores_missing = false;
+    s->last_ns = now;
+    s->asked = asked;
+    if (!s->job.running)
+        reattach_answer(b, s);
+}
+
 void reattach_arrived(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_reattach *ask,
                       uint64_t now) {
     struct session *s = session_find(b, ask->session);
@@ -115,15 +131,33 @@ void reattach_arrived(struct broker *b, struct broker_peer *peer, uint32_t reque
         send_failed(b, peer, request, ask->session, code, "%s", why);
         return;
     }
-    session_stop_orphan(b, s);
-    s->peer = peer;
-    peer->sessions++;
-    if (!peer->process && s->keep->process)
-        peer->process = keep_process_ref(s->keep->process);
-    s->sequence = ask->score_sequence;
-    s->scores_missing = false;
-    s->last_ns = now;
-    s->asked = (struct session_request){.type = PROTO_REATTACH, .number = request};
-    if (!s->job.running)
-        reattach_answer(b, s);
+    come_back(b, s, peer, (struct session_request){.type = PROTO_REATTACH, .number = request}, ask->score_sequence,
+              now);
+}
+
+/* ---------- opened, but its client does not know ---------- */
+
+/* What was asked for then; a policy that was left to the default is the default of then. */
+static bool same_open(const struct proto_open *then, const struct proto_open *now) {
+    struct proto_open open = *now;
+    for (uint32_t i = 0; i < PROTO_MAX_GROUPS; i++)
+        if (!*open.groups[i].policy)
+            memcpy(open.groups[i].policy, then->groups[i].policy, sizeof open.groups[i].policy);
+    return memcmp(then, &open, sizeof open) == 0;
+}
+
+bool reattach_open(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_open *open,
+                   uint64_t now) {
+    const char *why;
+    struct session *s;
+    if (!open->attempt || !b->orphans)
+        return false;
+    DL_FOREACH(b->sessions, s) {
+        if (!s->orphan || s->tokens_seen || s->job.running || !same_open(&s->keep->open, open) ||
+            refusal(s, peer, &why))
+            continue;
+        come_back(b, s, peer, (struct session_request){.type = PROTO_OPEN, .number = request}, 0, now);
+        return true;
+    }
+    return false;
 }

@@ -35,7 +35,6 @@ struct worker {
     uint32_t lossy;           /* sessions whose client was told that scores were lost */
     atomic_bool stop;
     atomic_uint calls;               /* begun */
-    uint32_t gone;                   /* opens that gave up */
     uint32_t call_seen, call_deaths; /* the killer's: deaths within one call */
     int code;                        /* that ended it; 0: all is well */
     const char *what;                /* call that gave it */
@@ -125,17 +124,6 @@ static void *work(void *data) {
         return NULL;
     for (uint32_t kind = worker->first; !worker->code && !worker->stop; kind++) {
         worker->code = live(client, kind % KINDS, worker, &result);
-        /* An open that meets death after death gives up: then a client connects anew, as the text of the code says. */
-        if (worker->code == SCISSOR_EGONE && strcmp(worker->what, "open") == 0) {
-            worker->gone++;
-            scissor_disconnect(client);
-            worker->what = "connect";
-            for (int i = 0; i < 100 && worker->code == SCISSOR_EGONE; i++)
-                worker->code = scissor_connect(m.daemon.dir, &client);
-            if (worker->code)
-                return NULL;
-            continue;
-        }
         /* A client gives nanomsg some ms to connect anew and then settles without its scores, as it says: on a busy
          * machine the victims may be others. Nothing else may differ, ever. */
         worker->lossy += result.lost > 0;
@@ -212,7 +200,7 @@ static void any_moment(int signal) {
     const char *seconds = getenv("SCISSOR_TEST_SECONDS");
     struct worker workers[WORKERS] = {0};
     struct proto_pool_stat stat;
-    uint32_t deaths = 0, lives = 0, lossy = 0, gone = 0;
+    uint32_t deaths = 0, lives = 0, lossy = 0;
     unsigned random = (unsigned)harness_now_ns();
     print_message("seed %u\n", random);
     assert_int_equal(manager_init(&m, 1000, true), 0);
@@ -231,6 +219,8 @@ static void any_moment(int signal) {
         times[deaths++] = first_step(workers, died);
         assert_int_equal(harness_stat(&m.daemon, &stat), 0);
         assert_int_equal(stat.lost, 0);
+        /* A session that was opened and not heard of is had with the next try: it takes nobody's place. */
+        assert_true(stat.sessions <= WORKERS && stat.taken_over <= WORKERS);
     }
     for (int i = 0; i < WORKERS; i++)
         workers[i].stop = true;
@@ -241,15 +231,13 @@ static void any_moment(int signal) {
                      scissor_strerror(workers[i].code));
         lives += workers[i].lives;
         lossy += workers[i].lossy;
-        gone += workers[i].gone;
     }
     qsort(times, deaths, sizeof *times, by_size);
-    print_message("%u opens gave up (EGONE)\n", gone);
     print_message("%u deaths by signal %d, %u sessions, %u of them with scores lost; from a death to the first step "
                   "after it: %.0f ms, at most "
                   "%.0f ms\n",
                   deaths, signal, lives, lossy, (double)times[deaths / 2] / 1e6, (double)times[deaths - 1] / 1e6);
-    assert_true(deaths > 0 && lives > lossy && gone <= 1 + deaths / 10);
+    assert_true(deaths > 0 && lives > lossy);
     nothing_is_left();
     assert_int_equal(harness_stop(&m.daemon), 0);
     manager_deinit(&m);

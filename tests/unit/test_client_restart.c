@@ -176,6 +176,30 @@ static void dies_before_each_request(void **state) {
     }
 }
 
+/* So that the daemon can tell whom it had opened a session for. */
+static void asks_for_the_same(void **state) {
+    (void)state;
+    struct scissor_client *client = patient_client();
+    struct scissor_session_spec spec = client_spec();
+    struct scissor_session *first, *second;
+    pthread_mutex_lock(&client_fake.lock);
+    deaths[0] = (struct death){PROTO_OPENED, 0};
+    deaths_left = 1;
+    client_fake.hook = die_at;
+    pthread_mutex_unlock(&client_fake.lock);
+    assert_int_equal(scissor_open(client, &spec, &first), 0);
+    assert_int_equal(scissor_open(client, &spec, &second), 0);
+    fake_set_hook(&client_fake, NULL);
+    assert_int_equal(FAKE_GET(&client_fake, buried_count), 1);
+    const struct proto_open *unheard = &client_fake.buried[0].shape;
+    assert_true(unheard->attempt != 0);
+    assert_memory_equal(unheard, &fake_session_at(&client_fake, 0)->shape, sizeof *unheard);
+    assert_true(unheard->attempt != fake_session_at(&client_fake, 1)->shape.attempt);
+    assert_int_equal(scissor_close(first), 0);
+    assert_int_equal(scissor_close(second), 0);
+    scissor_disconnect(client);
+}
+
 /* As often as there are messages: the count of the first connection alone. */
 static void dies_after_each_count(void **state) {
     (void)state;
@@ -476,9 +500,16 @@ static void two_threads_many_deaths(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(dies_at_each_answer),     TEST(dies_before_each_request),     TEST(dies_after_each_count),
-        TEST(between_steps),           TEST(while_a_step_is_open),         TEST(settle_that_timed_out),
-        TEST(settle_that_was_refused), TEST(allocation_fails_in_recovery), TEST(two_threads_many_deaths),
+        TEST(dies_at_each_answer),
+        TEST(dies_before_each_request),
+        TEST(dies_after_each_count),
+        TEST(asks_for_the_same),
+        TEST(between_steps),
+        TEST(while_a_step_is_open),
+        TEST(settle_that_timed_out),
+        TEST(settle_that_was_refused),
+        TEST(allocation_fails_in_recovery),
+        TEST(two_threads_many_deaths),
     };
     return cmocka_run_group_tests_name("client restart", tests, NULL, NULL);
 }

@@ -54,6 +54,98 @@ static void test_comes_back(void **state) {
     comes_back(false, "streaming");
 }
 
+/* The broker ends when it has opened a session and not said so. */
+static int open_unheard(int peer, struct proto_open *spec, uint32_t attempt) {
+    spec->attempt = attempt;
+    int place = rig_open_now(&rig, peer, spec);
+    assert_true(place >= 0);
+    rig.sessions[place].closed = true; /* its client forgets it */
+    rig_restart(&rig);
+    assert_int_equal(pool_stat().orphans, 1);
+    rig_reconnect(&rig, peer);
+    return place;
+}
+
+static void test_opened_but_not_heard(void **state) {
+    (void)state;
+    begin(true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = rig_spec(2, 2, 64, F, 200, 600, "");
+    spec.compute_dtype = spec.storage_dtype = KERNEL_F16;
+    open_unheard(peer, &spec, 7);
+    uint64_t charged = pool_stat().charged_bytes;
+    int place = rig_open_now(&rig, peer, &spec);
+    assert_true(place >= 0);
+    assert_int_equal(broker_session_count(rig.broker), 1);
+    assert_int_equal(pool_stat().orphans, 0);
+    assert_int_equal(pool_stat().charged_bytes, charged);
+    broker_check(rig.broker);
+    for (int i = 0; i < 50; i++)
+        period(place, F);
+    check_rows(place);
+
+    /* Once there is something in it, it is known to its client. */
+    rig_restart(&rig);
+    rig_reconnect(&rig, peer);
+    int other = rig_open_now(&rig, peer, &spec);
+    assert_true(other >= 0);
+    assert_int_equal(broker_session_count(rig.broker), 2);
+    rig_reattach(&rig, place);
+    assert_int_equal(rig.sessions[place].code, SCISSOR_OK);
+    check_rows(place);
+    rig_close(&rig, place);
+    rig_close(&rig, other);
+    rig_jobs(&rig);
+    assert_int_equal(broker_session_count(rig.broker), 0);
+    end();
+}
+
+/* What is not the same request opens another session. */
+static void test_not_the_same_open(void **state) {
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        begin(true);
+        int peer = rig_connect(&rig), stranger = rig_connect_as(&rig, RIG_UID + 1);
+        struct proto_open spec = rig_spec(2, 2, 64, F, 200, 600, "pivotal");
+        spec.compute_dtype = spec.storage_dtype = KERNEL_F16;
+        open_unheard(peer, &spec, i == 4 ? 0 : 7);
+        rig_reconnect(&rig, stranger);
+        spec.attempt += i == 0;
+        spec.priority += i == 1;
+        strcpy(spec.groups[0].policy, i == 2 ? "h2o" : "pivotal");
+        int place = rig_open_now(&rig, i == 3 ? stranger : peer, &spec);
+        assert_true(place >= 0);
+        assert_int_equal(broker_session_count(rig.broker), 2);
+        assert_int_equal(pool_stat().orphans, 1);
+        rig_close(&rig, place);
+        rig_jobs(&rig);
+        rig_pass(&rig, rig.config.orphan_wait_ns);
+        rig_jobs(&rig);
+        assert_int_equal(broker_session_count(rig.broker), 0);
+        end();
+    }
+}
+
+/* The operator has closed it, which its client cannot know: it gets another one. */
+static void test_closed_before_it_is_heard(void **state) {
+    (void)state;
+    begin(true);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = rig_spec(2, 2, 64, F, 200, 600, "streaming");
+    spec.compute_dtype = spec.storage_dtype = KERNEL_F16;
+    uint64_t id = rig.sessions[open_unheard(peer, &spec, 7)].id;
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 2, rig_operator(&rig));
+    assert_int_equal(rig.job_count, 1);
+    int place = rig_open_now(&rig, peer, &spec);
+    assert_true(place >= 0);
+    assert_int_equal(broker_session_count(rig.broker), 1);
+    rig_close(&rig, place);
+    rig_jobs(&rig);
+    assert_int_equal(pool_stat().charged_bytes, 0);
+    broker_check(rig.broker);
+    end();
+}
+
 /* ---------- orphans ---------- */
 
 static void test_orphan_timeout(void **state) {
@@ -337,11 +429,19 @@ int main(int argc, char **argv) {
     if (argc == 2)
         return write_corpus(argv[1]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_comes_back),        cmocka_unit_test(test_orphan_timeout),
-        cmocka_unit_test(test_orphan_gone),       cmocka_unit_test(test_closed_before_it_is_back),
-        cmocka_unit_test(test_not_theirs),        cmocka_unit_test(test_frames_of_orphan),
-        cmocka_unit_test(test_half_a_period),     cmocka_unit_test(test_full_store),
-        cmocka_unit_test(test_full_store_growth), cmocka_unit_test(test_puts_fail),
+        cmocka_unit_test(test_comes_back),
+        cmocka_unit_test(test_opened_but_not_heard),
+        cmocka_unit_test(test_not_the_same_open),
+        cmocka_unit_test(test_closed_before_it_is_heard),
+        cmocka_unit_test(test_orphan_timeout),
+        cmocka_unit_test(test_orphan_gone),
+        cmocka_unit_test(test_closed_before_it_is_back),
+        cmocka_unit_test(test_not_theirs),
+        cmocka_unit_test(test_frames_of_orphan),
+        cmocka_unit_test(test_half_a_period),
+        cmocka_unit_test(test_full_store),
+        cmocka_unit_test(test_full_store_growth),
+        cmocka_unit_test(test_puts_fail),
     };
     return cmocka_run_group_tests_name("keep", tests, NULL, NULL);
 }
