@@ -127,6 +127,13 @@ void scissor_set_timeout(struct scissor_client *client, uint32_t timeout_ms) {
     pthread_mutex_unlock(&client->lock);
 }
 
+uint64_t scissor_epoch(struct scissor_client *client) {
+    pthread_mutex_lock(&client->lock);
+    uint64_t epoch = client->epoch;
+    pthread_mutex_unlock(&client->lock);
+    return epoch;
+}
+
 const char *scissor_last_text(const struct scissor_client *client) {
     return client ? client->text : connect_text;
 }

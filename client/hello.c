@@ -81,6 +81,7 @@ int scissor__client_hello(struct scissor_client *client, uint64_t deadline) {
     if (!client->frame_max || w->score_frame_max < client->frame_max)
         client->frame_max = w->score_frame_max;
     client->score_socket = w->score_socket;
+    client->epoch = w->epoch;
     client->kept = w->capabilities & PROTO_CAP_KEEP;
     return 0;
 }

@@ -174,6 +174,7 @@ struct scissor_client {
     char directory[128];
     struct client_push push;
     uint32_t score_socket;
+    uint64_t epoch; /* of the daemon that said WELCOME last */
     struct kernel_backend *backend;
     uint32_t timeout_ms;
     uint32_t frame_max;

@@ -97,6 +97,10 @@ SCISSOR_API void scissor_disconnect(struct scissor_client *client);
 /* How long a blocking call waits for the daemon, in ms (default 10,000). */
 SCISSOR_API void scissor_set_timeout(struct scissor_client *client, uint32_t timeout_ms);
 
+/* Random number of the daemon's life that the client is attached to, or was last: another one after each start of the
+ * daemon, whether or not it has taken the sessions over. `scissorctl stat --json` shows it as 16 hexadecimal digits. */
+SCISSOR_API uint64_t scissor_epoch(struct scissor_client *client);
+
 /* The last words about a refusal on this client, for people; never NULL; valid until the next call. NULL for `client`:
  * about this thread's last scissor_connect() that failed. */
 SCISSOR_API const char *scissor_last_text(const struct scissor_client *client);

@@ -2,6 +2,7 @@
 #include "read.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,9 @@ int ctl_stat(struct ctl *ctl) {
     if (status)
         return status;
     if (ctl->json) {
-        status = ctl_json_print(json_pack("{s:o}", "pools", ctl_json_pools(&answer)), false);
+        char epoch[24];
+        snprintf(epoch, sizeof epoch, "%016" PRIx64, answer.head.epoch);
+        status = ctl_json_print(json_pack("{s:s, s:o}", "epoch", epoch, "pools", ctl_json_pools(&answer)), false);
     } else {
         struct out o;
         out_init(&o, ctl->colour);

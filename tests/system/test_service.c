@@ -353,6 +353,66 @@ static void is_lost_without_a_store(void **state) {
     stop(&m);
 }
 
+/* What `scissorctl stat` says about it. */
+static bool tool_says(const struct manager *m, const char *options, const char *text) {
+    char command[256], said[4096];
+    int status;
+    snprintf(command, sizeof command, "%s stat --dir %s %s", harness_program("scissorctl"), m->daemon.dir, options);
+    assert_int_equal(harness_shell(command, HARNESS_PATIENCE_MS, said, sizeof said, &status), 0);
+    assert_int_equal(status, 0);
+    return strstr(said, text);
+}
+
+static bool tool_knows(const struct manager *m, uint64_t epoch) {
+    char text[32];
+    snprintf(text, sizeof text, "\"%016llx\"", (unsigned long long)epoch);
+    return tool_says(m, "--json", text);
+}
+
+/* Each start is another epoch. Its client hears of a session that is lost once, and opens another one. */
+static void restart_is_an_epoch(uint32_t store_max) {
+    struct manager m;
+    struct scissor_client *client;
+    struct scissor_session *session;
+    struct attention_model mine = model;
+    struct scissor_session_spec spec = {.name = "epoch", .fresh_rows = 32, .group_count = 1};
+    spec.compute_dtype = spec.storage_dtype = SCISSOR_F16;
+    spec.groups[0] = (struct scissor_group_spec){.layers = mine.layers,
+                                                 .kv_heads = mine.kv_heads,
+                                                 .q_heads = mine.q_heads,
+                                                 .head_dim = mine.head_dim,
+                                                 .guaranteed_rows = 300};
+    float out[16 * 4 * 64];
+    assert_int_equal(manager_init(&m, store_max, false), 0);
+    assert_int_equal(manager_start(&m, NULL), 0);
+    assert_int_equal(scissor_connect(m.daemon.dir, &client), 0);
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    uint64_t before = scissor_epoch(client);
+    assert_true(tool_knows(&m, before));
+    assert_true(tool_says(&m, "", store_max ? "are kept for the next process" : "do not outlive this process"));
+    assert_int_equal(attention_step(&mine, session, 16, 0, out), 0);
+    assert_int_equal(manager_restart(&m, SIGKILL, NULL), 0);
+    int r = scissor_settle(session);
+    uint64_t after = scissor_epoch(client);
+    assert_true(after != before);
+    assert_true(tool_knows(&m, after));
+    assert_true(store_max ? r == 0 || r == SCISSOR_SCORES_LOST : r == SCISSOR_ERESTARTED);
+    assert_int_equal(scissor_close(session), 0);
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    assert_int_equal(attention_step(&mine, session, 16, 0, out), 0);
+    client_be_patient(client);
+    assert_int_equal(scissor_settle(session), 0);
+    assert_int_equal(scissor_close(session), 0);
+    scissor_disconnect(client);
+    stop(&m);
+}
+
+static void each_start_is_an_epoch(void **state) {
+    (void)state;
+    restart_is_an_epoch(0);
+    restart_is_an_epoch(512);
+}
+
 /* A process with an open session, which lives and does nothing. */
 static pid_t open_and_stop(struct manager *m) {
     pid_t pid = fork();
@@ -515,6 +575,7 @@ int main(void) {
         cmocka_unit_test(outlives_crashes),
         cmocka_unit_test(outlives_restarts),
         cmocka_unit_test(is_lost_without_a_store),
+        cmocka_unit_test(each_start_is_an_epoch),
         cmocka_unit_test(closes_for_the_dead),
         cmocka_unit_test(waits_for_orphans),
         cmocka_unit_test(gives_up_what_nobody_asks_for),
