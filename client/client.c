@@ -45,7 +45,7 @@ static int connect_first(struct scissor_client *client) {
     pthread_mutex_lock(&client->lock);
     scissor__client_adopt(client, fd);
     r = scissor__client_hello(client, deadline);
-    client->attached = r == 0;
+    client->attached = r == 0 && client->up; /* its answer may be its last words */
     pthread_mutex_unlock(&client->lock);
     return r == CLIENT_LOST ? SCISSOR_EGONE : r;
 }

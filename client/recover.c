@@ -171,7 +171,7 @@ static int attach_again(struct scissor_client *client, uint64_t deadline) {
     struct scissor_session *s;
     while (!r && (s = next_to_take_up(client)))
         r = reattach(client, s, moment);
-    return r;
+    return r == 0 && !client->up ? CLIENT_LOST : r; /* the last answer may have come with the end */
 }
 
 static int recover(struct scissor_client *client, uint64_t deadline) {

@@ -20,6 +20,12 @@
 #define WORKERS 3
 #define KINDS 6
 
+/* nanomsg 1.1.5 loses the message that it is just sending when its socket is closed: a frame for a dead daemon. */
+__attribute__((visibility("default"))) const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+    return "leak:nn_chunk_alloc\n";
+}
+
 static struct manager m;
 static const char *const args[] = {"--score-wait", "10000", "--orphan-wait", "5", NULL};
 
@@ -138,13 +144,18 @@ static void *work(void *data) {
     return NULL;
 }
 
-/* How it is without a death. */
+/* How it is without a death, and with all scores: on a busy machine some may be lost all the same. */
 static void expect(void) {
     struct scissor_client *client;
     struct worker worker = {0};
     assert_int_equal(scissor_connect(m.daemon.dir, &client), 0);
-    for (uint32_t kind = 0; kind < KINDS; kind++)
-        assert_int_equal(live(client, kind, &worker, &expected[kind]), 0);
+    for (uint32_t kind = 0; kind < KINDS; kind++) {
+        uint32_t tries = 0;
+        do
+            assert_int_equal(live(client, kind, &worker, &expected[kind]), 0);
+        while (expected[kind].lost > 0 && ++tries < 100);
+        assert_int_equal(expected[kind].lost, 0);
+    }
     assert_true(expected[KINDS - 1].evicted > 0);
     scissor_disconnect(client);
 }

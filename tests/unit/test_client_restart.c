@@ -200,6 +200,36 @@ static void asks_for_the_same(void **state) {
     scissor_disconnect(client);
 }
 
+static enum fake_verdict die_behind_welcome(struct fake *f, uint16_t type, struct fake_packet *p) {
+    (void)p;
+    if (type == PROTO_WELCOME && deaths_left > 0) {
+        deaths_left--;
+        f->dying = true;
+    }
+    return FAKE_SEND;
+}
+
+/* Its last words may be read together with its end. Neither a new client nor one that comes back may take it for one
+ * that is there; how close the two come differs from time to time. */
+static void dies_behind_its_welcome(void **state) {
+    (void)state;
+    struct scissor_session_spec spec = client_spec();
+    struct scissor_session *session;
+    for (int i = 0; i < 200; i++) {
+        FAKE_SET(&client_fake, hook, i % 2 ? die_behind_welcome : NULL);
+        deaths_left = 1;
+        struct scissor_client *client = client_connected();
+        fake_set_hook(&client_fake, die_behind_welcome);
+        if (i % 2 == 0)
+            fake_hang_up(&client_fake);
+        assert_int_equal(scissor_open(client, &spec, &session), 0);
+        assert_int_equal(deaths_left, 0);
+        assert_int_equal(scissor_close(session), 0);
+        scissor_disconnect(client);
+    }
+    fake_set_hook(&client_fake, NULL);
+}
+
 /* As often as there are messages: the count of the first connection alone. */
 static void dies_after_each_count(void **state) {
     (void)state;
@@ -500,15 +530,11 @@ static void two_threads_many_deaths(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(dies_at_each_answer),
-        TEST(dies_before_each_request),
-        TEST(dies_after_each_count),
-        TEST(asks_for_the_same),
-        TEST(between_steps),
-        TEST(while_a_step_is_open),
-        TEST(settle_that_timed_out),
-        TEST(settle_that_was_refused),
-        TEST(allocation_fails_in_recovery),
+        TEST(dies_at_each_answer),     TEST(dies_before_each_request),
+        TEST(dies_after_each_count),   TEST(asks_for_the_same),
+        TEST(dies_behind_its_welcome), TEST(between_steps),
+        TEST(while_a_step_is_open),    TEST(settle_that_timed_out),
+        TEST(settle_that_was_refused), TEST(allocation_fails_in_recovery),
         TEST(two_threads_many_deaths),
     };
     return cmocka_run_group_tests_name("client restart", tests, NULL, NULL);
