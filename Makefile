@@ -61,6 +61,11 @@ HARNESS_O := $(call obj,$(wildcard tests/*.c))
 SIMLIB_O  := $(call obj,$(filter-out tests/sim/test_%,$(wildcard tests/sim/*.c)))
 UNIT_T    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 SIM_T     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/sim/test_*.c)))
+# The kernels of kernels/cuda/, compiled as C++ and run by an emulator (tests/emulation/emulator.h).
+EMULATOR_O := $(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/emulation/*.c))) \
+	$(patsubst %,$(BUILD)/emulated/%.o,$(sort $(wildcard kernels/cuda/*.cu)))
+WRONG_O    := $(BUILD)/emulated/tests/emulation/wrong.cu.o
+EMULATED_T := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/emulation/test_*.c)))
 SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/system/test_*.c)))
 BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
 PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 libscissor.3)
@@ -158,6 +163,19 @@ $(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
 
+# The compiler's calls before each access to memory are answered by the emulator, so nothing here has a sanitizer: it
+# changes stacks, too.
+CXX ?= g++
+$(BUILD)/emulated/%.cu.o: %.cu
+	$(call say,EMU)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) -x c++ -std=c++17 -O1 -g -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=off -fsanitize=thread -Wall -Wextra -Wno-unknown-pragmas \
+		$(if $(WERROR),-Werror) -fPIC -include tests/emulation/device.h -Itests/emulation/include -Ikernels -MMD -MP -c $< -o $@
+$(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/emulation/*.c))): override SANITIZE :=
+$(EMULATED_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(EMULATOR_O) $(WRONG_O) $(KERNELS_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka) -lm
+
 # The C program in README.md, as it stands there.
 EXAMPLE := $(BUILD)/tests/readme_example
 $(EXAMPLE).c: README.md
@@ -168,12 +186,12 @@ $(EXAMPLE): $(EXAMPLE).c $(BUILD)/libscissor.a
 	$(Q)$(CC) $(CFLAGS_ALL) -Iclient $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg) -lm
 
 .PHONY: tests
-tests: $(UNIT_T) $(SIM_T) $(SYSTEM_T) $(EXAMPLE) ## build the tests
+tests: $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T) $(EXAMPLE) ## build the tests
 
 .PHONY: check
 check: all tests ## build and run every test
 	$(Q)$(MAKE) --no-print-directory model
-	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(SYSTEM_T)
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T)
 
 .PHONY: bench
 bench: all $(BENCHES) ## print timings as ratios to something measured in the same run
@@ -196,7 +214,7 @@ deps: ## install the Debian packages in deps.txt (root or sudo); quick when noth
 
 .PHONY: format style
 format: ## rewrite the sources with clang-format
-	clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h')
+	clang-format -i $$(git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' '*.cuh')
 style: ## fail if a source is not formatted or breaks the layers
 	$(Q)tests/style.sh
 

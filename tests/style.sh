@@ -13,9 +13,9 @@ complain() {
 
 if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
     # A file that is not committed yet counts, too; one that was deleted does not.
-    mapfile -t sources < <(git ls-files -co --exclude-standard '*.c' '*.h' | sort -u | xargs ls -d 2>/dev/null)
+    mapfile -t sources < <(git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' '*.cuh' | sort -u | xargs ls -d 2>/dev/null)
 else
-    mapfile -t sources < <(find . -name build -prune -o -name '*.[ch]' -print | sed 's|^\./||' | sort)
+    mapfile -t sources < <(find . -name build -prune -o \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) -print | sed 's|^\./||' | sort)
 fi
 [ ${#sources[@]} -gt 0 ] || complain "style: no sources found"
 
