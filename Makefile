@@ -193,6 +193,10 @@ check: all tests ## build and run every test
 	$(Q)$(MAKE) --no-print-directory model
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T)
 
+.PHONY: check-cuda
+check-cuda: $(EMULATED_T) ## the kernels: emulated, and compiled by nvcc for CUDA_ARCHS ("75 90", or all)
+	$(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh $(EMULATED_T) $(CURDIR)/tests/emulation/ptxas.sh
+
 .PHONY: bench
 bench: all $(BENCHES) ## print timings as ratios to something measured in the same run
 	$(Q)$(MAKE) --no-print-directory model
@@ -293,6 +297,6 @@ clean: ## remove build/
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z]+( [a-z]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+([- ][a-z]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 
 -include $(shell find $(BUILD) -name deb -prune -o -type f -name '*.d' -print 2>/dev/null)
