@@ -87,7 +87,7 @@ static __device__ __forceinline__ void shrink_batch(const struct kernel_shrink *
         shrink_share<uint16_t>(moves, count, depends, offset);
 }
 
-extern "C" __global__ void __launch_bounds__(CUDA_THREADS) scissor_shrink(struct cuda_shrink_launch launch) {
+extern "C" __global__ void __launch_bounds__(CUDA_THREADS, 5) scissor_shrink(struct cuda_shrink_launch launch) {
     struct shrink_move *moves = (struct shrink_move *)shared_memory;
     struct kernel_shrink head = launch.heads[blockIdx.y];
 
