@@ -51,7 +51,7 @@ $(BUILD)/kernels/quant.o: ISA = -O3
 
 obj = $(patsubst %.c,$(BUILD)/%.o,$(sort $(1)))
 PROTO_O   := $(call obj,$(wildcard proto/*.c))
-KERNELS_O := $(call obj,$(wildcard kernels/*.c kernels/host/*.c))
+KERNELS_O := $(call obj,$(wildcard kernels/*.c kernels/host/*.c kernels/cuda/*.c))
 LIB_O     := $(call obj,$(wildcard client/*.c)) $(PROTO_O) $(KERNELS_O)
 BROKER_O  := $(call obj,$(wildcard daemon/broker/*.c daemon/broker/policy/*.c))
 DAEMON_O  := $(call obj,$(wildcard daemon/*.c))
@@ -159,6 +159,11 @@ $(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
+# What stands for NVIDIA's driver in the tests, found there by LD_LIBRARY_PATH.
+FAKECUDA := $(BUILD)/tests/fakecuda/libcuda.so.1
+$(FAKECUDA): $(call obj,$(wildcard tests/fakecuda/*.c))
+	$(call say,LINK)
+	$(Q)$(CC) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDFLAGS_ALL)
 $(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
@@ -172,7 +177,7 @@ $(BUILD)/emulated/%.cu.o: %.cu
 	$(Q)$(CXX) -x c++ -std=c++17 -O1 -g -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=off -fsanitize=thread -Wall -Wextra -Wno-unknown-pragmas \
 		$(if $(WERROR),-Werror) -fPIC -include tests/emulation/device.h -Itests/emulation/include -Ikernels -MMD -MP -c $< -o $@
 $(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/emulation/*.c))): override SANITIZE :=
-$(EMULATED_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(EMULATOR_O) $(WRONG_O) $(KERNELS_O)
+$(EMULATED_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(EMULATOR_O) $(WRONG_O) $(KERNELS_O) $(PROTO_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka) -lm
 
@@ -186,7 +191,7 @@ $(EXAMPLE): $(EXAMPLE).c $(BUILD)/libscissor.a
 	$(Q)$(CC) $(CFLAGS_ALL) -Iclient $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg) -lm
 
 .PHONY: tests
-tests: $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T) $(EXAMPLE) ## build the tests
+tests: $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T) $(EXAMPLE) $(FAKECUDA) ## build the tests
 
 .PHONY: check
 check: all tests ## build and run every test

@@ -1,0 +1,29 @@
+/* memory.h - what cuda_backend.c sees of memory.c: the registry of one device's segments. */
+#pragma once
+
+#include <pthread.h>
+
+#include "cuda_backend.h"
+#include "device.h"
+
+struct cuda_memory {
+    struct cuda_device *device;
+    pthread_mutex_t lock; /* the lists and the importers; held through a reap (it waits for the stream) and an open */
+    struct kernel_segment *segments, *quarantine;
+};
+
+void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device);
+/* Frees what is left in quarantine as far as it can; nothing else may be left. */
+void cuda_memory_deinit(struct cuda_memory *m);
+
+int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t bytes, struct kernel_segment **ret);
+void cuda_segment_free(struct cuda_memory *m, struct kernel_segment *s);
+int cuda_segment_export(struct cuda_memory *m, struct kernel_segment *s, struct kernel_handle *ret);
+int cuda_segment_import(struct cuda_memory *m, enum kernel_access access, const struct kernel_handle *handle,
+                        size_t bytes, struct kernel_segment **ret);
+void *cuda_segment_address(struct kernel_segment *s);
+
+int cuda_segment_importer(struct cuda_memory *m, struct kernel_segment *s, int pidfd);
+void cuda_segment_closed(struct cuda_memory *m, struct kernel_segment *s);
+uint64_t cuda_memory_reap(struct cuda_memory *m);
+struct kernel_cuda_memory cuda_memory_count(struct cuda_memory *m);
