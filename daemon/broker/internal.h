@@ -162,9 +162,9 @@ bool reattach_open(struct broker *b, struct broker_peer *peer, uint32_t request,
                    uint64_t now);
 void reattach_arrived(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_reattach *ask,
                       uint64_t now);
-/* Ends orphans whose time is up. */
 /* A process says HELLO: the sessions that it had and does not ask for are waited for from now on. */
 void orphans_process_back(struct broker *b, const struct broker_peer *peer, uint64_t now);
+/* Ends orphans whose time is up. */
 void orphans_tick(struct broker *b, uint64_t now);
 uint64_t orphans_deadline(const struct broker *b);
 /* Its client is back, or it ends. */
