@@ -98,9 +98,70 @@ struct kernel_attend {
     float *mass, *hits, *last;
 };
 
+/* One head's part of an append to a device: rows first_row .. first_row + rows - 1 of its fresh buffer. */
+struct kernel_append {
+    void *fresh;
+    const void *k, *v; /* [rows][stride] elements of input_dtype, head_dim used */
+    size_t stride;
+    uint32_t fresh_rows, first_row, rows, head_dim;
+    uint8_t compute_dtype, input_dtype;
+};
+
+enum kernel_memory {
+    KERNEL_MEMORY_DEVICE,
+    KERNEL_MEMORY_PINNED, /* the host's, with the same address on the device */
+};
+
+/* Order between two processes that work on the same session: a pair of events that both can see. The owner of the
+ * session's memory makes it, an importer opens it. */
+struct kernel_fence;
+
+/* Operations of a device that does its work later. A stream is the driver's (a CUstream; NULL is its default stream),
+ * and belongs to who calls: what is queued on one is done in order. All functions but wait() and fence_wait() return
+ * when the work is queued; arrays of items, and the lists that those point to, are copied before. All rows, vectors and
+ * planes are on the device or in pinned memory. An error of queued work is found by a later call. */
+struct kernel_streams {
+    void *(*own)(struct kernel_backend *b); /* where settle, shrink, v_norms and copy are queued */
+    /* Waits in the host until all is done that is on the stream now. */
+    int (*wait)(struct kernel_backend *b, void *stream);
+
+    /* Memory beside segments; not zeroed. Nothing that is queued may use it when it is freed; NULL is allowed. */
+    int (*memory_new)(struct kernel_backend *b, enum kernel_memory where, size_t bytes, void **ret);
+    void *(*memory_free)(struct kernel_backend *b, enum kernel_memory where, void *memory);
+    int (*fill_zero)(struct kernel_backend *b, void *to, size_t bytes, void *stream); /* a multiple of 4, as `to` */
+    /* Between pinned memory and the device, either way. */
+    int (*transfer)(struct kernel_backend *b, void *to, const void *from, size_t bytes, void *stream);
+
+    int (*append)(struct kernel_backend *b, const struct kernel_append *heads, size_t head_count, void *stream);
+    /* Bytes of scratch memory on the device for a call with these items; 0 if there is nothing to do. Until the call's
+     * work is done it is used by nothing else. */
+    size_t (*attend_workspace)(const struct kernel_attend *items, size_t item_count);
+    int (*attend)(struct kernel_backend *b, const struct kernel_attend *items, size_t item_count, void *workspace,
+                  void *stream);
+
+    int (*fence_new)(struct kernel_backend *b, struct kernel_fence **ret);
+    int (*fence_export)(struct kernel_backend *b, struct kernel_fence *f, struct kernel_handle ret[2]);
+    int (*fence_import)(struct kernel_backend *b, const struct kernel_handle handles[2], struct kernel_fence **ret);
+    /* Nothing queued waits for it any more, and of the owner's no importer is left. NULL is allowed; returns NULL. */
+    struct kernel_fence *(*fence_free)(struct kernel_backend *b, struct kernel_fence *f);
+    /* What is on the stream so far is what the other side has to wait for. */
+    int (*fence_signal)(struct kernel_backend *b, struct kernel_fence *f, void *stream);
+    /* What comes on the stream from now on waits for what the other side, or this one, has signalled so far. An owner
+     * must not let its stream wait for what an importer may never finish: fence_wait() first. */
+    int (*fence_follow)(struct kernel_backend *b, struct kernel_fence *f, bool own, void *stream);
+    /* Waits in the host until that is done: 0, or -EAGAIN if it is not after so many microseconds (0: asks once). */
+    int (*fence_wait)(struct kernel_backend *b, struct kernel_fence *f, bool own, uint32_t timeout_us);
+
+    /* A sticky error: nothing works any more until the process ends. Calls answer -ENOTRECOVERABLE. */
+    bool (*lost)(struct kernel_backend *b);
+};
+
 struct kernel_backend {
-    const char *name; /* "host" */
-    const char *path; /* "reference", "avx2", "avx512", "avx512vnni": what runs the arithmetic */
+    const char *name;   /* "host", "cuda" */
+    const char *path;   /* "reference", "avx2", "avx512", "avx512vnni", "NVIDIA ...": what runs the arithmetic */
+    const char *device; /* what another process opens the same one by: "host", "cuda:GPU-..." */
+    /* NULL where an operation is done when its call returns (host). Else append and attend below are NULL. */
+    const struct kernel_streams *streams;
     /* True where a segment's memory is gone for its importers, too, as soon as segment_free returns (host:
      * truncated, or one hole).
      * False where an importer must close it first (cuda). */
@@ -144,6 +205,14 @@ struct kernel_backend {
 
 /* Scratch bytes for an item (64-byte aligned memory is expected). */
 size_t kernel_attend_workspace(uint32_t q_heads, uint32_t head_dim, size_t visible_rows);
+
+/* The backend of a device: "host", or "cuda", "cuda:N", "cuda:GPU-..." (its beginning is enough). NULL with errno and a
+ * text in `why` if it cannot be had. A backend of cuda is closed when its segments, fences and memory are gone. */
+struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes);
+/* NULL is allowed; returns NULL. */
+struct kernel_backend *kernel_backend_close(struct kernel_backend *b);
+/* What the last failure of this thread was in words, where the backend has them; "" if not. */
+const char *kernel_backend_why(void);
 
 /* The host backend, with the best path this processor has, or the named one ("reference", "avx2", "avx512",
  * "avx512vnni").

@@ -27,6 +27,7 @@
 #define PROTO_TOKEN_BYTES 16u
 #define PROTO_NAME_BYTES 32u
 #define PROTO_TEXT_BYTES 192u
+#define PROTO_DEVICE_BYTES 48u
 
 /* X(name, number, sender, struct, entry struct, largest entry count)
  * sender: C client, D daemon. An entry of `proto_none` means: no array. */
@@ -139,6 +140,8 @@ struct proto_opened {
     uint32_t control_bytes;  /* size of the control page (descriptor 0 of this packet, read-only) */
     uint32_t lease_bytes;    /* size of the lease page (descriptor 1 of this packet, writable) */
     struct proto_group_scores groups[PROTO_MAX_GROUPS];
+    char device[PROTO_DEVICE_BYTES]; /* of the memory: "host", or "cuda:GPU-..." with the whole UUID; NUL-padded */
+    uint8_t events[2][64];           /* CUDA IPC event handles: the client's, the daemon's; zeros on the host */
 };
 
 struct proto_settle {
@@ -156,7 +159,8 @@ struct proto_settled {
     uint32_t reserved;
 };
 
-/* Segments that now belong to the session. Host: one descriptor for each entry, in order, in the same packet. */
+/* Segments that now belong to the session. Host: one descriptor for each entry, in order, in the same packet. CUDA: the
+ * handle in each entry, which OPENED says the device of. */
 struct proto_grow {
     uint64_t session;
 };
@@ -244,7 +248,7 @@ static_assert(sizeof(struct proto_param) == 24, "wire");
 static_assert(sizeof(struct proto_group) == 232, "wire");
 static_assert(sizeof(struct proto_open) == 64 + 8 * 232, "wire");
 static_assert(offsetof(struct proto_open, groups) == 64, "wire");
-static_assert(sizeof(struct proto_opened) == 104, "wire");
+static_assert(sizeof(struct proto_opened) == 280, "wire");
 static_assert(sizeof(struct proto_settle) == 24, "wire");
 static_assert(sizeof(struct proto_settled) == 32, "wire");
 static_assert(sizeof(struct proto_grow) == 8, "wire");

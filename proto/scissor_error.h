@@ -25,7 +25,9 @@
     X(ESTATE, -11, "not allowed in this state of the session")                                                    \
     X(ECLOSED, -12, "the session was closed by the operator")                                                     \
     X(ESYSTEM, -13, "a system call failed; errno has the reason")                                                 \
-    X(ERESTARTED, -14, "the daemon was started anew and does not have the session any more; open another one")
+    X(ERESTARTED, -14, "the daemon was started anew and does not have the session any more; open another one")    \
+    X(EDEVICE, -15, "this process cannot use the session's GPU")                                                  \
+    X(EDEVICELOST, -16, "the GPU failed, and what was on it is lost; open another session when it works again")
 
 #ifdef __cplusplus
 extern "C" {

@@ -148,6 +148,7 @@ static int opened_add(struct action **list, struct session *s, uint32_t request)
                                 .control_bytes = s->control_bytes,
                                 .lease_bytes = PROTO_LEASE_BYTES};
     memcpy(body.token, s->token, sizeof body.token);
+    proto_text_set(body.device, sizeof body.device, s->pool->config.backend->device);
     for (uint32_t i = 0; i < s->group_count; i++)
         body.groups[i] = (struct proto_group_scores){s->groups[i].planes, s->groups[i].threshold};
 

@@ -13,7 +13,7 @@ struct append_rows {
     uint32_t base, begin, end;
 };
 
-static __device__ __forceinline__ struct append_rows append_rows_of(const struct cuda_append_head *head) {
+static __device__ __forceinline__ struct append_rows append_rows_of(const struct kernel_append *head) {
     struct append_rows r;
     uint32_t last = head->first_row + head->rows;
     r.base = (head->first_row / SCISSOR_BLOCK_ROWS + blockIdx.x) * SCISSOR_BLOCK_ROWS;
@@ -33,7 +33,7 @@ static __device__ __forceinline__ struct eight append_load(uint32_t dtype, const
 }
 
 /* Loads K into `turned` ([16][head_dim + 1], converted) and takes V where it belongs. */
-static __device__ __forceinline__ void append_load_rows(const struct cuda_append_head *head, struct append_rows rows,
+static __device__ __forceinline__ void append_load_rows(const struct kernel_append *head, struct append_rows rows,
                                                         uint32_t *turned) {
     uint32_t in = element_bytes(head->input_dtype), out = element_bytes(head->compute_dtype), d = head->head_dim;
     char *v = (char *)head->fresh + (size_t)head->fresh_rows * d * out;
@@ -53,7 +53,7 @@ static __device__ __forceinline__ void append_load_rows(const struct cuda_append
     }
 }
 
-static __device__ __forceinline__ void append_store_k(const struct cuda_append_head *head, struct append_rows rows,
+static __device__ __forceinline__ void append_store_k(const struct kernel_append *head, struct append_rows rows,
                                                       const uint32_t *turned) {
     uint32_t out = element_bytes(head->compute_dtype), d = head->head_dim;
     char *k = (char *)head->fresh + (size_t)rows.base * d * out;
@@ -77,7 +77,7 @@ static __device__ __forceinline__ void append_store_k(const struct cuda_append_h
 
 extern "C" __global__ void __launch_bounds__(CUDA_THREADS) scissor_append(struct cuda_append_launch launch) {
     uint32_t *turned = (uint32_t *)shared_memory;
-    struct cuda_append_head head = launch.heads[blockIdx.y];
+    struct kernel_append head = launch.heads[blockIdx.y];
     struct append_rows rows = append_rows_of(&head);
     if (rows.begin >= rows.end)
         return;

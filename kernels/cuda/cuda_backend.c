@@ -9,6 +9,7 @@
 
 struct cuda_backend {
     struct kernel_backend base; /* first: a struct kernel_backend of ours is one of these */
+    char name[sizeof "cuda:" + CUDA_UUID_TEXT_BYTES];
     struct cuda_device *device;
     struct cuda_memory memory;
 };
@@ -70,8 +71,10 @@ struct kernel_backend *kernel_cuda_backend(const char *device, char *why, size_t
         return NULL;
     }
     cuda_memory_init(&b->memory, b->device);
+    snprintf(b->name, sizeof b->name, "cuda:%s", b->device->uuid);
     b->base = (struct kernel_backend){.name = "cuda",
                                       .path = b->device->name,
+                                      .device = b->name,
                                       .segment_new = segment_new,
                                       .segment_free = segment_free,
                                       .segment_export = segment_export,

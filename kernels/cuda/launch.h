@@ -64,16 +64,9 @@ static inline struct cuda_grid cuda_norms_grid(uint32_t head_count, uint32_t mos
     return grid;
 }
 
-/* One head's part of an append: the arguments of kernel_backend.append. */
-struct cuda_append_head {
-    void *fresh;
-    const void *k, *v; /* [rows][stride] elements of input_dtype */
-    size_t stride;     /* loads are wide where k, v and stride * size are multiples of 16 bytes */
-    uint32_t fresh_rows, first_row, rows, head_dim;
-    uint8_t compute_dtype, input_dtype;
-};
 struct cuda_append_launch {
-    const struct cuda_append_head *heads; /* [gridDim.y] */
+    /* [gridDim.y]; loads are wide where k, v and stride * size are multiples of 16 bytes */
+    const struct kernel_append *heads;
 };
 static inline struct cuda_grid cuda_append_grid(uint32_t head_count, uint32_t most_rows, uint32_t most_head_dim) {
     /* Rows that begin in the middle of a block of 16 reach into one block more. */

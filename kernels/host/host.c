@@ -110,7 +110,7 @@ static bool has_vnni(void) {
 
 #define HOST_BACKEND(path_name)                                                                                    \
     {                                                                                                              \
-        .name = "host", .path = path_name, .revocable = true, .segment_new = host_segment_new,                     \
+        .name = "host", .path = path_name, .device = "host", .revocable = true, .segment_new = host_segment_new,   \
         .segment_free = host_segment_free, .segment_export = host_segment_export,                                  \
         .segment_import = host_segment_import, .segment_address = host_segment_address,                            \
         .segment_descriptor = host_segment_descriptor, .segment_adopt = host_segment_adopt,                        \

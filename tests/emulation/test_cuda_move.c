@@ -200,10 +200,10 @@ static void test_shrink(void **state) {
 
 static void append_case(uint8_t input, uint8_t compute, uint32_t d, uint32_t first, uint32_t rows, uint32_t gap) {
     size_t stride = d + gap, bytes = (size_t)(rows + 1) * stride * kernel_dtype_size(input);
-    struct cuda_append_head *heads = emulator_memory_new(sizeof *heads);
+    struct kernel_append *heads = emulator_memory_new(sizeof *heads);
     struct head h = head_new(compute, compute, 144, d, 0);
     void *k = filled_new(bytes), *v = filled_new(bytes);
-    heads[0] = (struct cuda_append_head){h.device.fresh, k, v, stride, 144, first, rows, d, compute, input};
+    heads[0] = (struct kernel_append){h.device.fresh, k, v, stride, 144, first, rows, d, compute, input};
     assert_int_equal(reference->append(reference, h.host.fresh, 144, first, rows, d, compute, k, v, stride, input), 0);
     struct cuda_append_launch parameter = {heads};
     struct cuda_grid grid = cuda_append_grid(1, rows, d);

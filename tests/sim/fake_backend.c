@@ -212,6 +212,7 @@ void fake_backend_init(struct fake_backend *f, bool revocable) {
     *f = (struct fake_backend){
         .base = {.name = "fake",
                  .path = "scalar",
+                 .device = "host",
                  .revocable = revocable,
                  .segment_new = segment_new,
                  .segment_free = segment_free,

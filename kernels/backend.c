@@ -1,0 +1,31 @@
+/* backend.c - which kind of backend a device's name asks for. */
+#include "backend.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda/cuda_backend.h"
+
+struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes) {
+    struct kernel_backend *host;
+    if (!strncmp(device, "cuda", 4))
+        return kernel_cuda_backend(device, why, why_bytes);
+    if (strcmp(device, "host")) {
+        snprintf(why, why_bytes, "\"%s\" is no device: host, cuda, cuda:N or cuda:GPU-...", device);
+        errno = EINVAL;
+        return NULL;
+    }
+    host = kernel_host_backend(NULL);
+    if (!host)
+        snprintf(why, why_bytes, "SCISSOR_HOST_PATH names a path that this processor cannot run: %s", strerror(errno));
+    return host;
+}
+
+struct kernel_backend *kernel_backend_close(struct kernel_backend *b) {
+    return b && b->streams ? kernel_cuda_free(b) : NULL;
+}
+
+const char *kernel_backend_why(void) {
+    return kernel_cuda_why();
+}
