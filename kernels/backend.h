@@ -135,7 +135,7 @@ struct kernel_streams {
     int (*append)(struct kernel_backend *b, const struct kernel_append *heads, size_t head_count, void *stream);
     /* Bytes of scratch memory on the device for a call with these items; 0 if there is nothing to do. Until the call's
      * work is done it is used by nothing else. */
-    size_t (*attend_workspace)(const struct kernel_attend *items, size_t item_count);
+    size_t (*attend_workspace)(struct kernel_backend *b, const struct kernel_attend *items, size_t item_count);
     int (*attend)(struct kernel_backend *b, const struct kernel_attend *items, size_t item_count, void *workspace,
                   void *stream);
 
