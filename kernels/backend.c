@@ -9,8 +9,13 @@
 
 struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes) {
     struct kernel_backend *host;
-    if (!strncmp(device, "cuda", 4))
-        return kernel_cuda_backend(device, why, why_bytes);
+    if (!strncmp(device, "cuda", 4)) {
+        if (kernel_cuda_has_kernels())
+            return kernel_cuda_backend(device, why, why_bytes);
+        snprintf(why, why_bytes, "this program was built without nvcc and has no kernels for a GPU");
+        errno = ENOTSUP;
+        return NULL;
+    }
     if (strcmp(device, "host")) {
         snprintf(why, why_bytes, "\"%s\" is no device: host, cuda, cuda:N or cuda:GPU-...", device);
         errno = EINVAL;

@@ -18,6 +18,8 @@ typedef unsigned long long cuda_address;
 typedef struct CUctx_st *cuda_context;
 typedef struct CUstream_st *cuda_stream;
 typedef struct CUevent_st *cuda_event;
+typedef struct CUmod_st *cuda_module;
+typedef struct CUfunc_st *cuda_function;
 
 struct CUuuid_st;
 #ifdef CUDA_VERSION /* cuda.h came first: the test that compares the two */
@@ -45,47 +47,56 @@ struct CUuuid_st {
 #define CUDA_EVENT_DISABLE_TIMING 2u
 #define CUDA_EVENT_INTERPROCESS 4u
 #define CUDA_IPC_LAZY_PEER_ACCESS 1u
+#define CUDA_HOST_PORTABLE 1u
+#define CUDA_HOST_MAPPED 2u
 
 /* X(name here, exported symbol, parameters): what is called, and nothing else. */
-#define CUDA_SYMBOLS(X)                                                                                     \
-    X(init, cuInit, (unsigned flags))                                                                       \
-    X(driver_version, cuDriverGetVersion, (int *ret))                                                       \
-    X(error_name, cuGetErrorName, (cuda_result code, const char **ret))                                     \
-    X(error_string, cuGetErrorString, (cuda_result code, const char **ret))                                 \
-    X(device_count, cuDeviceGetCount, (int *ret))                                                           \
-    X(device_get, cuDeviceGet, (cuda_ordinal * ret, int ordinal))                                           \
-    X(device_name, cuDeviceGetName, (char *ret, int bytes, cuda_ordinal device))                            \
-    X(device_uuid, cuDeviceGetUuid_v2, (struct CUuuid_st * ret, cuda_ordinal device))                       \
-    X(device_memory, cuDeviceTotalMem_v2, (size_t * ret, cuda_ordinal device))                              \
-    X(device_attribute, cuDeviceGetAttribute, (int *ret, cuda_attribute attribute, cuda_ordinal device))    \
-    X(context_retain, cuDevicePrimaryCtxRetain, (cuda_context * ret, cuda_ordinal device))                  \
-    X(context_release, cuDevicePrimaryCtxRelease_v2, (cuda_ordinal device))                                 \
-    X(context_push, cuCtxPushCurrent_v2, (cuda_context context))                                            \
-    X(context_pop, cuCtxPopCurrent_v2, (cuda_context * ret))                                                \
-    X(context_device, cuCtxGetDevice, (cuda_ordinal * ret))                                                 \
-    X(memory_info, cuMemGetInfo_v2, (size_t * ret_free, size_t * ret_total))                                \
-    X(memory_new, cuMemAlloc_v2, (cuda_address * ret, size_t bytes))                                        \
-    X(memory_free, cuMemFree_v2, (cuda_address address))                                                    \
-    X(memory_export, cuIpcGetMemHandle, (cuda_memory_handle * ret, cuda_address address))                   \
-    X(memory_open, cuIpcOpenMemHandle_v2, (cuda_address * ret, cuda_memory_handle handle, unsigned flags))  \
-    X(memory_close, cuIpcCloseMemHandle, (cuda_address address))                                            \
-    X(host_new, cuMemHostAlloc, (void **ret, size_t bytes, unsigned flags))                                 \
-    X(host_free, cuMemFreeHost, (void *memory))                                                             \
-    X(fill, cuMemsetD32Async, (cuda_address to, unsigned value, size_t count, cuda_stream stream))          \
-    X(copy, cuMemcpyDtoDAsync_v2, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))   \
-    X(copy_in, cuMemcpyHtoDAsync_v2, (cuda_address to, const void *from, size_t bytes, cuda_stream stream)) \
-    X(copy_out, cuMemcpyDtoHAsync_v2, (void *to, cuda_address from, size_t bytes, cuda_stream stream))      \
-    X(stream_new, cuStreamCreate, (cuda_stream * ret, unsigned flags))                                      \
-    X(stream_free, cuStreamDestroy_v2, (cuda_stream stream))                                                \
-    X(stream_wait, cuStreamSynchronize, (cuda_stream stream))                                               \
-    X(stream_query, cuStreamQuery, (cuda_stream stream))                                                    \
-    X(stream_wait_event, cuStreamWaitEvent, (cuda_stream stream, cuda_event event, unsigned flags))         \
-    X(event_new, cuEventCreate, (cuda_event * ret, unsigned flags))                                         \
-    X(event_free, cuEventDestroy_v2, (cuda_event event))                                                    \
-    X(event_record, cuEventRecord, (cuda_event event, cuda_stream stream))                                  \
-    X(event_query, cuEventQuery, (cuda_event event))                                                        \
-    X(event_wait, cuEventSynchronize, (cuda_event event))                                                   \
-    X(event_export, cuIpcGetEventHandle, (cuda_event_handle * ret, cuda_event event))                       \
+#define CUDA_SYMBOLS(X)                                                                                               \
+    X(init, cuInit, (unsigned flags))                                                                                 \
+    X(driver_version, cuDriverGetVersion, (int *ret))                                                                 \
+    X(error_name, cuGetErrorName, (cuda_result code, const char **ret))                                               \
+    X(error_string, cuGetErrorString, (cuda_result code, const char **ret))                                           \
+    X(device_count, cuDeviceGetCount, (int *ret))                                                                     \
+    X(device_get, cuDeviceGet, (cuda_ordinal * ret, int ordinal))                                                     \
+    X(device_name, cuDeviceGetName, (char *ret, int bytes, cuda_ordinal device))                                      \
+    X(device_uuid, cuDeviceGetUuid_v2, (struct CUuuid_st * ret, cuda_ordinal device))                                 \
+    X(device_memory, cuDeviceTotalMem_v2, (size_t * ret, cuda_ordinal device))                                        \
+    X(device_attribute, cuDeviceGetAttribute, (int *ret, cuda_attribute attribute, cuda_ordinal device))              \
+    X(context_retain, cuDevicePrimaryCtxRetain, (cuda_context * ret, cuda_ordinal device))                            \
+    X(context_release, cuDevicePrimaryCtxRelease_v2, (cuda_ordinal device))                                           \
+    X(context_push, cuCtxPushCurrent_v2, (cuda_context context))                                                      \
+    X(context_pop, cuCtxPopCurrent_v2, (cuda_context * ret))                                                          \
+    X(context_device, cuCtxGetDevice, (cuda_ordinal * ret))                                                           \
+    X(memory_info, cuMemGetInfo_v2, (size_t * ret_free, size_t * ret_total))                                          \
+    X(memory_new, cuMemAlloc_v2, (cuda_address * ret, size_t bytes))                                                  \
+    X(memory_free, cuMemFree_v2, (cuda_address address))                                                              \
+    X(memory_export, cuIpcGetMemHandle, (cuda_memory_handle * ret, cuda_address address))                             \
+    X(memory_open, cuIpcOpenMemHandle_v2, (cuda_address * ret, cuda_memory_handle handle, unsigned flags))            \
+    X(memory_close, cuIpcCloseMemHandle, (cuda_address address))                                                      \
+    X(host_new, cuMemHostAlloc, (void **ret, size_t bytes, unsigned flags))                                           \
+    X(host_free, cuMemFreeHost, (void *memory))                                                                       \
+    X(fill, cuMemsetD32Async, (cuda_address to, unsigned value, size_t count, cuda_stream stream))                    \
+    X(copy, cuMemcpyDtoDAsync_v2, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))             \
+    X(copy_any, cuMemcpyAsync, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))                \
+    X(copy_in, cuMemcpyHtoDAsync_v2, (cuda_address to, const void *from, size_t bytes, cuda_stream stream))           \
+    X(copy_out, cuMemcpyDtoHAsync_v2, (void *to, cuda_address from, size_t bytes, cuda_stream stream))                \
+    X(module_load, cuModuleLoadData, (cuda_module * ret, const void *image))                                          \
+    X(module_unload, cuModuleUnload, (cuda_module module))                                                            \
+    X(module_function, cuModuleGetFunction, (cuda_function * ret, cuda_module module, const char *name))              \
+    X(launch, cuLaunchKernel,                                                                                         \
+      (cuda_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y, \
+       unsigned block_z, unsigned shared_bytes, cuda_stream stream, void **parameters, void **extra))                 \
+    X(stream_new, cuStreamCreate, (cuda_stream * ret, unsigned flags))                                                \
+    X(stream_free, cuStreamDestroy_v2, (cuda_stream stream))                                                          \
+    X(stream_wait, cuStreamSynchronize, (cuda_stream stream))                                                         \
+    X(stream_query, cuStreamQuery, (cuda_stream stream))                                                              \
+    X(stream_wait_event, cuStreamWaitEvent, (cuda_stream stream, cuda_event event, unsigned flags))                   \
+    X(event_new, cuEventCreate, (cuda_event * ret, unsigned flags))                                                   \
+    X(event_free, cuEventDestroy_v2, (cuda_event event))                                                              \
+    X(event_record, cuEventRecord, (cuda_event event, cuda_stream stream))                                            \
+    X(event_query, cuEventQuery, (cuda_event event))                                                                  \
+    X(event_wait, cuEventSynchronize, (cuda_event event))                                                             \
+    X(event_export, cuIpcGetEventHandle, (cuda_event_handle * ret, cuda_event event))                                 \
     X(event_open, cuIpcOpenEventHandle, (cuda_event * ret, cuda_event_handle handle))
 
 struct cuda_driver {

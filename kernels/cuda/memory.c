@@ -2,23 +2,20 @@
  *
  * A segment is in exactly one of two lists:
  *
- *   segments      alive: its owner, or the importer, uses it
- *   quarantine    its user has let go of it, but it could not be freed or closed yet: an importer may still hold it
- *                 (owner), or the driver refused (both). It is tried again at each reap.
+ *   segments    alive: its owner, or the importer, uses it
+ *   refused     its user has let go of it, but the driver would not take it; it is tried again with each that follows
  *
- * Freeing goes: wait for the stream (no kernel of ours touches it any more), see that no importer is left, cuMemFree.
- * When the context is lost, no call can give anything back; the memory is the driver's to free when the process ends,
- * and the registry forgets the segment.
+ * Freeing goes: wait for the stream (no kernel of ours touches it any more), then cuMemFree or cuIpcCloseMemHandle.
+ * That no importer is left is for the owner's user to know: the driver does not say. When the context is lost, no call
+ * can give anything back; the memory is the driver's to free when the process ends, and the registry forgets the
+ * segment.
  *
  * cuMemAlloc gives what another process has left there, so a segment is zeroed before it is given out, and waited for:
  * its first user may be another process, whose stream knows nothing of ours. */
 #include "memory.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
 #include <string.h>
-#include <unistd.h>
 #include <utlist.h>
 
 #include "../../proto/alloc.h"
@@ -31,9 +28,6 @@ struct kernel_segment {
     size_t bytes;
     cuda_memory_handle handle; /* an importer's: what it has opened */
     bool imported;
-    bool exported;  /* and importers may hold it */
-    int *importers; /* pidfds */
-    size_t importer_count;
 };
 
 static bool size_valid(size_t bytes) {
@@ -47,13 +41,6 @@ static bool importer_access_valid(enum kernel_access access) {
 void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device) {
     *m = (struct cuda_memory){.device = device};
     pthread_mutex_init(&m->lock, NULL);
-}
-
-static void segment_deinit(struct kernel_segment *s) {
-    for (size_t i = 0; i < s->importer_count; i++)
-        close(s->importers[i]);
-    scissor_free(s->importers);
-    scissor_free(s);
 }
 
 /* ---------- new ---------- */
@@ -102,25 +89,6 @@ int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t by
 
 /* ---------- free ---------- */
 
-/* Under the lock: whether some importer may still hold it. What is gone is forgotten. */
-static bool held(struct kernel_segment *s) {
-    if (!s->exported)
-        return false;
-    if (s->importer_count == 0)
-        return true; /* exported to nobody in particular */
-    size_t left = 0;
-    for (size_t i = 0; i < s->importer_count; i++) {
-        struct pollfd p = {.fd = s->importers[i], .events = POLLIN};
-        if (poll(&p, 1, 0) == 1 && p.revents & POLLIN)
-            close(p.fd);
-        else
-            s->importers[left++] = p.fd;
-    }
-    s->importer_count = left;
-    s->exported = left > 0;
-    return s->exported;
-}
-
 /* Gives it back to the driver; false if it must be tried again. */
 static bool give_back(struct cuda_device *d, struct kernel_segment *s) {
     if (atomic_load(&d->lost))
@@ -134,38 +102,33 @@ static bool give_back(struct cuda_device *d, struct kernel_segment *s) {
     return r == 0 || atomic_load(&d->lost);
 }
 
+/* Under the lock. */
+static void try_again(struct cuda_memory *m) {
+    struct kernel_segment *s, *next;
+    DL_FOREACH_SAFE(m->refused, s, next) {
+        if (!give_back(m->device, s))
+            continue;
+        DL_DELETE(m->refused, s);
+        scissor_free(s);
+    }
+}
+
 void cuda_segment_free(struct cuda_memory *m, struct kernel_segment *s) {
     if (!s)
         return;
     pthread_mutex_lock(&m->lock);
     DL_DELETE(m->segments, s);
-    DL_APPEND(m->quarantine, s);
+    DL_APPEND(m->refused, s);
+    try_again(m);
     pthread_mutex_unlock(&m->lock);
-    cuda_memory_reap(m);
-}
-
-uint64_t cuda_memory_reap(struct cuda_memory *m) {
-    struct kernel_segment *s, *next;
-    uint64_t left = 0;
-    pthread_mutex_lock(&m->lock);
-    DL_FOREACH_SAFE(m->quarantine, s, next) {
-        if ((held(s) && !atomic_load(&m->device->lost)) || !give_back(m->device, s)) {
-            left += s->imported ? 0 : s->bytes;
-            continue;
-        }
-        DL_DELETE(m->quarantine, s);
-        segment_deinit(s);
-    }
-    pthread_mutex_unlock(&m->lock);
-    return left;
 }
 
 void cuda_memory_deinit(struct cuda_memory *m) {
     struct kernel_segment *s, *next;
-    cuda_memory_reap(m);
-    /* What is still held lives until this process ends, which an importer survives or not as the driver likes. */
-    DL_FOREACH_SAFE(m->quarantine, s, next) {
-        segment_deinit(s);
+    try_again(m);
+    /* What the driver does not take lives until this process ends. */
+    DL_FOREACH_SAFE(m->refused, s, next) {
+        scissor_free(s);
     }
     pthread_mutex_destroy(&m->lock);
 }
@@ -183,9 +146,6 @@ int cuda_segment_export(struct cuda_memory *m, struct kernel_segment *s, struct 
     cuda_device_leave(m->device);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&m->lock);
-    s->exported = true;
-    pthread_mutex_unlock(&m->lock);
     *ret = (struct kernel_handle){.fd = -1};
     memcpy(ret->opaque, handle.reserved, sizeof ret->opaque);
     return 0;
@@ -201,15 +161,15 @@ static struct kernel_segment *find_handle(struct kernel_segment *list, const cud
 }
 
 /* Under the lock: drivers count a handle that is opened twice, or refuse it; one that is open here is not opened again,
- * so that one close is one close. One that waits in quarantine for its close is taken back into use. */
+ * so that one close is one close. One whose close was refused is taken back into use. */
 static int open_handle(struct cuda_memory *m, struct kernel_segment *s) {
-    struct kernel_segment *waiting = find_handle(m->quarantine, &s->handle);
+    struct kernel_segment *waiting = find_handle(m->refused, &s->handle);
     if (find_handle(m->segments, &s->handle))
         return cuda_fail(-EALREADY, "the segment is open in this process");
     if (waiting && waiting->bytes == s->bytes) {
-        DL_DELETE(m->quarantine, waiting);
+        DL_DELETE(m->refused, waiting);
         s->address = waiting->address;
-        segment_deinit(waiting);
+        scissor_free(waiting);
         return 0;
     }
     int r = cuda_device_enter(m->device);
@@ -248,35 +208,6 @@ void *cuda_segment_address(struct kernel_segment *s) {
     return (void *)(uintptr_t)s->address;
 }
 
-/* ---------- importers ---------- */
-
-int cuda_segment_importer(struct cuda_memory *m, struct kernel_segment *s, int pidfd) {
-    int fd = fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0)
-        return cuda_fail(-errno, "the importer's pidfd: %s", strerror(errno));
-    pthread_mutex_lock(&m->lock);
-    int *grown = scissor_realloc(s->importers, (s->importer_count + 1) * sizeof *grown);
-    if (grown) {
-        s->importers = grown;
-        grown[s->importer_count++] = fd;
-    }
-    pthread_mutex_unlock(&m->lock);
-    if (!grown) {
-        close(fd);
-        return cuda_fail(-ENOMEM, "no host memory");
-    }
-    return 0;
-}
-
-void cuda_segment_closed(struct cuda_memory *m, struct kernel_segment *s) {
-    pthread_mutex_lock(&m->lock);
-    for (size_t i = 0; i < s->importer_count; i++)
-        close(s->importers[i]);
-    s->importer_count = 0;
-    s->exported = false;
-    pthread_mutex_unlock(&m->lock);
-}
-
 struct kernel_cuda_memory cuda_memory_count(struct cuda_memory *m) {
     struct kernel_cuda_memory n = {0};
     struct kernel_segment *s;
@@ -286,9 +217,9 @@ struct kernel_cuda_memory cuda_memory_count(struct cuda_memory *m) {
         n.segments += !s->imported;
         n.bytes += s->imported ? 0 : s->bytes;
     }
-    DL_FOREACH(m->quarantine, s) {
-        n.quarantined_segments++;
-        n.quarantined_bytes += s->imported ? 0 : s->bytes;
+    DL_FOREACH(m->refused, s) {
+        n.refused_segments++;
+        n.refused_bytes += s->imported ? 0 : s->bytes;
     }
     pthread_mutex_unlock(&m->lock);
     return n;

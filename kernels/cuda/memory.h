@@ -8,12 +8,12 @@
 
 struct cuda_memory {
     struct cuda_device *device;
-    pthread_mutex_t lock; /* the lists and the importers; held through a reap (it waits for the stream) and an open */
-    struct kernel_segment *segments, *quarantine;
+    pthread_mutex_t lock; /* the lists; held through a free (it waits for the stream) and an open */
+    struct kernel_segment *segments, *refused;
 };
 
 void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device);
-/* Frees what is left in quarantine as far as it can; nothing else may be left. */
+/* Frees what was refused as far as it can; nothing else may be left. */
 void cuda_memory_deinit(struct cuda_memory *m);
 
 int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t bytes, struct kernel_segment **ret);
@@ -23,7 +23,4 @@ int cuda_segment_import(struct cuda_memory *m, enum kernel_access access, const 
                         size_t bytes, struct kernel_segment **ret);
 void *cuda_segment_address(struct kernel_segment *s);
 
-int cuda_segment_importer(struct cuda_memory *m, struct kernel_segment *s, int pidfd);
-void cuda_segment_closed(struct cuda_memory *m, struct kernel_segment *s);
-uint64_t cuda_memory_reap(struct cuda_memory *m);
 struct kernel_cuda_memory cuda_memory_count(struct cuda_memory *m);

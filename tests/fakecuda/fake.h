@@ -34,7 +34,7 @@
 #define FAKE_STREAMS 64
 #define FAKE_ALLOCATIONS 1024
 #define FAKE_IMPORTERS 8
-#define FAKE_EVENTS 512
+#define FAKE_EVENTS 4096
 #define FAKE_MAPS 4096
 
 #define FAKE_PROTOTYPE(name, symbol, parameters) FAKE_API cuda_result symbol parameters;

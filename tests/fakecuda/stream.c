@@ -227,6 +227,11 @@ cuda_result cuMemcpyDtoDAsync_v2(cuda_address to, cuda_address from, size_t byte
     return submit(stream, (struct work){.run = run_copy, .to = at(to), .from = at(from), .bytes = bytes}, true, true);
 }
 
+cuda_result cuMemcpyAsync(cuda_address to, cuda_address from, size_t bytes, cuda_stream stream) {
+    FAKE_ENTER(cuMemcpyAsync, true);
+    return submit(stream, (struct work){.run = run_copy, .to = at(to), .from = at(from), .bytes = bytes}, false, false);
+}
+
 cuda_result cuMemcpyHtoDAsync_v2(cuda_address to, const void *from, size_t bytes, cuda_stream stream) {
     FAKE_ENTER(cuMemcpyHtoDAsync_v2, true);
     return submit(stream, (struct work){.run = run_copy, .to = at(to), .from = from, .bytes = bytes}, true, false);
@@ -415,4 +420,41 @@ cuda_result cuIpcOpenEventHandle(cuda_event *ret, cuda_event_handle handle) {
         return CUDA_INVALID_VALUE;
     *ret = e;
     return 0;
+}
+
+/* ---------- kernels ---------- */
+
+cuda_result cuModuleLoadData(cuda_module *ret, const void *image) {
+    (void)ret;
+    (void)image;
+    return CUDA_NOT_SUPPORTED;
+}
+
+cuda_result cuModuleUnload(cuda_module module) {
+    (void)module;
+    return CUDA_NOT_SUPPORTED;
+}
+
+cuda_result cuModuleGetFunction(cuda_function *ret, cuda_module module, const char *name) {
+    (void)ret;
+    (void)module;
+    (void)name;
+    return CUDA_NOT_SUPPORTED;
+}
+
+cuda_result cuLaunchKernel(cuda_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                           unsigned block_y, unsigned block_z, unsigned shared_bytes, cuda_stream stream,
+                           void **parameters, void **extra) {
+    (void)function;
+    (void)grid_x;
+    (void)grid_y;
+    (void)grid_z;
+    (void)block_x;
+    (void)block_y;
+    (void)block_z;
+    (void)shared_bytes;
+    (void)stream;
+    (void)parameters;
+    (void)extra;
+    return CUDA_NOT_SUPPORTED;
 }

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -181,7 +180,7 @@ static void break_rule(const char *rule) {
 
 /* ---------- roles: what must work ---------- */
 
-/* Zeroed, shared, in quarantine while the importer lives, freed once it was killed. */
+/* Zeroed, shared, and free again when its importer was killed. */
 static void role_killed(void) {
     pid_t pid = divide();
     struct kernel_handle handle;
@@ -193,17 +192,14 @@ static void role_killed(void) {
     const char *memory = b->segment_address(s);
     REQUIRE(memory[0] == 0 && memory[SIZE - 1] == 0);
     REQUIRE(b->segment_export(b, s, &handle) == 0 && handle.fd == -1);
-    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    REQUIRE(pidfd >= 0 && kernel_cuda_importer(b, s, pidfd) == 0);
     say(to_child[1], &handle, sizeof handle);
     hear(to_parent[0], &byte, 1);
     REQUIRE(memory[0] == 7);
-    b->segment_free(b, s);
-    struct kernel_cuda_memory m = kernel_cuda_memory(b);
-    REQUIRE(m.segments == 0 && m.quarantined_segments == 1 && m.quarantined_bytes == SIZE);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
-    REQUIRE(kernel_cuda_reap(b) == 0 && kernel_cuda_memory(b).quarantined_segments == 0);
+    b->segment_free(b, s);
+    struct kernel_cuda_memory m = kernel_cuda_memory(b);
+    REQUIRE(m.segments == 0 && m.refused_segments == 0);
     kernel_cuda_free(b);
     _exit(0);
 }
@@ -220,7 +216,6 @@ static void role_closed(void) {
     REQUIRE(b->segment_new(b, KERNEL_ACCESS_SETTLED_KEPT, SIZE, &t) == -EINVAL);
     REQUIRE(b->segment_new(b, KERNEL_ACCESS_SETTLED, (size_t)2 << 30, &t) == -ENOMEM);
     REQUIRE(strstr(kernel_cuda_why(), "cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY (2): out of memory"));
-    kernel_cuda_closed(b, s);
     t = segment(b);
     memset(b->segment_address(t), 5, SIZE);
     REQUIRE(b->copy(b, b->segment_address(s), b->segment_address(t), SIZE) == 0 && b->synchronise(b) == 0);
@@ -228,7 +223,7 @@ static void role_closed(void) {
     REQUIRE(b->copy(b, (char *)b->segment_address(s) + 1, b->segment_address(s), 2) == -EINVAL);
     b->segment_free(b, s);
     b->segment_free(b, t);
-    REQUIRE(kernel_cuda_memory(b).quarantined_segments == 0);
+    REQUIRE(kernel_cuda_memory(b).refused_segments == 0);
     kernel_cuda_free(b);
     REQUIRE(alloc_live() == 0);
     _exit(0);
@@ -278,12 +273,9 @@ static int life(void) {
         r = b->segment_export(b, s, &handle);
     if (r == 0)
         r = b->synchronise(b);
-    if (s)
-        kernel_cuda_closed(b, s);
     b->segment_free(b, s);
-    kernel_cuda_reap(b);
     struct kernel_cuda_memory m = kernel_cuda_memory(b);
-    REQUIRE(m.segments == 0 && m.bytes == 0 && m.quarantined_segments == 0);
+    REQUIRE(m.segments == 0 && m.bytes == 0);
     kernel_cuda_free(b);
     return r;
 }
@@ -321,7 +313,7 @@ static void role_lost(void) {
     struct kernel_backend *b = backend_open("cuda");
     struct kernel_segment *s = NULL;
     REQUIRE(b->segment_new(b, KERNEL_ACCESS_FRESH, SIZE, &s) == -ENOTRECOVERABLE);
-    REQUIRE(kernel_cuda_lost(b) && strstr(kernel_cuda_why(), "CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
+    REQUIRE(b->streams->lost(b) && strstr(kernel_cuda_why(), "CUDA_ERROR_ILLEGAL_ADDRESS (700)"));
     REQUIRE(b->synchronise(b) == -ENOTRECOVERABLE && !s);
     kernel_cuda_free(b);
     _exit(0);
