@@ -75,7 +75,7 @@ LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so
 # `make deps check` installs before it builds, however many jobs there are.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
 $(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(HARNESS_O) $(SIMLIB_O): | deps
-$(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) model: | deps
+$(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) $(BUILD)/kernels/cuda/image.fatbin model: | deps
 endif
 
 .DEFAULT_GOAL := all
@@ -87,6 +87,43 @@ $(BUILD)/%.o: %.c
 	$(call say,CC)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS_ALL) $(ISA) -MMD -MP $(EXTRA) -c $< -o $@
+
+# ---------- the kernels of the CUDA backend ----------
+
+# One fat binary in every program, if NVCC=nvcc or the like says who makes it. CUDA_ARCHS is "75 90" and the like, or
+# all; PTX of the newest is for devices that are newer still. A build remembers both for the next make, as `make
+# install` is often run by another user.
+-include $(BUILD)/kernels/cuda/choice.mk
+NVCC ?=
+NVCC := $(NVCC)
+CUDA_ARCHS ?= 75 90
+CUDA_LIST := $(shell printf '%s\n' $(if $(filter all,$(CUDA_ARCHS)),75 80 86 89 90 100 120,$(CUDA_ARCHS)) | sort -nu)
+CUDA_NEWEST := $(lastword $(CUDA_LIST))
+NVCC_FLAGS := -Ikernels $(if $(WERROR),-Werror all-warnings) --threads 0 \
+	$(foreach a,$(CUDA_LIST),-gencode arch=compute_$a,code=sm_$a) -gencode arch=compute_$(CUDA_NEWEST),code=compute_$(CUDA_NEWEST)
+
+# Written when what it says is something else than before, and then all that depends on it is built anew.
+IMAGE := $(BUILD)/kernels/cuda/image
+$(IMAGE).cu: FORCE
+	@mkdir -p $(@D)
+	@text=$$(echo '/* $(CUDA_LIST), by $(or $(NVCC),nobody) */'; \
+		printf '#include "%s"\n' $(patsubst kernels/%,%,$(sort $(wildcard kernels/cuda/*.cu)))); \
+	[ "$$text" = "$$(cat $@ 2>/dev/null)" ] || { \
+		printf '%s\n' $(if $(NVCC),'NVCC ?= $(NVCC)') 'CUDA_ARCHS ?= $(CUDA_ARCHS)' >$(@D)/choice.mk && \
+		printf '%s\n' "$$text" >$@; }
+$(IMAGE).fatbin: $(IMAGE).cu
+	$(call say,NVCC)
+	$(Q)$(NVCC) -fatbin $(NVCC_FLAGS) -MMD -MP -MF $@.d -MT $@ $< -o $@
+$(IMAGE).o: $(IMAGE).cu
+ifneq ($(NVCC),)
+$(IMAGE).o: $(IMAGE).fatbin
+$(IMAGE).o: EXTRA = -DCUDA_IMAGE='"$(IMAGE).fatbin"' \
+	-DCUDA_IMAGE_ARCHS='"$(addprefix sm_,$(CUDA_LIST)), PTX compute_$(CUDA_NEWEST)"'
+endif
+.PHONY: FORCE
+FORCE:
+
+# ---------- programs and libraries ----------
 
 $(BUILD)/scissord: $(DAEMON_O) $(BROKER_O) $(PROTO_O) $(KERNELS_O)
 	$(call say,LINK)

@@ -201,10 +201,11 @@ static int main_serve(struct main_reload *reload, struct service_passed *passed)
 
 /* What is asked for instead of a daemon; true if it was. */
 static bool main_print(const struct daemon_options *options) {
+    char devices[128];
     if (options->help)
         daemon_options_help(stdout);
     else if (options->version)
-        printf("scissord %s\n", SCISSOR_VERSION);
+        printf("scissord %s\ndevices: %s\n", SCISSOR_VERSION, kernel_backend_built(devices, sizeof devices));
     else if (*options->man == 'p')
         daemon_policies_man(stdout);
     else if (*options->man == 'c')

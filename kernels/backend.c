@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cuda/cuda_backend.h"
+#include "cuda/image.h"
 
 struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes) {
     struct kernel_backend *host;
@@ -25,6 +26,14 @@ struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t
     if (!host)
         snprintf(why, why_bytes, "SCISSOR_HOST_PATH names a path that this processor cannot run: %s", strerror(errno));
     return host;
+}
+
+const char *kernel_backend_built(char *ret, size_t bytes) {
+    if (kernel_cuda_image_bytes)
+        snprintf(ret, bytes, "host, cuda (%s)", kernel_cuda_image_archs());
+    else
+        snprintf(ret, bytes, "host (built without nvcc)");
+    return ret;
 }
 
 struct kernel_backend *kernel_backend_close(struct kernel_backend *b) {

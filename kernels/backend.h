@@ -206,6 +206,10 @@ struct kernel_backend {
 /* Scratch bytes for an item (64-byte aligned memory is expected). */
 size_t kernel_attend_workspace(uint32_t q_heads, uint32_t head_dim, size_t visible_rows);
 
+/* For --version: the devices that this program was built for, "host, cuda (sm_75 sm_90, PTX compute_90)" or "host
+ * (built without nvcc)". Returns `ret`. */
+const char *kernel_backend_built(char *ret, size_t bytes);
+
 /* The backend of a device: "host", or "cuda", "cuda:N", "cuda:GPU-..." (its beginning is enough). NULL with errno and a
  * text in `why` if it cannot be had. A backend of cuda is closed when its segments, fences and memory are gone. */
 struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes);

@@ -2,6 +2,7 @@
  * Exit status: 0, 1 for a failure, 2 for a wrong command line, 130 when interrupted. */
 #include <stdio.h>
 
+#include "backend.h"
 #include "engine.h"
 #include "generate.h"
 #include "likelihood.h"
@@ -27,6 +28,7 @@ static int main_run(const struct options *options) {
 int main(int argc, char **argv) {
     struct options options;
     struct failure failure;
+    char devices[128];
     if (options_parse(argc, argv, &options, &failure) != 0) {
         fprintf(stderr, "scissor-run: %s\nscissor-run --help lists the options\n", failure.text);
         return 2;
@@ -36,7 +38,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     if (options.version) {
-        printf("scissor-run %s\n", SCISSOR_VERSION);
+        printf("scissor-run %s\ndevices: %s\n", SCISSOR_VERSION, kernel_backend_built(devices, sizeof devices));
         return 0;
     }
     return main_run(&options);

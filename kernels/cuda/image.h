@@ -1,8 +1,11 @@
-/* image.h - the kernels of kernels/cuda/ as nvcc has compiled them, for the driver to load. */
+/* image.h - the kernels of this folder, compiled: a fat binary for the driver to load, kept in the program. */
 #pragma once
 
 #include <stddef.h>
 
-/* Empty (0 bytes) in a program that was built without nvcc. */
+/* For cuModuleLoadData. No bytes where the program was built without nvcc. */
 extern const unsigned char kernel_cuda_image[];
 extern const size_t kernel_cuda_image_bytes;
+/* What the image is for: "sm_75 sm_90, PTX compute_90", PTX being what newer devices compile for themselves; "" if
+ * there is no image. */
+const char *kernel_cuda_image_archs(void);

@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "backend.h"
 #include "harness.h"
 #include "score.h"
 
@@ -51,11 +52,13 @@ static size_t files_in(const char *dir) {
 
 static void test_help_and_version(void **state) {
     (void)state;
-    char text[8192];
+    char text[8192], version[256], devices[128];
     assert_int_equal(run_daemon(text, sizeof text, "--help", NULL, NULL), 0);
     assert_non_null(strstr(text, "--pool SIZE"));
     assert_int_equal(run_daemon(text, sizeof text, "--version", NULL, NULL), 0);
-    assert_string_equal(text, "scissord " SCISSOR_VERSION "\n");
+    snprintf(version, sizeof version, "scissord %s\ndevices: %s\n", SCISSOR_VERSION,
+             kernel_backend_built(devices, sizeof devices));
+    assert_string_equal(text, version);
 }
 
 static void test_bad_options(void **state) {

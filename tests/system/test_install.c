@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "backend.h"
 #include "harness.h"
 
 static char base[64];
@@ -44,6 +45,7 @@ static int set_up(void **state) {
 }
 
 static void test_files(void **state) {
+    char devices[128], versions[512];
     (void)state;
     must("cd \"$D\" && find . ! -type d | sort");
     assert_string_equal(text, "./etc/scissord.conf\n"
@@ -76,8 +78,14 @@ static void test_files(void **state) {
     assert_string_equal(text, "scissor-run\nscissorctl\nscissord\n");
     must("find \"$D\" ! -type l -perm /022");
     assert_string_equal(text, "");
-    must("\"$P/bin/scissord\" --version");
-    assert_string_equal(text, "scissord " SCISSOR_VERSION "\n");
+    must("\"$P/bin/scissord\" --version; \"$P/bin/scissor-run\" --version");
+    kernel_backend_built(devices, sizeof devices);
+    snprintf(versions, sizeof versions, "scissord %s\ndevices: %s\nscissor-run %s\ndevices: %s\n", SCISSOR_VERSION,
+             devices, SCISSOR_VERSION, devices);
+    assert_string_equal(text, versions);
+    /* NVIDIA's driver is looked for when it is wanted, so that all of it starts where there is none. */
+    must("readelf -d \"$P/bin/\"* \"$P/lib/libscissor.so.0\" | grep NEEDED | grep -ciE 'cuda|nvidia' || true");
+    assert_string_equal(text, "0\n");
     must("PKG_CONFIG_PATH=\"$P/lib/pkgconfig\" pkg-config --modversion libscissor");
     assert_string_equal(text, SCISSOR_VERSION "\n");
 }
