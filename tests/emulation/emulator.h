@@ -53,18 +53,21 @@ struct emulator_counts {
 struct emulator_kernel {
     const char *name;
     void (*run)(const void *parameter);
+    size_t parameter_bytes;
 };
 
 /* The kernels of kernels/cuda/ by name; NULL if there is none. */
 const struct emulator_kernel *emulator_find(const char *name);
 
-/* Runs a kernel. ret_counts may be NULL; it is untouched if a rule is broken. */
+/* Runs a kernel. ret_counts may be NULL, which is faster; it is untouched if a rule is broken. */
 enum emulator_rule emulator_launch(const struct emulator_kernel *kernel, struct emulator_dim grid,
                                    struct emulator_dim block, size_t shared_bytes, const void *parameter,
                                    struct emulator_counts *ret_counts);
 /* Who broke the rule of the last launch, where: static text. */
 const char *emulator_message(void);
 const char *emulator_rule_text(enum emulator_rule rule);
+/* The address of the access that broke it; NULL if the rule is not about one. */
+const void *emulator_fault(void);
 
 /* Memory that kernels may access. `new` gives memory of its own, multiples of 256, with nothing next to it; `allow` is
  * for memory that the caller has, which must not overlap what is allowed already. */
@@ -73,3 +76,5 @@ void emulator_memory_free(void *memory);
 void emulator_memory_allow(void *memory, size_t bytes, bool writable);
 void emulator_memory_forbid(void *memory);
 void emulator_memory_writable(void *memory, bool writable);
+/* Tells of each piece of memory that the last launch loaded from or stored to; an atomic does both. */
+void emulator_memory_touched(void (*tell)(void *data, void *memory, bool loaded, bool stored), void *data);

@@ -248,6 +248,8 @@ static enum emulator_rule launch(const struct emulator_kernel *kernel, struct em
                                  struct emulator_dim block, size_t shared_bytes, const void *parameter) {
     memset(&emulation.counts, 0, sizeof emulation.counts);
     emulation.broken = EMULATOR_NONE;
+    emulation.fault = 0;
+    emulation.launch_epoch = emulation.epoch + 1;
     message[0] = 0;
     if (!launch_valid(kernel, grid, block, shared_bytes)) {
         snprintf(message, sizeof message, "%s: %s", kernel ? kernel->name : "?", emulator_rule_text(EMULATOR_LAUNCH));
@@ -261,7 +263,6 @@ static enum emulator_rule launch(const struct emulator_kernel *kernel, struct em
     emulation.block = block;
     emulation.threads = block.x * block.y * block.z;
     emulation.shared_bytes = shared_bytes;
-    emulation.launch_epoch = emulation.epoch + 1;
     for (uint32_t z = 0; z < grid.z; z++)
         for (uint32_t y = 0; y < grid.y; y++)
             for (uint32_t x = 0; x < grid.x && !emulation.broken; x++) {
@@ -275,6 +276,7 @@ enum emulator_rule emulator_launch(const struct emulator_kernel *kernel, struct 
                                    struct emulator_dim block, size_t shared_bytes, const void *parameter,
                                    struct emulator_counts *ret_counts) {
     pthread_mutex_lock(&one_launch);
+    emulation.counting = ret_counts != NULL;
     enum emulator_rule broken = launch(kernel, grid, block, shared_bytes, parameter);
     if (!broken && ret_counts)
         *ret_counts = emulation.counts;
@@ -284,6 +286,10 @@ enum emulator_rule emulator_launch(const struct emulator_kernel *kernel, struct 
 
 const char *emulator_message(void) {
     return message;
+}
+
+const void *emulator_fault(void) {
+    return (const void *)emulation.fault;
 }
 
 const char *emulator_rule_text(enum emulator_rule rule) {

@@ -38,6 +38,8 @@ struct emulation {
     uint32_t epoch, block_epoch, launch_epoch;
     uint32_t warp_epochs[EMULATOR_THREADS / EMULATOR_LANES];
     enum emulator_rule broken;
+    uintptr_t fault; /* 0: none */
+    bool counting;
     struct emulator_counts counts;
 };
 extern struct emulation emulation;
@@ -62,6 +64,7 @@ struct region {
     uintptr_t begin, end;
     struct cell *cells;
     bool writable, own;
+    uint32_t loaded, stored; /* in the launch that began at this time of memory's clock */
 };
 /* The region that holds all of the bytes, or NULL. */
 struct region *region_find(uintptr_t at, size_t bytes);

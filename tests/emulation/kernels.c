@@ -13,7 +13,7 @@ CUDA_KERNELS(X)
 #undef X
 
 static const struct emulator_kernel kernels[] = {
-#define X(kernel, parameter) {#kernel, run_##kernel},
+#define X(kernel, parameter) {#kernel, run_##kernel, sizeof(struct parameter)},
     CUDA_KERNELS(X)
 #undef X
 };

@@ -54,7 +54,7 @@ const struct region *region_nearest(uintptr_t at) {
 }
 
 static void region_insert(void *memory, size_t bytes, bool writable, bool own) {
-    struct region r = {(uintptr_t)memory, (uintptr_t)memory + bytes, NULL, writable, own};
+    struct region r = {.begin = (uintptr_t)memory, .end = (uintptr_t)memory + bytes, .writable = writable, .own = own};
     size_t i = region_index(r.begin);
     if (region_count == region_room) {
         region_room = 2 * region_room + 16;
@@ -113,4 +113,13 @@ void emulator_memory_forbid(void *memory) {
 
 void emulator_memory_writable(void *memory, bool writable) {
     region_at(memory)->writable = writable;
+}
+
+void emulator_memory_touched(void (*tell)(void *data, void *memory, bool loaded, bool stored), void *data) {
+    uint32_t launch = emulation.launch_epoch;
+    for (size_t i = 0; i < region_count; i++) {
+        const struct region *r = &regions[i];
+        if (r->loaded == launch || r->stored == launch)
+            tell(data, (void *)r->begin, r->loaded == launch, r->stored == launch);
+    }
 }

@@ -54,7 +54,7 @@ static const struct {
     struct emulator_kernel kernel;
     enum emulator_rule rule;
 } kernels[] = {
-#define X(kernel, rule) {{#kernel, run_##kernel}, EMULATOR_##rule},
+#define X(kernel, rule) {{#kernel, run_##kernel, sizeof(struct wrong_launch)}, EMULATOR_##rule},
     KERNELS(X)
 #undef X
 };
@@ -157,6 +157,44 @@ static void test_counts(void **state) {
     assert_int_equal(c.barriers, 1);
 }
 
+struct touched {
+    unsigned count;
+    void *memory;
+    bool loaded, stored;
+};
+
+static void note_touched(void *data, void *at, bool loaded, bool stored) {
+    struct touched *t = data;
+    *t = (struct touched){t->count + 1, at, loaded, stored};
+}
+
+static struct touched touched_by(const char *name) {
+    struct touched t = {0};
+    run(name, 1, NULL);
+    emulator_memory_touched(note_touched, &t);
+    return t;
+}
+
+static void test_touched(void **state) {
+    struct touched t;
+    (void)state;
+    void *other = emulator_memory_new(256);
+    t = touched_by("right_wide");
+    assert_true(t.count == 1 && t.memory == memory && !t.loaded && t.stored);
+    assert_null(emulator_fault());
+    t = touched_by("right_word");
+    assert_true(t.count == 1 && t.memory == memory && t.loaded && !t.stored);
+    t = touched_by("right_race_blocks");
+    assert_true(t.count == 1 && t.loaded && t.stored);
+    t = touched_by("wrong_bounds_global");
+    assert_true(t.count == 1 && t.stored);
+    assert_ptr_equal(emulator_fault(), memory + 256);
+    t = touched_by("wrong_barrier_elsewhere");
+    assert_int_equal(t.count, 0);
+    assert_null(emulator_fault());
+    emulator_memory_free(other);
+}
+
 static int set_up(void **state) {
     (void)state;
     memory = emulator_memory_new(1024);
@@ -172,7 +210,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rules), cmocka_unit_test(test_goes_on), cmocka_unit_test(test_launch),
-        cmocka_unit_test(test_warp),  cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_warp),  cmocka_unit_test(test_counts),  cmocka_unit_test(test_touched),
     };
     return cmocka_run_group_tests_name("emulator", tests, set_up, tear_down);
 }

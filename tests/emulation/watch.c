@@ -39,6 +39,7 @@ static __attribute__((noreturn)) void broken(enum emulator_rule rule, const stru
                                              uint32_t other) {
     const struct region *near = region_nearest(a->at);
     char where[96];
+    emulation.fault = a->at;
     if (a->shared)
         snprintf(where, sizeof where, "shared byte %zu of %zu", (size_t)(a->at - (uintptr_t)shared_memory),
                  emulation.shared_bytes);
@@ -241,7 +242,7 @@ void watch_block_begin(void) {
 }
 
 void watch_block_end(void) {
-    for (uint32_t i = 0; i < emulation.threads; i += EMULATOR_LANES)
+    for (uint32_t i = 0; emulation.counting && i < emulation.threads; i += EMULATOR_LANES)
         count_warp(lists + i, emulation.threads - i < EMULATOR_LANES ? emulation.threads - i : EMULATOR_LANES);
 }
 
@@ -269,8 +270,12 @@ static void watch(const void *memory, size_t bytes, enum access_kind kind, const
         broken(EMULATOR_BOUNDS_GLOBAL, &a, "", 0);
     if (kind != ACCESS_LOAD && !region->writable)
         broken(EMULATOR_READ_ONLY, &a, "", 0);
+    if (kind != ACCESS_STORE)
+        region->loaded = emulation.launch_epoch;
+    if (kind != ACCESS_LOAD)
+        region->stored = emulation.launch_epoch;
     cells_access(region->cells, a.at - region->begin, &a);
-    if (kind != ACCESS_ATOMIC)
+    if (emulation.counting && kind != ACCESS_ATOMIC)
         record(&a);
 }
 
