@@ -17,31 +17,13 @@
  * = Q padded to tiles, in elements of 4 bytes but for K and V, and for each tile: loaded: K (rows rounded up to 16 in
  * settled and in fresh ones) and V, S * Q * d of q, and a block's item, 160 bytes, once in each warp; stored: S * P *
  * (d + 2), and n * P logits if a plane is wanted. */
-#include "attend.cuh"
-
-#define PAGE_ROWS SCISSOR_PAGE_ROWS
-#define WARPS (CUDA_THREADS / 32)
-
-/* Where a page's worth of rows lies. */
-struct attend_place {
-    const char *k, *v;
-};
-
-/* A block's work, the same in all of its threads. */
-struct attend_block {
-    struct attend_part part;
-    uint32_t split, tile;
-    uint32_t first;        /* row of the settled or of the fresh ones that the split begins with */
-    uint32_t common, most; /* rows of the split that all vectors of the tile see, and that the newest one sees */
-    uint32_t dtype;
-    bool fresh;
-};
+#include "attend_split.cuh"
 
 /* Shared memory: floats [head_dim][T] of q, floats [split_rows][T] of logits, then weights, and the rest. */
 struct attend_shared {
     float *q, *weights;
     struct attend_place *places; /* [split_rows / PAGE_ROWS] */
-    float *largest, *sum;        /* [WARPS][T] */
+    float *room;                 /* [2][WARPS][T] */
 };
 
 template <uint32_t TILE>
@@ -50,34 +32,8 @@ static __device__ __forceinline__ struct attend_shared attend_shared_of(uint32_t
     s.q = (float *)shared_memory;
     s.weights = s.q + head_dim * TILE;
     s.places = (struct attend_place *)(s.weights + split_rows * TILE);
-    s.largest = (float *)(s.places + split_rows / PAGE_ROWS);
-    s.sum = s.largest + WARPS * TILE;
+    s.room = (float *)(s.places + split_rows / PAGE_ROWS);
     return s;
-}
-
-/* Rows of the split that vector v sees. */
-static __device__ __forceinline__ uint32_t attend_seen(const struct cuda_attend_launch *launch,
-                                                       const struct kernel_attend *what, const struct attend_block *b,
-                                                       uint32_t v) {
-    uint32_t seen = b->fresh ? attend_fresh_seen(launch, what, smaller(v, b->part.vectors - 1)) : what->settled_rows;
-    return attend_clip(seen, b->first, launch->split_rows);
-}
-
-/* False if there is nothing to do. */
-template <uint32_t TILE>
-static __device__ __forceinline__ bool attend_block_of(const struct cuda_attend_launch *launch,
-                                                       const struct kernel_attend *what, struct attend_block *b) {
-    b->part = attend_part_of<TILE>(launch, what);
-    b->split = blockIdx.x / launch->tiles;
-    b->tile = blockIdx.x % launch->tiles;
-    if (b->split >= b->part.splits || b->tile * TILE >= b->part.vectors)
-        return false;
-    b->fresh = b->split >= b->part.settled_splits;
-    b->first = (b->split - (b->fresh ? b->part.settled_splits : 0)) * launch->split_rows;
-    b->dtype = b->fresh ? what->compute_dtype : what->storage_dtype;
-    b->common = attend_seen(launch, what, b, b->tile * TILE);
-    b->most = attend_seen(launch, what, b, b->tile * TILE + TILE - 1);
-    return b->most > 0;
 }
 
 template <uint32_t TILE>
@@ -160,52 +116,6 @@ static __device__ __forceinline__ void logits_of_page(const char *k, uint32_t ro
 #pragma unroll
         for (uint32_t g = 0; g < TILE; g++)
             logits[(row + i) * TILE + g] = sums[g][i];
-}
-
-/* ---------- softmax of a split ---------- */
-
-/* The largest, or the sum, of what the threads of the same vector have: thread t has vector t % T. */
-template <uint32_t TILE, bool LARGEST> static __device__ __forceinline__ float softmax_reduce(float x, float *room) {
-#pragma unroll
-    for (uint32_t distance = TILE; distance < 32; distance *= 2) {
-        float y = __shfl_xor_sync(FULL_WARP, x, (int)distance);
-        x = LARGEST ? fmaxf(x, y) : x + y;
-    }
-    if (threadIdx.x % 32 < TILE)
-        room[threadIdx.x / 32 * TILE + threadIdx.x % TILE] = x;
-    __syncthreads();
-    x = room[threadIdx.x % TILE];
-#pragma unroll
-    for (uint32_t warp = 1; warp < WARPS; warp++) {
-        float y = room[warp * TILE + threadIdx.x % TILE];
-        x = LARGEST ? fmaxf(x, y) : x + y;
-    }
-    return x;
-}
-
-template <uint32_t TILE>
-static __device__ __forceinline__ void softmax(const struct cuda_attend_launch *launch,
-                                               const struct cuda_attend_item *item, const struct attend_block *b,
-                                               struct attend_shared s) {
-    uint32_t v = b->tile * TILE + threadIdx.x % TILE;
-    uint32_t seen = attend_seen(launch, &item->what, b, v) * TILE; /* as an end of indices into the weights */
-    float largest = -INFINITY, sum = 0;
-    for (uint32_t i = threadIdx.x; i < seen; i += CUDA_THREADS)
-        largest = fmaxf(largest, s.weights[i]);
-    largest = softmax_reduce<TILE, true>(largest, s.largest);
-    if (item->logits) {
-        float *logits = item->logits + ((size_t)b->tile * b->part.splits + b->split) * launch->split_rows * TILE;
-        for (uint32_t i = threadIdx.x; i < b->most * TILE; i += CUDA_THREADS)
-            logits[i] = s.weights[i];
-    }
-    for (uint32_t i = threadIdx.x; i < seen; i += CUDA_THREADS) {
-        float weight = exp2f(s.weights[i] - attend_shift(largest));
-        s.weights[i] = weight;
-        sum += weight;
-    }
-    sum = softmax_reduce<TILE, false>(sum, s.sum);
-    if (threadIdx.x < TILE)
-        ((float2 *)item->stats)[(size_t)b->split * b->part.padded + v] = make_float2(largest, sum);
 }
 
 /* ---------- sums over V ---------- */
@@ -312,7 +222,7 @@ static __device__ __forceinline__ void attend_split(const struct cuda_attend_lau
         logits_of_page<DTYPE, TILE>(s.places[page].k, attend_clip(b->most, page * PAGE_ROWS, PAGE_ROWS),
                                     item->what.head_dim, s.q, s.weights + page * PAGE_ROWS * TILE);
     __syncthreads();
-    softmax<TILE>(launch, item, b, s);
+    softmax<TILE>(launch, item, b, b->tile, s.weights, s.room);
     attend_sums<DTYPE, TILE>(launch, item, b, s);
 }
 

@@ -10,17 +10,19 @@
 #include "../backend.h"
 
 /* name, type of its parameter */
-#define CUDA_KERNELS(X)                      \
-    X(scissor_settle, cuda_settle_launch)    \
-    X(scissor_shrink, cuda_shrink_launch)    \
-    X(scissor_v_norms, cuda_norms_launch)    \
-    X(scissor_append, cuda_append_launch)    \
-    X(scissor_scrub, cuda_scrub_launch)      \
-    X(scissor_attend_1, cuda_attend_launch)  \
-    X(scissor_attend_4, cuda_attend_launch)  \
-    X(scissor_attend_8, cuda_attend_launch)  \
-    X(scissor_combine_1, cuda_attend_launch) \
-    X(scissor_combine_4, cuda_attend_launch) \
+#define CUDA_KERNELS(X)                         \
+    X(scissor_settle, cuda_settle_launch)       \
+    X(scissor_shrink, cuda_shrink_launch)       \
+    X(scissor_v_norms, cuda_norms_launch)       \
+    X(scissor_append, cuda_append_launch)       \
+    X(scissor_scrub, cuda_scrub_launch)         \
+    X(scissor_attend_1, cuda_attend_launch)     \
+    X(scissor_attend_4, cuda_attend_launch)     \
+    X(scissor_attend_8, cuda_attend_launch)     \
+    X(scissor_attend_mma_1, cuda_attend_launch) \
+    X(scissor_attend_mma_4, cuda_attend_launch) \
+    X(scissor_combine_1, cuda_attend_launch)    \
+    X(scissor_combine_4, cuda_attend_launch)    \
     X(scissor_combine_8, cuda_attend_launch)
 
 #define CUDA_THREADS 128u /* of a block of any kernel */
@@ -141,6 +143,18 @@ static inline struct cuda_grid cuda_attend_grid(uint32_t item_count, uint32_t mo
     uint32_t work = (most_head_dim + split_rows) * tile * 4 + split_rows / SCISSOR_PAGE_ROWS * 16 + 2 * tile * 16;
     uint32_t sums = (tile < 2 ? tile : 2) * CUDA_THREADS * 8 * 4;
     struct cuda_grid grid = {most_splits * tiles, item_count, work > sums ? work : sums};
+    return grid;
+}
+
+/* scissor_attend_mma_N in the place of scissor_attend_8, on sm_80 and newer, where all rows have 16 bits: a block has N
+ * tiles of 8, so that launch.tiles is a count of such groups. */
+#define CUDA_MMA_STAGE_BYTES 2048u /* of a warp */
+static inline struct cuda_grid cuda_attend_mma_grid(uint32_t item_count, uint32_t most_splits, uint32_t groups,
+                                                    uint32_t group_tiles, uint32_t split_rows, uint32_t most_head_dim) {
+    /* Stages, queries in two parts, weights, page addresses, and room to reduce in. */
+    uint32_t bytes = CUDA_THREADS / 32 * CUDA_MMA_STAGE_BYTES + group_tiles * 8 * (most_head_dim + 8) * 2 * 2 +
+                     group_tiles * 8 * split_rows * 4 + split_rows / SCISSOR_PAGE_ROWS * 16 + 2 * 8 * 16;
+    struct cuda_grid grid = {most_splits * groups, item_count, bytes};
     return grid;
 }
 static inline struct cuda_grid cuda_combine_grid(uint32_t item_count, uint32_t most_splits, uint32_t most_vectors) {

@@ -15,6 +15,10 @@
 #define PROCESSOR_BLOCKS 3u /* of attend_8 that share a processor */
 #define MIN_SPLIT_ROWS SCISSOR_PAGE_ROWS
 #define MAX_SPLIT_ROWS 1024u
+#define MMA_MAJOR 8             /* compute capability from which attend_mma.cu is something */
+#define MMA_GROUP_HEAD_DIM 128u /* largest with groups of tiles, as shared memory is 48 KiB */
+#define MMA_GROUP_SPLIT_ROWS 128u
+#define MMA_SPLIT_ROWS 512u
 #define WORKSPACE_MOST ((size_t)64 << 20) /* what a prefill's chunks are kept below */
 
 #define CUDA_ATTRIBUTE_PROCESSORS 16u
@@ -375,12 +379,14 @@ struct attend_batch {
     size_t count, bytes, workspace;
     uint32_t rows, chunk; /* query rows of the longest item, and of a launch */
     uint32_t split_rows, head_dim;
+    uint32_t mma; /* tiles of a block of attend_mma.cu; 0: attend.cu */
     bool planes;
 };
 
 /* One launch's figures: the most of any item. */
 struct attend_shape {
     uint32_t splits, vectors, tile, tiles;
+    uint32_t mma;                        /* as the batch's, but 0 for fewer vectors than a tile's worth */
     struct cuda_attend_workspace floats; /* of each item */
 };
 
@@ -398,6 +404,7 @@ static struct attend_shape attend_shape_of(const struct kernel_attend *items, co
     }
     s.tile = cuda_attend_tile(s.vectors);
     s.tiles = cuda_divide_up(s.vectors, s.tile);
+    s.mma = s.tile == 8 ? b->mma : 0;
     s.floats = cuda_attend_workspace(s.splits, s.vectors, s.tile, b->split_rows, b->head_dim);
     if (!b->planes)
         s.floats.logits = 0;
@@ -408,16 +415,31 @@ static size_t shape_bytes(const struct attend_shape *s, size_t count) {
     return (s->floats.logits + s->floats.stats + s->floats.sums) * sizeof(float) * count;
 }
 
+/* Tensor cores pay where a tile of eight query vectors is full or nearly so: else the plain kernels wait for memory,
+ * too, and have fewer sums to do. */
+static uint32_t choose_mma(const struct cuda_work *w, const struct kernel_attend *items, size_t count,
+                           uint32_t vectors) {
+    uint32_t head_dim = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (kernel_dtype_size(items[i].compute_dtype) != 2 || kernel_dtype_size(items[i].storage_dtype) != 2)
+            return 0;
+        head_dim = items[i].head_dim > head_dim ? items[i].head_dim : head_dim;
+    }
+    if (w->device->major < MMA_MAJOR || cuda_attend_tile(vectors) < 8)
+        return 0;
+    return vectors > 16 && head_dim <= MMA_GROUP_HEAD_DIM ? 4 : 1;
+}
+
 /* The longest splits that give every processor its blocks, as what is combined grows with their number. */
 static uint32_t choose_split_rows(const struct cuda_work *w, const struct kernel_attend *items, size_t count,
-                                  uint32_t chunk) {
-    uint32_t split_rows = MAX_SPLIT_ROWS;
+                                  uint32_t chunk, uint32_t mma) {
+    uint32_t split_rows = mma == 4 ? MMA_GROUP_SPLIT_ROWS : mma ? MMA_SPLIT_ROWS : MAX_SPLIT_ROWS;
     for (; split_rows > MIN_SPLIT_ROWS; split_rows /= 2) {
         uint64_t blocks = 0;
         for (size_t i = 0; i < count; i++) {
             uint32_t rows = items[i].rows < chunk ? items[i].rows : chunk, vectors = rows * items[i].q_heads;
             blocks += (uint64_t)cuda_attend_splits(items[i].settled_rows, items[i].fresh_before + rows, split_rows) *
-                      cuda_divide_up(vectors, cuda_attend_tile(vectors));
+                      cuda_divide_up(vectors, cuda_attend_tile(vectors) * (mma ? mma : 1));
         }
         if (blocks >= (uint64_t)w->processors * PROCESSOR_BLOCKS)
             break;
@@ -444,7 +466,8 @@ static struct attend_batch attend_batch_of(const struct cuda_work *w, const stru
     b.bytes = padded(b.bytes);
     b.chunk = CUDA_CHUNK_VECTORS / q_heads;
     b.chunk = b.rows < b.chunk ? b.rows : b.chunk;
-    b.split_rows = choose_split_rows(w, items, b.count, b.chunk);
+    b.mma = choose_mma(w, items, b.count, b.chunk * q_heads);
+    b.split_rows = choose_split_rows(w, items, b.count, b.chunk, b.mma);
     for (;; b.chunk /= 2) {
         b.workspace = 0;
         for (uint32_t row = 0; row < b.rows; row += b.chunk) {
@@ -490,10 +513,15 @@ static int attend_chunk(struct cuda_work *w, const struct kernel_attend *items, 
         to[i].sums = to[i].stats + s.floats.stats;
         at = to[i].sums + s.floats.sums;
     }
-    uint32_t count = (uint32_t)b->count;
-    struct cuda_attend_launch parameter = {to, first_row, b->chunk, b->split_rows, s.tiles};
-    r = launch(w, attend[s.tile], cuda_attend_grid(count, s.splits, s.tiles, s.tile, b->split_rows, b->head_dim),
-               &parameter, stream);
+    uint32_t count = (uint32_t)b->count, groups = s.mma ? cuda_divide_up(s.tiles, s.mma) : s.tiles;
+    struct cuda_attend_launch parameter = {to, first_row, b->chunk, b->split_rows, groups};
+    if (s.mma)
+        r = launch(w, s.mma == 4 ? CUDA_KERNEL_scissor_attend_mma_4 : CUDA_KERNEL_scissor_attend_mma_1,
+                   cuda_attend_mma_grid(count, s.splits, groups, s.mma, b->split_rows, b->head_dim), &parameter,
+                   stream);
+    else
+        r = launch(w, attend[s.tile], cuda_attend_grid(count, s.splits, s.tiles, s.tile, b->split_rows, b->head_dim),
+                   &parameter, stream);
     if (r == 0)
         r = launch(w, combine[s.tile], cuda_combine_grid(count, s.splits, s.vectors), &parameter, stream);
     int end = cuda_arena_end(&w->arena, stream);

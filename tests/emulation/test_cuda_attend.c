@@ -29,6 +29,7 @@ struct shape {
     uint32_t head_dim, heads, settled, fresh_rows, before, rows;
     uint8_t compute, storage, threshold;
     uint32_t split_rows, chunk; /* chunk: query rows of a launch */
+    uint32_t mma;               /* tiles of a block of attend_mma.cu; 0: attend.cu */
 };
 
 struct planes {
@@ -133,11 +134,11 @@ static struct kernel_attend with_planes(const struct fixture *f, struct planes p
 
 /* ---------- launches ---------- */
 
-static struct emulator_counts launch(const char *name, uint32_t tile, struct cuda_grid grid,
+static struct emulator_counts launch(const char *name, uint32_t number, struct cuda_grid grid,
                                      const struct cuda_attend_launch *parameter) {
     struct emulator_counts counts;
     char kernel[32];
-    snprintf(kernel, sizeof kernel, "scissor_%s_%u", name, tile);
+    snprintf(kernel, sizeof kernel, "scissor_%s_%u", name, number);
     if (emulator_launch(emulator_find(kernel), (struct emulator_dim){grid.x, grid.y, 1},
                         (struct emulator_dim){CUDA_THREADS, 1, 1}, grid.shared_bytes, parameter, &counts))
         fail_msg("%s", emulator_message());
@@ -150,7 +151,8 @@ struct moved {
 };
 
 /* Several items at once, all chunks of them. */
-static struct moved attend(struct fixture *f, uint32_t count, uint32_t split_rows, uint32_t chunk, unsigned planes) {
+static struct moved attend_by(struct fixture *f, uint32_t count, uint32_t split_rows, uint32_t chunk, unsigned planes,
+                              uint32_t mma) {
     struct cuda_attend_item *items = emulator_memory_new(count * sizeof *items);
     struct moved moved = {0};
     uint32_t rows = 0;
@@ -167,14 +169,17 @@ static struct moved attend(struct fixture *f, uint32_t count, uint32_t split_row
             d = a->head_dim > d ? a->head_dim : d;
         }
         assert_true(vectors <= CUDA_CHUNK_VECTORS);
-        uint32_t tile = cuda_attend_tile(vectors), tiles = cuda_divide_up(vectors, tile);
+        uint32_t tile = mma ? 8 : cuda_attend_tile(vectors), tiles = cuda_divide_up(vectors, tile);
         struct cuda_attend_workspace w = cuda_attend_workspace(splits, vectors, tile, split_rows, d);
         for (uint32_t i = 0; i < count; i++)
             items[i] = (struct cuda_attend_item){with_planes(&f[i], f[i].device, planes),
                                                  planes ? floats_new(w.logits, NAN) : NULL, floats_new(w.stats, NAN),
                                                  floats_new(w.sums, NAN)};
-        struct cuda_attend_launch parameter = {items, first, chunk, split_rows, tiles};
-        moved.attend = launch("attend", tile, cuda_attend_grid(count, splits, tiles, tile, split_rows, d), &parameter);
+        uint32_t groups = mma ? cuda_divide_up(tiles, mma) : tiles;
+        struct cuda_attend_launch parameter = {items, first, chunk, split_rows, groups};
+        moved.attend =
+            mma ? launch("attend_mma", mma, cuda_attend_mma_grid(count, splits, groups, mma, split_rows, d), &parameter)
+                : launch("attend", tile, cuda_attend_grid(count, splits, tiles, tile, split_rows, d), &parameter);
         moved.combine = launch("combine", tile, cuda_combine_grid(count, splits, vectors), &parameter);
         moved.tile = tile, moved.tiles = tiles, moved.splits = splits, moved.padded = tiles * tile;
         for (uint32_t i = 0; i < count; i++) {
@@ -185,6 +190,10 @@ static struct moved attend(struct fixture *f, uint32_t count, uint32_t split_row
     }
     emulator_memory_free(items);
     return moved;
+}
+
+static struct moved attend(struct fixture *f, uint32_t count, uint32_t split_rows, uint32_t chunk, unsigned planes) {
+    return attend_by(f, count, split_rows, chunk, planes, 0);
 }
 
 /* ---------- comparison ---------- */
@@ -200,7 +209,7 @@ static double normalised_error(const float *a, const float *b, size_t count) {
 
 static double largest_error;
 
-static void compare(struct fixture *f) {
+static void compare_within(struct fixture *f, double bound) {
     struct kernel_attend item = with_planes(f, f->host, 7);
     void *workspace = NULL;
     size_t bytes = kernel_attend_workspace(item.q_heads, item.head_dim, f->visible);
@@ -211,7 +220,7 @@ static void compare(struct fixture *f) {
     double mass = normalised_error(f->device.mass, f->host.mass, f->visible);
     double last = normalised_error(f->device.last, f->host.last, f->visible);
     largest_error = out > largest_error ? out : largest_error;
-    if (!(out <= BOUND && mass <= BOUND && last <= BOUND))
+    if (!(out <= bound && mass <= bound && last <= bound))
         fail_msg("normalised errors: out %g, mass %g, last %g", out, mass, last);
     /* A probability at the threshold may fall on either side; with these values hardly one does. */
     size_t other = 0;
@@ -221,10 +230,16 @@ static void compare(struct fixture *f) {
         fail_msg("hits of %zu rows of %zu differ", other, f->visible);
 }
 
+static void compare(struct fixture *f) {
+    compare_within(f, BOUND);
+}
+
 static void check_shape(struct shape s) {
     struct fixture f = fixture_new(s);
-    attend(&f, 1, s.split_rows, s.chunk, 7);
-    compare(&f);
+    attend_by(&f, 1, s.split_rows, s.chunk, 7, s.mma);
+    /* Two elements of bf16 for a value are 2^-17 apart from it at most, and products have two such values. */
+    bool bf16 = s.mma && (s.compute == KERNEL_BF16 || s.storage == KERNEL_BF16);
+    compare_within(&f, bf16 ? 4 * BOUND : BOUND);
     fixture_free(&f);
 }
 
@@ -250,6 +265,48 @@ static void test_decode(void **state) {
                                            .threshold = (uint8_t)(turn / 9 % 2),
                                            .split_rows = turn % 2 ? 64 : 256,
                                            .chunk = 1});
+    print_message("largest normalised error of out: %.2g\n", largest_error);
+}
+
+/* By tensor cores: groups of one tile and of four. */
+static void test_mma(void **state) {
+    static const uint32_t heads[] = {5, 8, 9};
+    uint32_t turn = 0;
+    (void)state;
+    largest_error = 0;
+    for (size_t d = 0; d < COUNT(head_dims); d++)
+        for (size_t n = 0; n < COUNT(settled_counts); n++, turn++)
+            check_shape((struct shape){.head_dim = head_dims[d],
+                                       .heads = heads[turn % 3],
+                                       .settled = settled_counts[n],
+                                       .fresh_rows = 80,
+                                       .before = turn * 7 % 80,
+                                       .rows = 1,
+                                       .compute = turn % 2 ? KERNEL_BF16 : KERNEL_F16,
+                                       .storage = turn / 2 % 2 ? KERNEL_BF16 : KERNEL_F16,
+                                       .threshold = (uint8_t)(turn / 4 % 2),
+                                       .split_rows = turn % 2 ? 64 : 256,
+                                       .chunk = 1,
+                                       .mma = 1});
+    print_message("largest normalised error of out: %.2g\n", largest_error);
+}
+
+static void test_mma_prefill(void **state) {
+    (void)state;
+    largest_error = 0;
+    for (uint8_t pair = 0; pair < 4; pair++)
+        check_shape((struct shape){.head_dim = pair % 2 ? 64 : 128,
+                                   .heads = 3,
+                                   .settled = 90,
+                                   .fresh_rows = 80,
+                                   .before = 10,
+                                   .rows = 70,
+                                   .compute = pair % 2 ? KERNEL_BF16 : KERNEL_F16,
+                                   .storage = pair / 2 ? KERNEL_BF16 : KERNEL_F16,
+                                   .threshold = pair / 2,
+                                   .split_rows = 64,
+                                   .chunk = pair ? 70 : 33,
+                                   .mma = 4});
     print_message("largest normalised error of out: %.2g\n", largest_error);
 }
 
@@ -370,12 +427,19 @@ static void test_bytes(void **state) {
                 4 * (splits * splits * q * 2 + splits * q * d + q * 4 * splits + n * q + 2 * n + q * d + 3 * n),
                 splits * 4 * 160);
     fixture_free(&f);
+    s.heads = q = 8;
+    f = fixture_new(s);
+    m = attend_by(&f, 1, 256, 1, 7, 1);
+    check_bytes("attend_mma", m.attend, n * d * 2 * 2 + 4 * (splits * q * d + splits * q * (d + 2) + n * q) + 33 * 8,
+                splits * 4 * 160);
+    fixture_free(&f);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_decode), cmocka_unit_test(test_prefill),   cmocka_unit_test(test_ragged),
-        cmocka_unit_test(test_nan),    cmocka_unit_test(test_no_planes), cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_decode),      cmocka_unit_test(test_prefill), cmocka_unit_test(test_mma),
+        cmocka_unit_test(test_mma_prefill), cmocka_unit_test(test_ragged),  cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_no_planes),   cmocka_unit_test(test_bytes),
     };
     reference = kernel_host_backend("reference");
     return cmocka_run_group_tests_name("cuda: attend", tests, NULL, NULL);
