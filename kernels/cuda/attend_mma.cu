@@ -17,11 +17,11 @@
 /* Not by its own name: a test has another one. */
 #include <cuda/mma.cuh>
 
-#define TILE 8u
-#define STAGES (CUDA_MMA_STAGE_BYTES / 512)
+#define MMA_TILE 8u
+#define MMA_STAGES (CUDA_MMA_STAGE_BYTES / 512)
 
 struct mma_shared {
-    uint4 *stage;      /* [STAGES][32], of this warp */
+    uint4 *stage;      /* [MMA_STAGES][32], of this warp */
     uint32_t *q;       /* pairs of elements: [2][8 N][q_stride], the larger parts first */
     uint32_t q_stride; /* so that the eight vectors' words meet in no bank */
     float *weights;    /* [N][split_rows][8] */
@@ -36,8 +36,8 @@ static __device__ __forceinline__ struct mma_shared mma_shared_of(uint32_t head_
     s.stage = (uint4 *)(at + threadIdx.x / 32 * CUDA_MMA_STAGE_BYTES);
     s.q = (uint32_t *)(at + WARPS * CUDA_MMA_STAGE_BYTES);
     s.q_stride = (head_dim + 8) / 2;
-    s.weights = (float *)(s.q + 2 * TILES * TILE * s.q_stride);
-    s.places = (struct attend_place *)(s.weights + TILES * TILE * split_rows);
+    s.weights = (float *)(s.q + 2 * TILES * MMA_TILE * s.q_stride);
+    s.places = (struct attend_place *)(s.weights + TILES * MMA_TILE * split_rows);
     s.room = (float *)(s.places + split_rows / PAGE_ROWS);
     return s;
 }
@@ -79,8 +79,8 @@ static __device__ __forceinline__ void mma_load_queries(const struct cuda_attend
                                                         const struct kernel_attend *what, const struct attend_block *b,
                                                         struct mma_shared s) {
     uint32_t pairs = what->head_dim / 2;
-    for (uint32_t i = threadIdx.x; i < TILES * TILE * pairs; i += CUDA_THREADS) {
-        uint32_t local = i / pairs, pair = i % pairs, v = b->tile * TILE + local;
+    for (uint32_t i = threadIdx.x; i < TILES * MMA_TILE * pairs; i += CUDA_THREADS) {
+        uint32_t local = i / pairs, pair = i % pairs, v = b->tile * MMA_TILE + local;
         float x = 0, y = 0;
         if (v < b->part.vectors) {
             const float *q = what->q + (launch->first_row + v / what->q_heads) * what->q_row_stride +
@@ -88,7 +88,7 @@ static __device__ __forceinline__ void mma_load_queries(const struct cuda_attend
             x = __ldg(q), y = __ldg(q + 1);
         }
         uint32_t *at = s.q + local * s.q_stride + pair;
-        split_pair<DTYPE>(x, y, at, at + TILES * TILE * s.q_stride);
+        split_pair<DTYPE>(x, y, at, at + TILES * MMA_TILE * s.q_stride);
     }
 }
 
@@ -115,7 +115,7 @@ static __device__ __forceinline__ void logits_add(const uint4 *stage, struct mma
     for (uint32_t part = 0; part < 2; part++)
 #pragma unroll
         for (uint32_t n = 0; n < TILES; n++) {
-            const uint32_t *q = s.q + ((part * TILES + n) * TILE + lane / 4) * s.q_stride + pair + lane % 4;
+            const uint32_t *q = s.q + ((part * TILES + n) * MMA_TILE + lane / 4) * s.q_stride + pair + lane % 4;
             b[0] = q[0], b[1] = q[4];
             mma<DTYPE>(c[n], a, b);
         }
@@ -132,28 +132,28 @@ static __device__ __forceinline__ void logits_of_block(const char *k, uint32_t r
     for (uint32_t n = 0; n < TILES; n++)
         c[n][0] = c[n][1] = c[n][2] = c[n][3] = 0;
 #pragma unroll 1
-    for (uint32_t first = 0; first < pieces; first += STAGES) {
-        uint4 x[STAGES];
+    for (uint32_t first = 0; first < pieces; first += MMA_STAGES) {
+        uint4 x[MMA_STAGES];
 #pragma unroll
-        for (uint32_t i = 0; i < STAGES; i++)
+        for (uint32_t i = 0; i < MMA_STAGES; i++)
             if (first + i < pieces)
                 x[i] = __ldg((const uint4 *)k + (first + i) * 32 + lane);
         __syncwarp(); /* the stages have been read */
 #pragma unroll
-        for (uint32_t i = 0; i < STAGES; i++)
+        for (uint32_t i = 0; i < MMA_STAGES; i++)
             if (first + i < pieces)
                 s.stage[i * 32 + place] = x[i];
         __syncwarp();
 #pragma unroll
-        for (uint32_t i = 0; i < STAGES; i++)
+        for (uint32_t i = 0; i < MMA_STAGES; i++)
             if (first + i < pieces)
                 logits_add<DTYPE, TILES>(s.stage + i * 32, s, (first + i) * 8, lane, c);
     }
 #pragma unroll
     for (uint32_t n = 0; n < TILES; n++) {
-        float *to = s.weights + ((size_t)n * split_rows + row + lane / 4) * TILE + lane % 4 * 2;
+        float *to = s.weights + ((size_t)n * split_rows + row + lane / 4) * MMA_TILE + lane % 4 * 2;
         *(float2 *)to = make_float2(c[n][0] * scale, c[n][1] * scale);
-        *(float2 *)(to + 8 * TILE) = make_float2(c[n][2] * scale, c[n][3] * scale);
+        *(float2 *)(to + 8 * MMA_TILE) = make_float2(c[n][2] * scale, c[n][3] * scale);
     }
 }
 
@@ -163,8 +163,8 @@ static __device__ __forceinline__ void logits_of_block(const char *k, uint32_t r
 static __device__ __forceinline__ void weights_clear(const struct cuda_attend_launch *launch,
                                                      const struct kernel_attend *what, const struct attend_block *b,
                                                      uint32_t tile, float *weights) {
-    uint32_t seen = attend_seen(launch, what, b, tile * TILE + threadIdx.x % TILE) * TILE;
-    uint32_t end = (b->most + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS * SCISSOR_BLOCK_ROWS * TILE;
+    uint32_t seen = attend_seen(launch, what, b, tile * MMA_TILE + threadIdx.x % MMA_TILE) * MMA_TILE;
+    uint32_t end = (b->most + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS * SCISSOR_BLOCK_ROWS * MMA_TILE;
     for (uint32_t i = threadIdx.x; i < end; i += CUDA_THREADS)
         if (i >= seen)
             weights[i] = 0;
@@ -178,10 +178,10 @@ static __device__ __forceinline__ void sums_add(const uint4 *stage, const float 
     load_matrices_turned(a, stage + stage_named(lane));
 #pragma unroll
     for (uint32_t n = 0; n < TILES; n++) {
-        const float *w = weights + ((size_t)n * split_rows + row + lane % 4 * 2) * TILE + lane / 4;
+        const float *w = weights + ((size_t)n * split_rows + row + lane % 4 * 2) * MMA_TILE + lane / 4;
         uint32_t large[2], small[2];
-        split_pair<DTYPE>(w[0], w[TILE], &large[0], &small[0]);
-        split_pair<DTYPE>(w[8 * TILE], w[9 * TILE], &large[1], &small[1]);
+        split_pair<DTYPE>(w[0], w[MMA_TILE], &large[0], &small[0]);
+        split_pair<DTYPE>(w[8 * MMA_TILE], w[9 * MMA_TILE], &large[1], &small[1]);
         mma<DTYPE>(c[n], a, large);
         mma<DTYPE>(c[n], a, small);
     }
@@ -199,9 +199,9 @@ static __device__ __forceinline__ void sums_of_piece(const struct attend_block *
 #pragma unroll 1
     for (uint32_t first = 0; first < b->most; first += PAGE_ROWS) {
         const char *v = s.places[first / PAGE_ROWS].v + piece * 32 + lane % 2 * 16;
-        uint4 x[STAGES];
+        uint4 x[MMA_STAGES];
 #pragma unroll
-        for (uint32_t i = 0; i < STAGES; i++) {
+        for (uint32_t i = 0; i < MMA_STAGES; i++) {
             uint32_t row = i * 16 + lane / 2;
             x[i] = make_uint4(0, 0, 0, 0);
             if (first + row < b->most)
@@ -209,19 +209,19 @@ static __device__ __forceinline__ void sums_of_piece(const struct attend_block *
         }
         __syncwarp(); /* the stages have been read */
 #pragma unroll
-        for (uint32_t i = 0; i < STAGES; i++)
+        for (uint32_t i = 0; i < MMA_STAGES; i++)
             s.stage[i * 32 + place] = x[i];
         __syncwarp();
 #pragma unroll
-        for (uint32_t i = 0; i < STAGES; i++)
+        for (uint32_t i = 0; i < MMA_STAGES; i++)
             if (first + i * 16 < b->most)
                 sums_add<DTYPE, TILES>(s.stage + i * 32, s.weights, split_rows, first + i * 16, lane, c);
     }
 #pragma unroll
     for (uint32_t n = 0; n < TILES; n++) {
-        if ((b->tile + n) * TILE >= b->part.vectors)
+        if ((b->tile + n) * MMA_TILE >= b->part.vectors)
             break;
-        float *to = sums + ((size_t)n * TILE + lane % 4 * 2) * d + piece * 16 + lane / 4;
+        float *to = sums + ((size_t)n * MMA_TILE + lane % 4 * 2) * d + piece * 16 + lane / 4;
         to[0] = c[n][0], to[d] = c[n][1];
         to[8] = c[n][2], to[d + 8] = c[n][3];
     }
@@ -243,20 +243,20 @@ static __device__ __forceinline__ void mma_split(const struct cuda_attend_launch
             logits_of_block<DTYPE, TILES>(s.places[row / PAGE_ROWS].k + (size_t)i * d * 2, row + i, rows, d, scale, s);
     __syncthreads();
 #pragma unroll 1
-    for (uint32_t n = 0; n < TILES && (b->tile + n) * TILE < b->part.vectors; n++) {
-        softmax<TILE>(launch, item, b, b->tile + n, s.weights + (size_t)n * rows * TILE, s.room);
-        weights_clear(launch, &item->what, b, b->tile + n, s.weights + (size_t)n * rows * TILE);
+    for (uint32_t n = 0; n < TILES && (b->tile + n) * MMA_TILE < b->part.vectors; n++) {
+        softmax<MMA_TILE>(launch, item, b, b->tile + n, s.weights + (size_t)n * rows * MMA_TILE, s.room);
+        weights_clear(launch, &item->what, b, b->tile + n, s.weights + (size_t)n * rows * MMA_TILE);
     }
     __syncthreads();
     for (uint32_t piece = warp; piece < d / 16; piece += WARPS)
         sums_of_piece<DTYPE, TILES>(b, s, piece, rows, d,
-                                    item->sums + ((size_t)b->split * b->part.padded + b->tile * TILE) * d);
+                                    item->sums + ((size_t)b->split * b->part.padded + b->tile * MMA_TILE) * d);
 }
 
 template <uint32_t TILES> static __device__ __forceinline__ void attend_mma(const struct cuda_attend_launch *launch) {
     const struct cuda_attend_item *item = &launch->items[blockIdx.y];
     struct attend_block b;
-    if (!attend_block_of<TILE, TILES>(launch, &item->what, &b))
+    if (!attend_block_of<MMA_TILE, TILES>(launch, &item->what, &b))
         return;
     struct mma_shared s = mma_shared_of<TILES>(item->what.head_dim, launch->split_rows);
     if (b.dtype == KERNEL_F16)

@@ -209,8 +209,8 @@ static struct cuda_backend *backend_free(struct cuda_backend *b) {
     if (b->device) {
         if (b->base.streams)
             (void)synchronise(&b->base); /* nothing reads the arena any more */
-        cuda_work_deinit(&b->work);
         cuda_memory_deinit(&b->memory);
+        cuda_work_deinit(&b->work);
         cuda_device_close(b->device);
     }
     return scissor_free(b);
@@ -225,7 +225,7 @@ static int backend_open(const char *device, struct cuda_backend **ret) {
         scissor_free(b);
         return r;
     }
-    cuda_memory_init(&b->memory, b->device);
+    cuda_memory_init(&b->memory, b->device, &b->work);
     r = cuda_work_init(&b->work, b->device);
     if (r < 0) {
         backend_free(b);

@@ -38,23 +38,31 @@ static bool importer_access_valid(enum kernel_access access) {
     return access == KERNEL_ACCESS_SETTLED || access == KERNEL_ACCESS_FRESH;
 }
 
-void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device) {
-    *m = (struct cuda_memory){.device = device};
+void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device, struct cuda_work *work) {
+    *m = (struct cuda_memory){.device = device, .work = work};
     pthread_mutex_init(&m->lock, NULL);
 }
 
 /* ---------- new ---------- */
 
-static int allocate(struct cuda_device *d, size_t bytes, cuda_address *ret) {
+/* A program without kernels leaves it to the driver. */
+static int scrub(struct cuda_memory *m, cuda_address at, size_t bytes) {
+    struct cuda_device *d = m->device;
+    return m->work->functions.module ? cuda_work_scrub(m->work, at, bytes, d->stream)
+                                     : CUDA_DEVICE_CALL(d, fill, at, 0, bytes / sizeof(unsigned), d->stream);
+}
+
+static int allocate(struct cuda_memory *m, size_t bytes, cuda_address *ret) {
+    struct cuda_device *d = m->device;
     cuda_address address;
     int r = CUDA_DEVICE_CALL(d, memory_new, &address, bytes);
     if (r < 0)
         return r;
-    r = CUDA_DEVICE_CALL(d, fill, address, 0, bytes / sizeof(unsigned), d->stream);
+    r = scrub(m, address, bytes);
     if (r == 0)
         r = cuda_device_drain(d);
     if (r < 0) {
-        /* The text of the first failure stays. A fill that was queued must not outlive the memory. */
+        /* The text of the first failure stays. What was queued must not outlive the memory. */
         (void)d->driver->stream_wait(d->stream);
         (void)d->driver->memory_free(address);
         return r;
@@ -73,7 +81,7 @@ int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t by
     s->bytes = bytes;
     int r = cuda_device_enter(m->device);
     if (r == 0) {
-        r = allocate(m->device, bytes, &s->address);
+        r = allocate(m, bytes, &s->address);
         cuda_device_leave(m->device);
     }
     if (r < 0) {

@@ -5,14 +5,16 @@
 
 #include "cuda_backend.h"
 #include "device.h"
+#include "work.h"
 
 struct cuda_memory {
     struct cuda_device *device;
-    pthread_mutex_t lock; /* the lists; held through a free (it waits for the stream) and an open */
+    struct cuda_work *work; /* scrubs */
+    pthread_mutex_t lock;   /* the lists; held through a free (it waits for the stream) and an open */
     struct kernel_segment *segments, *refused;
 };
 
-void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device);
+void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device, struct cuda_work *work);
 /* Frees what was refused as far as it can; nothing else may be left. */
 void cuda_memory_deinit(struct cuda_memory *m);
 

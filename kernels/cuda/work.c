@@ -66,6 +66,23 @@ static int launch(struct cuda_work *w, enum cuda_kernel kernel, struct cuda_grid
     return cuda_functions_launch(&w->functions, w->device, kernel, grid, parameter, stream);
 }
 
+int cuda_work_scrub(struct cuda_work *w, cuda_address at, size_t bytes, void *stream) {
+    int r = enter(w);
+    if (r < 0)
+        return r;
+    r = cuda_arena_begin(&w->arena, padded(sizeof(struct cuda_scrub_range)));
+    if (r == 0) {
+        struct cuda_scrub_range *range = cuda_arena_take(&w->arena, padded(sizeof *range));
+        *range = (struct cuda_scrub_range){(void *)(uintptr_t)at, bytes};
+        struct cuda_scrub_launch parameter = {range};
+        r = launch(w, CUDA_KERNEL_scissor_scrub, cuda_scrub_grid(1, bytes), &parameter, stream);
+        int end = cuda_arena_end(&w->arena, stream);
+        r = r < 0 ? r : end;
+    }
+    cuda_device_leave(w->device);
+    return r;
+}
+
 /* ---------- checks ---------- */
 
 static bool element_dtype(uint32_t dtype) {

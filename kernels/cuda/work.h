@@ -16,6 +16,9 @@ int cuda_work_init(struct cuda_work *w, struct cuda_device *d);
 /* Everything queued is done. */
 void cuda_work_deinit(struct cuda_work *w);
 
+/* Zeroes memory of the device; a multiple of 16 bytes, as the address. */
+int cuda_work_scrub(struct cuda_work *w, cuda_address at, size_t bytes, void *stream);
+
 /* The operations of backend.h on stream `stream`. Quantised dtypes are -EOPNOTSUPP. On -EINVAL nothing was queued. */
 int cuda_work_settle(struct cuda_work *w, const struct kernel_settle *heads, size_t count, void *stream);
 int cuda_work_shrink(struct cuda_work *w, const struct kernel_shrink *heads, size_t count, void *stream);
