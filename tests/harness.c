@@ -268,10 +268,15 @@ bool harness_alive(const struct harness_daemon *d) {
 int harness_start_again(struct harness_daemon *d, const char *const *args) {
     const char *argv[HARNESS_ARGUMENTS] = {harness_program("scissord"), "--config", "/dev/null", "--dir", d->dir};
     size_t argc = 5;
+    const char *device = getenv("SCISSOR_TEST_DEVICE");
     bool pool = false;
+    if (device) {
+        argv[argc++] = "--device";
+        argv[argc++] = device;
+    }
     for (; args && *args && argc < HARNESS_ARGUMENTS - 3; args++) {
         pool = pool || strncmp(*args, "--pool", 6) == 0;
-        argv[argc++] = *args;
+        argv[argc++] = *args; /* of two values for an option the last one counts */
     }
     if (!pool) {
         argv[argc++] = "--pool";

@@ -58,7 +58,7 @@ struct harness_daemon {
 };
 
 /* Starts scissord and waits until it is ready. `args`: more arguments, ended by NULL; NULL: none. The pool is 64 MiB
- * if the arguments do not say --pool. */
+ * if the arguments do not say --pool, and on $SCISSOR_TEST_DEVICE if that is set. */
 int harness_start(struct harness_daemon *d, const char *const *args);
 /* The same in the directories of a daemon that ended (a restart). */
 int harness_start_again(struct harness_daemon *d, const char *const *args);

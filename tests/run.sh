@@ -3,7 +3,8 @@
 #
 #   tests/run.sh PROGRAM...
 #
-# Each has a fresh $TMPDIR, removed afterwards, and TEST_SECONDS (300) to end. A crash, a time-out and a process left
+# Each has a fresh $TMPDIR, removed afterwards, and TEST_SECONDS (300) to end. With SCISSOR_TEST_DEVICE=cuda the daemons
+# that it starts are on that device, of a driver that is a fake (tests/fakecuda) and that no other test shares. A crash, a time-out and a process left
 # behind count as a failed test. A test that cannot run here prints "SKIP: reason" and calls skip(). The last line is
 # "N passed, N failed, N skipped"; the exit status is 1 if anything failed or nothing ran.
 set -u
@@ -39,13 +40,18 @@ count() {
 
 run_one() {
     local program=$1 name directory log start status seconds left
-    name=${program##*/tests/}
+    name=${program##*/tests/}${SCISSOR_TEST_DEVICE:+, $SCISSOR_TEST_DEVICE}
     number=$((number + 1))
     directory=$work/$number
     log=$directory.log
     mkdir "$directory" || return 1
     start=$(date +%s.%N)
-    TMPDIR=$directory timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null &
+    local -a device=()
+    if [ -n "${SCISSOR_TEST_DEVICE:-}" ]; then
+        mkdir "$directory/gpu"
+        device=(LD_LIBRARY_PATH="$PWD/${BUILD:-build}/tests/fakecuda" FAKECUDA_DIR="$directory/gpu")
+    fi
+    env TMPDIR="$directory" "${device[@]}" timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null &
     running=$!
     wait "$running" 2>/dev/null
     status=$?
