@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "internal.h"
 
 static _Thread_local char connect_text[PROTO_TEXT_BYTES];
@@ -102,6 +103,19 @@ fail_lock:
     return r;
 }
 
+/* What a device is still at work on is left as it is: the process's end closes it, and until then it is nobody else's.
+ */
+static void end_session(struct scissor_session *s) {
+    struct scissor_client *client = s->client;
+    pthread_mutex_lock(&client->lock);
+    bool idle = !s->device || scissor__device_drain(s, scissor__client_deadline(client)) == 0;
+    pthread_mutex_unlock(&client->lock);
+    scissor__lease_give(s);
+    if (idle)
+        scissor__session_free(s);
+    client->devices_kept |= !idle;
+}
+
 void scissor_disconnect(struct scissor_client *client) {
     if (!client)
         return;
@@ -109,9 +123,10 @@ void scissor_disconnect(struct scissor_client *client) {
     while (client->sessions) {
         struct scissor_session *s = client->sessions;
         client->sessions = s->next;
-        scissor__lease_give(s);
-        scissor__session_free(s);
+        end_session(s);
     }
+    for (uint32_t i = 0; i < client->device_count && !client->devices_kept; i++)
+        kernel_backend_close(client->devices[i]);
     scissor__push_close(&client->push);
     if (client->fd >= 0)
         close(client->fd);

@@ -41,7 +41,8 @@ void scissor__session_end(struct scissor_session *session, int code) {
     for (struct client_call *call = session->client->calls; call; call = call->next)
         if (call->session == session && !call->done)
             finish(call, code);
-    if (!session->in_step)
+    /* A thread that waits for the device does it when it is back. */
+    if (!session->in_step && !(session->device && session->busy))
         scissor__session_unmap(session);
 }
 
@@ -185,11 +186,13 @@ static bool apply_grow(const struct incoming *in) {
         session->failure = SCISSOR_ESYSTEM;
         return true;
     }
-    if (in->fd_count != in->count)
+    /* Before OPENED either kind may come. */
+    bool described = in->fd_count > 0 || !(session->device || session->opening);
+    if (in->fd_count != (described ? in->count : 0) || (described && session->device))
         return false;
     const struct proto_segment *entries = in->entries;
     for (uint16_t i = 0; i < in->count; i++)
-        if (!scissor__session_grow(session, &entries[i], &in->fds[i]))
+        if (!scissor__session_grow(session, &entries[i], described ? &in->fds[i] : NULL))
             return false;
     return true;
 }
@@ -211,14 +214,14 @@ static bool apply_shrink(const struct incoming *in) {
 static bool apply_closed(const struct incoming *in) {
     struct proto_closed closed;
     memcpy(&closed, in->body, sizeof closed);
-    if (closed.code != SCISSOR_OK && closed.code != SCISSOR_ECLOSED)
+    if (closed.code != SCISSOR_OK && closed.code != SCISSOR_ECLOSED && closed.code != SCISSOR_EDEVICELOST)
         return false;
     struct scissor_session *session = find_session(in, closed.session);
     struct client_call *call = find_call(in, PROTO_CLOSED);
     if (call)
         finish(call, closed.code);
     else if (session && in->request == 0)
-        scissor__session_end(session, SCISSOR_ECLOSED);
+        scissor__session_end(session, closed.code == SCISSOR_OK ? SCISSOR_ECLOSED : closed.code);
     return true;
 }
 

@@ -29,6 +29,8 @@
 /* How long one settle tries to hand its frames to nanomsg before it goes on without them. */
 #define CLIENT_PUSH_NS 20000000u
 #define CLIENT_SEGMENT_IDS (1u << 22)
+/* Devices on which one client has sessions. */
+#define CLIENT_DEVICES 16u
 /* How often one call asks again because the daemon went away under it: a request that kills daemons must end. */
 #define CLIENT_ASK_TRIES 6u
 /* Between functions of the library: the connection went before the answer came; recover, then ask again. */
@@ -41,6 +43,7 @@ struct client_segment {
     struct kernel_handle handle;    /* while not mapped */
     uint64_t device, inode;         /* of the file: tells a later daemon's segment from this one */
     uint8_t kind;                   /* PROTO_SEGMENT_* */
+    bool described;                 /* came with a descriptor: host memory */
     bool used;
     bool condemned; /* no longer ours, to be unmapped when no step is open */
     bool named;     /* the daemon that takes the session up has it */
@@ -73,13 +76,19 @@ struct client_group {
     uint32_t pages_per_segment;
     size_t page_bytes;
     uint32_t planes, threshold;
-    uint32_t capacity; /* slots that each plane of each head has room for */
-    float *plane_block;
+    uint32_t capacity;  /* slots that each plane of each head has room for */
+    float *plane_block; /* of a session on a device in pinned memory, see device_scores.c */
+    float *device_planes;
+    uint8_t planes_at; /* enum client_planes; used on a device only */
 };
+
+struct client_device;
 
 struct scissor_session {
     struct scissor_client *client;
     struct scissor_session *next;
+    struct kernel_backend *backend; /* of its segments; the pages are the client's host backend's */
+    struct client_device *device;   /* NULL: segments in host memory */
     uint64_t id;
     uint8_t token[PROTO_TOKEN_BYTES];
     uint32_t compute_dtype, storage_dtype, fresh_rows;
@@ -111,7 +120,7 @@ struct scissor_session {
     uint32_t settle_rows; /* settle whose answer has not been taken into account yet; 0: none */
 
     /* The sums stay in the planes until a settle is answered well: should the daemon go, they are sent once more. */
-    bool sending;        /* its thread hands frames over, without the lock */
+    bool busy;           /* its thread hands frames over or waits for the device, without the lock */
     uint32_t sent_on;    /* number of the connection whose daemon was sent the sums in the planes; 0: none */
     bool scores_unsent;  /* some frames of this period could not be sent */
     bool sums_forgotten; /* earlier sums of this period are with that daemon alone (its settle failed) */
@@ -174,8 +183,11 @@ struct scissor_client {
     char directory[128];
     struct client_push push;
     uint32_t score_socket;
-    uint64_t epoch; /* of the daemon that said WELCOME last */
-    struct kernel_backend *backend;
+    uint64_t epoch;                 /* of the daemon that said WELCOME last */
+    struct kernel_backend *backend; /* the host's */
+    struct kernel_backend *devices[CLIENT_DEVICES];
+    uint32_t device_count;
+    bool devices_kept; /* something of a session is open there for good */
     uint32_t timeout_ms;
     uint32_t frame_max;
     pthread_mutex_t lock;
@@ -255,9 +267,10 @@ int scissor__spec_check(const struct scissor_session_spec *spec, struct proto_op
 struct scissor_session *scissor__session_new(struct scissor_client *client, const struct proto_open *open);
 /* Unmaps and frees; NULL is allowed. It must not be in the client's list any more. */
 void scissor__session_free(struct scissor_session *session);
+/* Nothing happens while a device still works on the session: whoever comes next tries again. */
 void scissor__session_unmap(struct scissor_session *session);
-/* Takes a descriptor of a GROW over and maps it; what cannot be mapped stays pending. False: the message cannot be
- * right. */
+/* Takes a descriptor of a GROW over and maps it; what cannot be mapped stays pending. `fd` is NULL if none came: memory
+ * of a device. False: the message cannot be right. */
 bool scissor__session_grow(struct scissor_session *session, const struct proto_segment *entry, int *fd);
 /* The same for a GROW before REATTACHED: what is mapped and the same file stays; *fd is left alone then. */
 bool scissor__session_regrow(struct scissor_session *session, const struct proto_segment *entry, int *fd);
@@ -266,11 +279,13 @@ void scissor__session_unname(struct scissor_session *session);
 bool scissor__session_keep_named(struct scissor_session *session);
 /* False: the message cannot be right. */
 bool scissor__session_shrink(struct scissor_session *session, uint32_t id);
-/* Unmaps what is condemned and says so to the daemon; nothing while a step is open. */
+/* Unmaps what is condemned and says so to the daemon; nothing while a step is open or a device at work. */
 void scissor__session_release(struct scissor_session *session);
-/* Maps control and lease page and checks that all fresh segments came. 0, EPROTO, ENOMEM. */
+/* Maps control and lease page, and on a device the segments, and checks that all fresh segments came. 0, EPROTO,
+ * ENOMEM; EDEVICE, EDEVICELOST with client->text. */
 int scissor__session_opened(struct scissor_session *session, struct client_call *call);
-/* Brings addresses, counts and planes up to date with the control page; the lease must be held. 0, EPROTO, ENOMEM. */
+/* Brings addresses, counts and planes up to date with the control page; the lease must be held. 0, EPROTO, ENOMEM;
+ * ETIMEDOUT, EDEVICE, EDEVICELOST from a device. */
 int scissor__session_refresh(struct scissor_session *session);
 
 /* ---------- step.c ---------- */
@@ -280,9 +295,20 @@ bool scissor__lease_try(struct scissor_session *session);
 int scissor__lease_take(struct scissor_session *session, uint64_t deadline);
 void scissor__lease_give(struct scissor_session *session);
 
+/* ---------- attend.c ---------- */
+
+/* Checks a batch and writes its kernels' items into the first session's `items`; EINVAL, ESTATE, ENOMEM. */
+int scissor__attend_prepare(const struct scissor_attend_item *items, size_t item_count, size_t *ret_heads);
+/* What follows: the planes have got this step's scores, or nothing has changed. */
+void scissor__attend_done(const struct scissor_attend_item *items, size_t item_count);
+void scissor__attend_undone(const struct scissor_attend_item *items, size_t item_count);
+
 /* ---------- scores.c ---------- */
 
-/* Makes room for the heads' next_settled + F slots; 0 or ENOMEM, then nothing has changed. */
+/* Bytes of a group's planes. */
+size_t scissor__planes_bytes(const struct client_group *group);
+/* Makes room for the heads' next_settled + F slots; 0 or ENOMEM, then nothing has changed. From a device also what
+ * scissor__device_planes_fetch() gives, which has to come before planes_move, too. */
 int scissor__planes_reserve(struct scissor_session *session);
 /* Moves the sums of fresh rows behind next_settled slots and forgets those of settled slots. */
 void scissor__planes_move(struct scissor_session *session);

@@ -6,6 +6,9 @@
  * segment back already and the SHRINK that says so is still on its way. A segment that is taken back while a step is
  * open is unmapped when the step ends: the daemon has moved its rows away before the step began.
  *
+ * Memory of a device comes without descriptors, and before OPENED has said which device: it is mapped then, later
+ * segments when they come. The two pages are the host's always.
+ *
  * A daemon that takes the session up names all of its segments anew. What is the same file stays mapped as it is; what
  * else the table had goes, after the step if one is open.
  *
@@ -15,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "internal.h"
 
 static uint32_t load(const uint32_t *word) {
@@ -78,6 +82,7 @@ struct scissor_session *scissor__session_new(struct scissor_client *client, cons
     if (!s)
         return NULL;
     s->client = client;
+    s->backend = client->backend;
     s->generation = UINT64_MAX;
     s->compute_dtype = open->compute_dtype;
     s->storage_dtype = open->storage_dtype;
@@ -102,7 +107,7 @@ struct scissor_session *scissor__session_new(struct scissor_client *client, cons
 }
 
 static void segment_drop(struct scissor_session *s, struct client_segment *segment) {
-    struct kernel_backend *backend = s->client->backend;
+    struct kernel_backend *backend = s->backend;
     segment->retired = backend->segment_free(backend, segment->retired);
     if (segment->memory)
         segment->memory = backend->segment_free(backend, segment->memory);
@@ -114,9 +119,13 @@ static void segment_drop(struct scissor_session *s, struct client_segment *segme
 
 void scissor__session_unmap(struct scissor_session *s) {
     struct kernel_backend *backend = s->client->backend;
+    if (s->device && !scissor__device_idle(s))
+        return;
     for (uint32_t id = 0; id < s->segment_capacity && s->segment_count > 0; id++)
         if (s->segments[id].used)
             segment_drop(s, &s->segments[id]);
+    if (s->device)
+        scissor__device_close(s);
     s->control_memory = backend->segment_free(backend, s->control_memory);
     s->lease_memory = backend->segment_free(backend, s->lease_memory);
     s->control = NULL;
@@ -129,7 +138,8 @@ void scissor__session_free(struct scissor_session *s) {
     if (s->segments)
         scissor__session_unmap(s);
     for (uint32_t i = 0; i < s->group_count; i++)
-        scissor_free(s->groups[i].plane_block);
+        scissor__planes_free(s, s->groups[i].plane_block);
+    scissor__device_free(s);
     scissor_free(s->items);
     scissor_free(s->workspace);
     scissor_free(s->frame);
@@ -141,23 +151,24 @@ void scissor__session_free(struct scissor_session *s) {
     scissor_free(s);
 }
 
-/* 0, ENOMEM or EPROTO; then it stays pending. */
+/* 0, ENOMEM or EPROTO, or what scissor__device_fail() makes of it; then it stays pending. */
 static int segment_map(struct scissor_session *s, struct client_segment *segment) {
-    struct kernel_backend *backend = s->client->backend;
+    struct kernel_backend *backend = s->backend;
     enum kernel_access access = segment->kind == PROTO_SEGMENT_FRESH ? KERNEL_ACCESS_FRESH : KERNEL_ACCESS_SETTLED;
     int r = backend->segment_import(backend, access, &segment->handle, SCISSOR_SEGMENT_BYTES, &segment->memory);
     if (r == 0) {
         segment->handle.fd = -1;
         return 0;
     }
+    if (s->device)
+        return scissor__device_fail(s, r);
     return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? SCISSOR_ENOMEM : SCISSOR_EPROTO;
 }
 
-static bool entry_valid(const struct scissor_session *s, const struct proto_segment *entry, int fd,
-                        struct stat *ret_file) {
+static bool entry_valid(const struct scissor_session *s, const struct proto_segment *entry) {
     bool fresh = entry->id < s->fresh_segments;
     return entry->id < s->segment_capacity && entry->bytes == SCISSOR_SEGMENT_BYTES &&
-           entry->kind == (fresh ? PROTO_SEGMENT_FRESH : PROTO_SEGMENT_SETTLED) && fstat(fd, ret_file) == 0;
+           entry->kind == (fresh ? PROTO_SEGMENT_FRESH : PROTO_SEGMENT_SETTLED);
 }
 
 static void segment_add(struct scissor_session *s, const struct proto_segment *entry, const struct stat *file,
@@ -166,19 +177,23 @@ static void segment_add(struct scissor_session *s, const struct proto_segment *e
     *segment = (struct client_segment){.kind = (uint8_t)entry->kind,
                                        .used = true,
                                        .retired = segment->retired,
-                                       .handle.fd = *fd,
+                                       .handle.fd = fd ? *fd : -1,
+                                       .described = fd != NULL,
                                        .device = file->st_dev,
                                        .inode = file->st_ino};
     memcpy(segment->handle.opaque, entry->handle, sizeof entry->handle);
-    *fd = -1;
+    if (fd)
+        *fd = -1;
     s->segment_count++;
-    if (segment_map(s, segment))
+    /* Which device it is on has been said. */
+    bool known = fd || s->device;
+    if (!known || segment_map(s, segment))
         s->segments_pending = true;
 }
 
 bool scissor__session_grow(struct scissor_session *s, const struct proto_segment *entry, int *fd) {
-    struct stat file;
-    if (!entry_valid(s, entry, *fd, &file) || s->segments[entry->id].used)
+    struct stat file = {0};
+    if (!entry_valid(s, entry) || s->segments[entry->id].used || (fd && fstat(*fd, &file) < 0))
         return false;
     segment_add(s, entry, &file, fd);
     return true;
@@ -207,7 +222,7 @@ static void segment_retire(struct scissor_session *s, struct client_segment *seg
 
 bool scissor__session_regrow(struct scissor_session *s, const struct proto_segment *entry, int *fd) {
     struct stat file;
-    if (!entry_valid(s, entry, *fd, &file) || s->segments[entry->id].named)
+    if (!entry_valid(s, entry) || s->segments[entry->id].named || fstat(*fd, &file) < 0)
         return false;
     struct client_segment *segment = &s->segments[entry->id];
     if (segment->memory && segment->device == file.st_dev && segment->inode == file.st_ino &&
@@ -248,11 +263,11 @@ bool scissor__session_shrink(struct scissor_session *s, uint32_t id) {
 }
 
 void scissor__session_release(struct scissor_session *s) {
-    struct kernel_backend *backend = s->client->backend;
+    struct kernel_backend *backend = s->backend;
     struct proto_shrink released = {.session = s->id};
     struct proto_segment_id ids[128];
     uint16_t count = 0;
-    if (s->in_step || !s->segments_condemned)
+    if (s->in_step || !s->segments_condemned || (s->device && !scissor__device_idle(s)))
         return;
     s->segments_condemned = false;
     for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
@@ -279,7 +294,7 @@ static int map_pending(struct scissor_session *s) {
     for (uint32_t id = 0; id < s->segment_capacity; id++) {
         struct client_segment *segment = &s->segments[id];
         int r = segment->used && !segment->memory ? segment_map(s, segment) : 0;
-        if (r == SCISSOR_ENOMEM)
+        if (r != 0 && r != SCISSOR_EPROTO)
             return r;
         pending |= r != 0;
     }
@@ -298,7 +313,7 @@ static int import_page(struct scissor_session *s, int *fd, enum kernel_access ac
 }
 
 static void place_fresh(struct scissor_session *s) {
-    struct kernel_backend *backend = s->client->backend;
+    struct kernel_backend *backend = s->backend;
     struct layout_fresh walk = {0, 0};
     uint32_t size = (uint32_t)kernel_dtype_size(s->compute_dtype);
     for (uint32_t i = 0; i < s->group_count; i++) {
@@ -309,6 +324,17 @@ static void place_fresh(struct scissor_session *s) {
             s->heads[g->first_head + h].fresh = base + place.offset;
         }
     }
+}
+
+/* Where the segments are. What came before must be of that kind. */
+static int open_place(struct scissor_session *s, const struct proto_opened *opened) {
+    bool host = memcmp(opened->device, "host", sizeof "host") == 0;
+    if (!proto_text_valid(opened->device, sizeof opened->device) || (!host && strncmp(opened->device, "cuda:", 5) != 0))
+        return SCISSOR_EPROTO;
+    for (uint32_t id = 0; id < s->segment_capacity; id++)
+        if (s->segments[id].used && s->segments[id].described != host)
+            return SCISSOR_EPROTO;
+    return host ? 0 : scissor__device_open(s, opened);
 }
 
 int scissor__session_opened(struct scissor_session *s, struct client_call *call) {
@@ -322,7 +348,9 @@ int scissor__session_opened(struct scissor_session *s, struct client_call *call)
         s->groups[i].planes = opened->groups[i].planes;
         s->groups[i].threshold = opened->groups[i].threshold;
     }
-    int r = map_pending(s);
+    int r = open_place(s, opened);
+    if (!r)
+        r = map_pending(s);
     for (uint32_t id = 0; id < s->fresh_segments && !r; id++)
         if (!s->segments[id].memory)
             r = SCISSOR_EPROTO;
@@ -351,7 +379,7 @@ static bool read_head(struct scissor_session *s, const struct client_group *g, s
         if (id < s->fresh_segments || id >= s->segment_capacity || !s->segments[id].memory ||
             index >= g->pages_per_segment)
             return false;
-        const char *base = s->client->backend->segment_address(s->segments[id].memory);
+        const char *base = s->backend->segment_address(s->segments[id].memory);
         head->pages[p] = base + index * g->page_bytes;
     }
     head->next_settled = settled;
@@ -383,7 +411,9 @@ int scissor__session_refresh(struct scissor_session *s) {
     s->pages_stale = false;
     if (same) /* other segments, but the slots of before */
         return counts_same(s) ? 0 : SCISSOR_EPROTO;
-    r = scissor__planes_reserve(s);
+    r = s->device ? scissor__device_planes_fetch(s) : 0;
+    if (!r)
+        r = scissor__planes_reserve(s);
     if (r)
         return r;
     scissor__planes_move(s);

@@ -36,7 +36,7 @@ static void pause_unlocked(struct scissor_client *client, uint64_t ns) {
 static bool threads_busy(const struct scissor_client *client) {
     bool busy = client->polling > 0;
     for (const struct scissor_session *s = client->sessions; s; s = s->next)
-        busy |= s->sending;
+        busy |= s->busy;
     return busy;
 }
 
@@ -122,6 +122,11 @@ static int take_up(struct scissor_session *s, const struct proto_reattached *r) 
 static int reattach(struct scissor_client *client, struct scissor_session *s, uint64_t deadline) {
     struct client_call call = {.answer = PROTO_REATTACHED, .session = s};
     struct proto_reattach ask = {.session = s->id, .score_sequence = s->sequence};
+    if (s->device) { /* its memory has gone with the process that had it */
+        s->attached_on = client->connection;
+        session_refused(s, SCISSOR_ERESTARTED);
+        return 0;
+    }
     memcpy(ask.token, s->token, sizeof ask.token);
     scissor__session_unname(s);
     int r = scissor__client_call_once(client, &call, PROTO_REATTACH, &ask, deadline);

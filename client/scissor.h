@@ -10,6 +10,10 @@
  *     if (scissor_fresh_room(s) < next)    the fresh buffer is full:
  *         scissor_settle(s)                send the scores; the daemon moves the fresh rows into settled slots
  *
+ * A session's rows are in host memory or on a GPU, as its pool is (scissor_session_device()). On a GPU an engine uses
+ * the calls that end in _device, at the end of this file: they take device pointers and a stream, and queue their work.
+ * The ones above work there, too, for who has no CUDA: they copy and wait.
+ *
  * Threads: a client and its sessions may be used by any thread, two sessions of one client by two threads at the same
  * time, one session by one thread at a time. The library starts no thread, installs no signal handler, prints nothing
  * and never exits; SIGPIPE is not raised. Functions that say "blocks" wait for the daemon, at most for the client's
@@ -91,7 +95,8 @@ struct scissor_session;
  * scissor_last_text() names both), EPROTO, ENOMEM, ESYSTEM. */
 SCISSOR_API int scissor_connect(const char *directory, struct scissor_client **ret_client);
 
-/* Closes the connection and whatever sessions are left; unmaps their memory. NULL is allowed. Does not block. */
+/* Closes the connection and whatever sessions are left; unmaps their memory. NULL is allowed. Does not block, but for
+ * work of sessions on a GPU: what is not done in time stays mapped until the process ends. */
 SCISSOR_API void scissor_disconnect(struct scissor_client *client);
 
 /* How long a blocking call waits for the daemon, in ms (default 10,000). */
@@ -109,12 +114,16 @@ SCISSOR_API const char *scissor_last_text(const struct scissor_client *client);
 
 /* Opens a session. Blocks, up to wait_ms longer than the time-out. BUSY, FULL, DRAINING: nothing was opened, try
  * later. EINVAL: scissor_last_text() names the field. ELIMIT, EGONE, ECLOSED (the operator ended the wait), ENOMEM,
- * ETIMEDOUT. The session must be closed before the client is disconnected, or is closed by that. */
+ * ETIMEDOUT. EDEVICE: the pool is on a GPU that this process cannot use, scissor_last_text() says why; EDEVICELOST. The
+ * first session on a GPU starts the driver, which takes some tenths of a second and must not be followed by fork(). The
+ * session must be closed before the client is disconnected, or is closed by that. */
 SCISSOR_API int scissor_open(struct scissor_client *client, const struct scissor_session_spec *spec,
                              struct scissor_session **ret_session);
 
-/* Unmaps and closes; its memory goes back to the pool. NULL is allowed. Blocks briefly; EGONE and ECLOSED are no
- * failure to close: the session is freed whatever is returned. */
+/* Unmaps and closes; its memory goes back to the pool. NULL is allowed. Blocks briefly, on a GPU also until the work
+ * that was queued for the session is done; EGONE, ECLOSED and EDEVICELOST are no failure to close: the session is freed
+ * whatever is returned. But for one case: ETIMEDOUT while the GPU is still at that work leaves it as it is, to be
+ * closed by another call. */
 SCISSOR_API int scissor_close(struct scissor_session *session);
 
 /* The session's number, as scissorctl shows it. */
@@ -123,14 +132,18 @@ SCISSOR_API uint64_t scissor_session_id(const struct scissor_session *session);
 /* Takes the lease for a step of `rows` new tokens (1 <= rows <= F) and refreshes the mapping if the daemon has changed
  * it. Waits only while the daemon is moving this session's rows (some ms). SETTLE_NEEDED if fresh rows + rows > F;
  * EGONE, ECLOSED, ESTATE (a step is open already, or a settle is not answered yet), ENOMEM (try again),
- * ETIMEDOUT (the daemon has kept the lease; try again). */
+ * ETIMEDOUT (the daemon has kept the lease; try again). After the daemon was started anew: ERESTARTED for what was on a
+ * GPU, or was not kept. EDEVICELOST ends a session. */
 SCISSOR_API int scissor_step_begin(struct scissor_session *session, uint32_t rows);
 
-/* Ends the step: its rows now count as fresh, the lease is free. Never waits. ESTATE: no step is open. */
+/* Ends the step: its rows now count as fresh, the lease is free. Never waits. ESTATE: no step is open. What the step
+ * has queued on a GPU may still be under way: the daemon touches the rows after it, whatever this thread does. EDEVICE,
+ * EDEVICELOST: the step has ended, and so has the session. */
 SCISSOR_API int scissor_step_end(struct scissor_session *session);
 
 /* Writes K and V of this step's rows for one layer into the fresh buffer. k and v: [rows][kv_heads][head_dim] of
- * `dtype`, converted to the compute dtype. RoPE must have been applied to k. Never waits. EINVAL, ESTATE. */
+ * `dtype`, converted to the compute dtype. RoPE must have been applied to k. k and v may be reused when it returns.
+ * Never waits, but for a GPU. EINVAL, ESTATE; on a GPU ENOMEM, EDEVICE, EDEVICELOST, too. */
 SCISSOR_API int scissor_append(struct scissor_session *session, uint32_t layer, const void *k, const void *v,
                                uint32_t dtype);
 
@@ -144,15 +157,18 @@ struct scissor_attend_item {
 };
 
 /* Attention for one layer of each item's session: query row i of the step sees all settled rows and the fresh rows up
- * to itself. Gathers the score planes that the session's policy needs. Never waits. EINVAL, ESTATE, ENOMEM: then no
- * item's scores have changed, outputs may have been written. */
+ * to itself. Gathers the score planes that the session's policy needs. All sessions are in host memory, or of one
+ * client and on one GPU. Never waits, but for a GPU until `out` is there. EINVAL, ESTATE, ENOMEM: then no item's scores
+ * have changed, outputs may have been written. On a GPU also EDEVICE, EDEVICELOST. */
 SCISSOR_API int scissor_attend(const struct scissor_attend_item *items, size_t item_count);
 
 /* Sends the scores gathered since the last settle and has the daemon move all fresh rows into settled slots, evicting
  * what the budget asks for. Blocks for one round trip (about a millisecond; up to some tens if scores were lost on the
  * way). With no fresh rows: returns at once. SCORES_LOST: settled, but victims were picked without the newest scores.
  * EGONE, ECLOSED, ESTATE (in a step), ENOMEM (nothing has changed; try again). ETIMEDOUT: the daemon has not answered
- * yet; the next call goes on waiting for the same answer, and until then no step can begin. */
+ * yet; the next call goes on waiting for the same answer, and until then no step can begin. On a GPU it waits for the
+ * steps' work first (ETIMEDOUT if that takes longer than the time-out: nothing has changed, a step can begin); EDEVICE,
+ * EDEVICELOST. */
 SCISSOR_API int scissor_settle(struct scissor_session *session);
 
 /* ---------- what a session holds; none of these waits ---------- */
@@ -179,6 +195,31 @@ SCISSOR_API void scissor_session_info(const struct scissor_session *session, str
  * of slots; at most `capacity` are written. */
 SCISSOR_API int scissor_positions(struct scissor_session *session, uint32_t layer, uint32_t kv_head,
                                   uint32_t *ret_positions, uint32_t capacity, uint32_t *ret_count);
+
+/* ---------- sessions on a GPU ----------
+ *
+ * All pointers are the device's, or pinned host memory that it can see. `stream` is a CUstream of the device's primary
+ * context (a cudaStream_t of the runtime is one), NULL the legacy default stream. Work is queued there and done later,
+ * in order; what is passed must stay as it is until then, and results are there when the stream has come so far. A
+ * step's work is on one stream: another one in the same step is EINVAL; the calls with host pointers have a stream of
+ * their own that counts as another. From step to step it may change. Between a step and its settle, and a settle and
+ * the next step, nothing has to be waited for: the streams do that. An error of work that is queued is told by a later
+ * call. On a session in host memory these give EINVAL with a text. */
+
+/* Where the session's rows are: "host", or "cuda:GPU-..." with the device's UUID. Valid until it is closed. */
+SCISSOR_API const char *scissor_session_device(const struct scissor_session *session);
+
+/* As scissor_append(); k and v at multiples of the dtype's size, 16 bytes are better. Does not wait. */
+SCISSOR_API int scissor_append_device(struct scissor_session *session, uint32_t layer, const void *k, const void *v,
+                                      uint32_t dtype, void *stream);
+
+/* As scissor_attend(), `items` itself in host memory and free when it returns; q and out at multiples of 16 bytes.
+ * Waits for the stream only when it takes more scratch memory, which a session does as it grows, ever more seldom. */
+SCISSOR_API int scissor_attend_device(const struct scissor_attend_item *items, size_t item_count, void *stream);
+
+/* As scissor_settle(), the way of the scores to the host on that stream: waits for it and for the work of the steps
+ * before. ESTATE from the daemon means that rows were worked on outside of steps. */
+SCISSOR_API int scissor_settle_device(struct scissor_session *session, void *stream);
 
 #ifdef __cplusplus
 }

@@ -8,6 +8,7 @@
  * All planes of a group are one block [head][plane][capacity]; it grows with the settled count and never shrinks. */
 #include <string.h>
 
+#include "device.h"
 #include "internal.h"
 
 static uint32_t plane_bits_count(uint32_t planes) {
@@ -39,19 +40,28 @@ static void point_planes(struct scissor_session *s, struct client_group *g, floa
     g->capacity = capacity;
 }
 
+size_t scissor__planes_bytes(const struct client_group *g) {
+    return (size_t)g->layers * g->kv_heads * plane_bits_count(g->planes) * g->capacity * sizeof(float);
+}
+
 /* A larger block. Fresh sums keep their place behind the old settled count, which planes_move() expects. */
 static int reserve_group(struct scissor_session *s, struct client_group *g, uint32_t needed) {
     uint64_t most = (uint64_t)g->settled_max + s->fresh_rows;
     uint64_t capacity = needed + needed / 2;
     capacity = capacity < most ? capacity : most;
     size_t arrays = (size_t)g->layers * g->kv_heads * plane_bits_count(g->planes);
-    float *block = scissor_calloc(arrays * capacity, sizeof *block);
+    size_t bytes = arrays * capacity * sizeof(float);
+    float *block = scissor__planes_new(s, bytes);
     if (!block)
         return SCISSOR_ENOMEM;
+    if (s->device && scissor__device_planes_resize(s, g, bytes)) {
+        scissor__planes_free(s, block);
+        return SCISSOR_ENOMEM;
+    }
     if (g->plane_block)
         for (size_t i = 0; i < arrays; i++)
             memcpy(block + i * capacity, g->plane_block + i * g->capacity, g->capacity * sizeof *block);
-    scissor_free(g->plane_block);
+    scissor__planes_free(s, g->plane_block);
     g->plane_block = block;
     point_planes(s, g, block, (uint32_t)capacity);
     return 0;
@@ -89,10 +99,10 @@ void scissor__planes_move(struct scissor_session *s) {
 
 void scissor__planes_clear(struct scissor_session *s) {
     for (uint32_t i = 0; i < s->group_count; i++) {
-        const struct client_group *g = &s->groups[i];
-        if (g->plane_block && group_has_sums(s, g))
-            memset(g->plane_block, 0,
-                   (size_t)g->layers * g->kv_heads * plane_bits_count(g->planes) * g->capacity * sizeof(float));
+        struct client_group *g = &s->groups[i];
+        g->planes_at = CLIENT_PLANES_ZERO;
+        if (!s->device && g->plane_block && group_has_sums(s, g))
+            memset(g->plane_block, 0, scissor__planes_bytes(g));
     }
     for (uint32_t l = 0; l < s->layer_count; l++)
         s->layers[l].score_rows = s->layers[l].score_fresh = 0;

@@ -4,6 +4,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "internal.h"
 
 static void session_unlink(struct scissor_session *s) {
@@ -88,6 +89,10 @@ int scissor_close(struct scissor_session *s) {
         return 0;
     struct scissor_client *client = s->client;
     pthread_mutex_lock(&client->lock);
+    if (s->device && scissor__device_drain(s, scissor__client_deadline(client))) {
+        pthread_mutex_unlock(&client->lock);
+        return SCISSOR_ETIMEDOUT;
+    }
     scissor__lease_give(s);
     s->in_step = false;
     if (s->settle_request) /* the daemon takes one request at a time */
@@ -97,8 +102,8 @@ int scissor_close(struct scissor_session *s) {
     s->closing = true;
     /* Of a session that the operator closed, the daemon still keeps the two pages that we had mapped. */
     int r = session_give_back(s);
-    if (failure == SCISSOR_ECLOSED && (r == 0 || r == SCISSOR_ENOSESSION))
-        r = SCISSOR_ECLOSED;
+    if ((failure == SCISSOR_ECLOSED || failure == SCISSOR_EDEVICELOST) && (r == 0 || r == SCISSOR_ENOSESSION))
+        r = failure;
     session_unlink(s);
     pthread_mutex_unlock(&client->lock);
     scissor__session_free(s);

@@ -8,16 +8,17 @@
  * knows nothing of the frames, and does not have the rows: both are handed over once more, unless REATTACHED says that
  * the settle was done (recover.c); then that is its answer. A settle that the daemon refused leaves the frames with it:
  * they are sent again to another daemon only. */
+#include "device.h"
 #include "internal.h"
 
 /* Frames to the daemon of connection `connection`, without the lock. */
 static void send_scores(struct scissor_session *s, uint32_t connection) {
     struct scissor_client *client = s->client;
-    s->sending = true;
+    s->busy = true;
     pthread_mutex_unlock(&client->lock);
     bool all = scissor__scores_send(s);
     pthread_mutex_lock(&client->lock);
-    s->sending = false;
+    s->busy = false;
     s->scores_unsent = !all;
     s->sent_on = connection;
     if (!client->attached)
@@ -31,11 +32,14 @@ static int settle_ask(struct scissor_session *s, uint64_t deadline) {
     if (r)
         return r;
     uint32_t connection = client->connection;
-    if (s->sent_on != connection)
+    r = s->device ? scissor__device_collect(s, deadline) : 0;
+    if (!r && !s->failure && s->sent_on != connection)
         send_scores(s, connection);
     scissor__lease_give(s);
     if (s->failure)
-        return s->failure;
+        scissor__session_unmap(s);
+    if (r || s->failure)
+        return s->failure ? s->failure : r;
     struct proto_settle settle = {.session = s->id, .score_sequence = s->sequence, .rows = s->fresh_count};
     s->settle_code = 0;
     r = scissor__client_ask(client, connection, PROTO_SETTLE, &settle, deadline, &s->settle_request);
@@ -86,7 +90,7 @@ static int settle_until_answered(struct scissor_session *s) {
     return SCISSOR_EGONE;
 }
 
-int scissor_settle(struct scissor_session *s) {
+static int settle(struct scissor_session *s) {
     struct scissor_client *client = s->client;
     if (s->in_step)
         return SCISSOR_ESTATE;
@@ -96,8 +100,24 @@ int scissor_settle(struct scissor_session *s) {
     int r = settle_until_answered(s);
     if (r == SCISSOR_ECLOSED || r == SCISSOR_ENOSESSION) /* the news of it is still on its way */
         r = s->failure = SCISSOR_ECLOSED;
+    if (r == SCISSOR_EDEVICELOST)
+        s->failure = r;
     if (r == 0)
         r = settle_account(s);
     pthread_mutex_unlock(&client->lock);
     return r;
+}
+
+int scissor_settle(struct scissor_session *s) {
+    if (s->device)
+        s->device->settle_stream = s->backend->streams->own(s->backend);
+    return settle(s);
+}
+
+int scissor_settle_device(struct scissor_session *s, void *stream) {
+    int r = scissor__device_check(s, "scissor_settle");
+    if (r)
+        return r;
+    s->device->settle_stream = stream;
+    return settle(s);
 }

@@ -1,10 +1,11 @@
-/* step.c - one step: the lease, rows into the fresh buffer, attention.
+/* step.c - one step: the lease, and rows into the fresh buffer. Attention is in attend.c, a device's part in device.c.
  *
  * The lease is one word in memory that is shared with the daemon. Whoever sets it from FREE may touch the session's
  * rows until it sets FREE again; acquire and release order what the other side wrote before. The library takes no
  * other lock while it works on rows, so two threads attend over two sessions without meeting. */
 #include <time.h>
 
+#include "device.h"
 #include "internal.h"
 
 bool scissor__lease_try(struct scissor_session *s) {
@@ -83,6 +84,7 @@ int scissor_step_end(struct scissor_session *s) {
     if (!s->in_step)
         return SCISSOR_ESTATE;
     pthread_mutex_lock(&s->client->lock);
+    int r = s->device ? scissor__device_step_end(s) : 0;
     s->in_step = false;
     s->fresh_count += s->step_rows;
     __atomic_store_n(&s->lease->fresh_count, s->fresh_count, __ATOMIC_RELAXED);
@@ -91,7 +93,7 @@ int scissor_step_end(struct scissor_session *s) {
     if (s->failure)
         scissor__session_unmap(s);
     pthread_mutex_unlock(&s->client->lock);
-    return 0;
+    return r;
 }
 
 int scissor_append(struct scissor_session *s, uint32_t layer, const void *k, const void *v, uint32_t dtype) {
@@ -100,7 +102,9 @@ int scissor_append(struct scissor_session *s, uint32_t layer, const void *k, con
         return SCISSOR_EINVAL;
     if (!s->in_step)
         return SCISSOR_ESTATE;
-    struct kernel_backend *backend = s->client->backend;
+    if (s->device)
+        return scissor__device_append_staged(s, layer, k, v, dtype);
+    struct kernel_backend *backend = s->backend;
     const struct client_group *g = &s->groups[s->layers[layer].group];
     size_t stride = (size_t)g->kv_heads * g->head_dim;
     for (uint32_t h = 0; h < g->kv_heads; h++) {
@@ -112,133 +116,5 @@ int scissor_append(struct scissor_session *s, uint32_t layer, const void *k, con
             return SCISSOR_EINVAL;
     }
     s->layers[layer].appended = s->step;
-    return 0;
-}
-
-/* ---------- attention ---------- */
-
-static int check_item(const struct scissor_attend_item *item, const struct scissor_session *first) {
-    const struct scissor_session *s = item->session;
-    if (!s || item->layer >= s->layer_count || !item->q || !item->out || !(item->scale - item->scale == 0) ||
-        s->client->backend != first->client->backend)
-        return SCISSOR_EINVAL;
-    return s->in_step && s->layers[item->layer].appended == s->step ? 0 : SCISSOR_ESTATE;
-}
-
-/* Scratch is the first session's, so that threads with other sessions have their own. */
-static int reserve_scratch(struct scissor_session *s, size_t items, size_t workspace_bytes) {
-    if (items > s->item_capacity) {
-        void *grown = scissor_realloc(s->items, items * sizeof *s->items);
-        if (!grown)
-            return SCISSOR_ENOMEM;
-        s->items = grown;
-        s->item_capacity = items;
-    }
-    if (workspace_bytes > s->workspace_bytes) {
-        void *larger = scissor_malloc(workspace_bytes + workspace_bytes / 2);
-        if (!larger)
-            return SCISSOR_ENOMEM;
-        scissor_free(s->workspace);
-        s->workspace = larger;
-        s->workspace_bytes = workspace_bytes + workspace_bytes / 2;
-    }
-    return 0;
-}
-
-static size_t workspace_of(const struct scissor_attend_item *item) {
-    const struct scissor_session *s = item->session;
-    const struct client_layer *layer = &s->layers[item->layer];
-    const struct client_group *g = &s->groups[layer->group];
-    size_t most = 0;
-    for (uint32_t h = 0; h < g->kv_heads; h++)
-        if (s->heads[layer->first_head + h].settled > most)
-            most = s->heads[layer->first_head + h].settled;
-    return kernel_attend_workspace(g->q_heads / g->kv_heads, g->head_dim, most + s->fresh_count + s->step_rows);
-}
-
-/* One kernel item for each KV head. A layer that attends twice in a step gives its scores the first time only. */
-static struct kernel_attend *fill_items(const struct scissor_attend_item *item, struct kernel_attend *to) {
-    struct scissor_session *s = item->session;
-    struct client_layer *layer = &s->layers[item->layer];
-    const struct client_group *g = &s->groups[layer->group];
-    uint32_t q_heads = g->q_heads / g->kv_heads;
-    bool gather = layer->gathered != s->step;
-    for (uint32_t h = 0; h < g->kv_heads; h++) {
-        const struct client_head *head = &s->heads[layer->first_head + h];
-        size_t at = (size_t)h * q_heads * g->head_dim;
-        *to++ = (struct kernel_attend){.pages = head->pages,
-                                       .settled_rows = head->settled,
-                                       .fresh = head->fresh,
-                                       .fresh_rows = s->fresh_rows,
-                                       .fresh_before = s->fresh_count,
-                                       .rows = s->step_rows,
-                                       .q_heads = q_heads,
-                                       .head_dim = g->head_dim,
-                                       .compute_dtype = (uint8_t)s->compute_dtype,
-                                       .storage_dtype = (uint8_t)s->storage_dtype,
-                                       .threshold = (uint8_t)g->threshold,
-                                       .seen = s->tokens_settled + s->fresh_count,
-                                       .scale = item->scale,
-                                       .q = item->q + at,
-                                       .out = item->out + at,
-                                       .q_row_stride = (size_t)g->q_heads * g->head_dim,
-                                       .mass = gather ? head->plane[0] : NULL,
-                                       .hits = gather ? head->plane[1] : NULL,
-                                       .last = gather ? head->plane[2] : NULL};
-    }
-    layer->gathered = s->step;
-    return to;
-}
-
-/* This step's rows are in the layer's planes already. */
-static bool scores_counted(const struct scissor_session *s, const struct client_layer *layer) {
-    return layer->score_fresh == s->fresh_count + s->step_rows;
-}
-
-static void count_scores(const struct scissor_attend_item *item) {
-    const struct scissor_session *s = item->session;
-    struct client_layer *layer = &s->layers[item->layer];
-    if (scores_counted(s, layer))
-        return;
-    layer->score_rows += s->step_rows;
-    layer->score_fresh = s->fresh_count + s->step_rows;
-}
-
-static void forget_gathering(const struct scissor_attend_item *item) {
-    const struct scissor_session *s = item->session;
-    struct client_layer *layer = &s->layers[item->layer];
-    if (!scores_counted(s, layer))
-        layer->gathered = 0;
-}
-
-int scissor_attend(const struct scissor_attend_item *items, size_t item_count) {
-    size_t heads = 0, workspace = 0;
-    if (item_count == 0)
-        return 0;
-    if (!items || !items[0].session)
-        return SCISSOR_EINVAL;
-    struct scissor_session *first = items[0].session;
-    for (size_t i = 0; i < item_count; i++) {
-        int r = check_item(&items[i], first);
-        if (r)
-            return r;
-        size_t bytes = workspace_of(&items[i]);
-        workspace = bytes > workspace ? bytes : workspace;
-        heads += items[i].session->groups[items[i].session->layers[items[i].layer].group].kv_heads;
-    }
-    if (reserve_scratch(first, heads, workspace + 64))
-        return SCISSOR_ENOMEM;
-    struct kernel_attend *to = first->items;
-    for (size_t i = 0; i < item_count; i++)
-        to = fill_items(&items[i], to);
-    void *aligned = (void *)(((uintptr_t)first->workspace + 63) / 64 * 64);
-    struct kernel_backend *backend = first->client->backend;
-    if (backend->attend(backend, first->items, heads, aligned) < 0) {
-        for (size_t i = 0; i < item_count; i++)
-            forget_gathering(&items[i]);
-        return SCISSOR_EINVAL;
-    }
-    for (size_t i = 0; i < item_count; i++)
-        count_scores(&items[i]);
     return 0;
 }

@@ -179,7 +179,8 @@ static void handle_open(struct fake *f, uint32_t request, const struct proto_ope
                                   .fresh_rows = open->fresh_rows,
                                   .fresh_segments = s->fresh_segments,
                                   .control_bytes = 0,
-                                  .lease_bytes = PROTO_LEASE_BYTES};
+                                  .lease_bytes = PROTO_LEASE_BYTES,
+                                  .device = "host"};
     opened.control_bytes = (uint32_t)lseek(fds[0], 0, SEEK_END);
     memcpy(opened.token, s->token, sizeof s->token);
     memcpy(opened.groups, f->scores, sizeof opened.groups);
