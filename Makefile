@@ -198,9 +198,9 @@ $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
 # What stands for NVIDIA's driver in the tests, found there by LD_LIBRARY_PATH.
 FAKECUDA := $(BUILD)/tests/fakecuda/libcuda.so.1
-$(FAKECUDA): $(call obj,$(wildcard tests/fakecuda/*.c))
+$(FAKECUDA): $(call obj,$(wildcard tests/fakecuda/*.c)) $(EMULATOR_O) $(BUILD)/kernels/dtype.o
 	$(call say,LINK)
-	$(Q)$(CC) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDFLAGS_ALL)
+	$(Q)$(CC) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDFLAGS_ALL) -lm
 $(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
@@ -211,7 +211,7 @@ CXX ?= g++
 $(BUILD)/emulated/%.cu.o: %.cu
 	$(call say,EMU)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) -x c++ -std=c++17 -O1 -g -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=off -fsanitize=thread -Wall -Wextra -Wno-unknown-pragmas \
+	$(Q)$(CXX) -x c++ -std=c++17 -O1 -g -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=off -fsanitize=thread -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas \
 		$(if $(WERROR),-Werror) -fPIC -include tests/emulation/device.h -Itests/emulation/include -Ikernels -MMD -MP -c $< -o $@
 $(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/emulation/*.c))): override SANITIZE :=
 $(EMULATED_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(EMULATOR_O) $(WRONG_O) $(KERNELS_O) $(PROTO_O)

@@ -21,8 +21,6 @@
 #define MMA_SPLIT_ROWS 512u
 #define WORKSPACE_MOST ((size_t)64 << 20) /* what a prefill's chunks are kept below */
 
-#define CUDA_ATTRIBUTE_PROCESSORS 16u
-
 static size_t padded(size_t bytes) {
     return (bytes + 15) / 16 * 16;
 }

@@ -28,6 +28,7 @@ static pthread_mutex_t one_launch = PTHREAD_MUTEX_INITIALIZER;
 void emulator_switch(void **from, void *to);
 __asm__(".text\n"
         ".globl emulator_switch\n"
+        ".hidden emulator_switch\n"
         ".type emulator_switch, @function\n"
         "emulator_switch:\n"
         "    pushq %rbp\n    pushq %rbx\n    pushq %r12\n    pushq %r13\n    pushq %r14\n    pushq %r15\n"

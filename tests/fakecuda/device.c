@@ -96,6 +96,9 @@ cuda_result cuDeviceGetAttribute(int *ret, cuda_attribute attribute, cuda_ordina
     if (!known(device))
         return CUDA_INVALID_DEVICE;
     switch (attribute) {
+    case CUDA_ATTRIBUTE_PROCESSORS:
+        *ret = 16;
+        return 0;
     case CUDA_ATTRIBUTE_COMPUTE_MODE:
         *ret = fake_devices[device].mode;
         return 0;
@@ -103,10 +106,10 @@ cuda_result cuDeviceGetAttribute(int *ret, cuda_attribute attribute, cuda_ordina
         *ret = 1;
         return 0;
     case CUDA_ATTRIBUTE_MAJOR:
-        *ret = 9;
+        *ret = FAKE_CAPABILITY / 10;
         return 0;
     case CUDA_ATTRIBUTE_MINOR:
-        *ret = 0;
+        *ret = FAKE_CAPABILITY % 10;
         return 0;
     default:
         return CUDA_INVALID_VALUE;

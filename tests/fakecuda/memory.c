@@ -1,7 +1,8 @@
 /* memory.c - allocations of a device, their IPC handles, and pinned memory.
  *
  * New memory is full of 0xa5, as a driver's is of whatever was there. Freed and closed memory stays mapped without any
- * access, so that whatever still reads it dies. */
+ * access, so that whatever still reads it dies. Kernels see memory from the end of the call that makes it until that of
+ * the call that ends it. */
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -55,8 +56,9 @@ static struct fake_map *map_add(int fd, size_t bytes) {
     return &maps[map_count++];
 }
 
-static void map_end(struct fake_map *map) {
-    map->live = false;
+/* Of one that is no longer live; not under the lock, as a launch may be running. */
+static void map_end(const struct fake_map *map) {
+    fake_memory_hide(map);
     mmap(map->address, map->bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
@@ -124,9 +126,11 @@ cuda_result cuMemAlloc_v2(cuda_address *ret, size_t bytes) {
     FAKE_ENTER(cuMemAlloc_v2, true);
     fake_lock();
     cuda_result code = allocate(bytes, &map);
-    if (code == 0)
-        *ret = (uintptr_t)map->address;
     fake_unlock();
+    if (code == 0) {
+        fake_memory_show(map);
+        *ret = (uintptr_t)map->address;
+    }
     return code;
 }
 
@@ -146,8 +150,9 @@ cuda_result cuMemFree_v2(cuda_address address) {
         fake_break(FAKE_RULE_free_queued, "cuMemFree", map->serial);
     fake_unlink(map->serial);
     map->allocation->serial = 0;
-    map_end(map);
+    map->live = false;
     fake_unlock();
+    map_end(map);
     return 0;
 }
 
@@ -221,9 +226,11 @@ cuda_result cuIpcOpenMemHandle_v2(cuda_address *ret, cuda_memory_handle handle, 
     memcpy(&h, &handle, sizeof h);
     fake_lock();
     cuda_result code = open_handle(&h, &map);
-    if (code == 0)
-        *ret = (uintptr_t)map->address;
     fake_unlock();
+    if (code == 0) {
+        fake_memory_show(map);
+        *ret = (uintptr_t)map->address;
+    }
     return code;
 }
 
@@ -242,8 +249,9 @@ cuda_result cuIpcCloseMemHandle(cuda_address address) {
     for (unsigned i = 0; i < FAKE_IMPORTERS; i++)
         if (map->allocation->serial == map->serial && map->allocation->importers[i] == getpid())
             map->allocation->importers[i] = 0;
-    map_end(map);
+    map->live = false;
     fake_unlock();
+    map_end(map);
     return 0;
 }
 
@@ -255,10 +263,12 @@ cuda_result cuMemHostAlloc(void **ret, size_t bytes, unsigned flags) {
         return CUDA_INVALID_VALUE;
     fake_lock();
     struct fake_map *map = map_add(-1, bytes);
-    if (map)
-        *ret = map->address;
     fake_unlock();
-    return map ? 0 : CUDA_OUT_OF_MEMORY;
+    if (!map)
+        return CUDA_OUT_OF_MEMORY;
+    fake_memory_show(map);
+    *ret = map->address;
+    return 0;
 }
 
 cuda_result cuMemFreeHost(void *memory) {
@@ -273,7 +283,8 @@ cuda_result cuMemFreeHost(void *memory) {
         fake_break(FAKE_RULE_double_free, "cuMemFreeHost", 0);
     if (map->queued)
         fake_break(FAKE_RULE_host_free_queued, "cuMemFreeHost", 0);
-    map_end(map);
+    map->live = false;
     fake_unlock();
+    map_end(map);
     return 0;
 }

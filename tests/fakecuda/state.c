@@ -100,12 +100,6 @@ void fake_unlink(uint64_t serial) {
     unlink(path);
 }
 
-void fake_clock_merge(struct fake_clock *to, const struct fake_clock *from) {
-    for (unsigned i = 0; i < FAKE_STREAMS; i++)
-        if (to->at[i] < from->at[i])
-            to->at[i] = from->at[i];
-}
-
 /* ---------- injected errors ---------- */
 
 static struct {

@@ -163,7 +163,10 @@ static void break_rule(const char *rule) {
         cuda_address b = raw_new(d);
         REQUIRE(d->stream_new(&other, CUDA_STREAM_NON_BLOCKING) == 0);
         (void)(strstr(rule, "overwrite") ? d->copy(b, a, SIZE, s) : d->fill(a, 0, SIZE / 4, s));
+        usleep(20000); /* the first one is to run first */
         (void)(strstr(rule, "read") ? d->copy(b, a, SIZE, other) : d->fill(a, 0, SIZE / 4, other));
+        d->stream_wait(s); /* too late to be an order, but then both have run */
+        d->stream_wait(other);
     } else if (!strcmp(rule, "out_of_bounds")) {
         d->fill(a + SIZE - 4, 0, 2, s);
     } else if (!strcmp(rule, "fork")) {

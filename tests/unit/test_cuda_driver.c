@@ -32,6 +32,7 @@ _Static_assert(sizeof(cuda_ordinal) == sizeof(CUdevice), "device");
 _Static_assert(sizeof(cuda_address) == sizeof(CUdeviceptr), "address");
 _Static_assert(sizeof(cuda_attribute) == sizeof(CUdevice_attribute), "attribute");
 _Static_assert(sizeof(struct CUuuid_st) == 16, "UUID");
+_Static_assert(CUDA_ATTRIBUTE_PROCESSORS == CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, "processors");
 _Static_assert(CUDA_ATTRIBUTE_COMPUTE_MODE == CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, "mode");
 _Static_assert(CUDA_ATTRIBUTE_UNIFIED_ADDRESSING == CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, "unified");
 _Static_assert(CUDA_ATTRIBUTE_MAJOR == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, "major");
@@ -40,6 +41,8 @@ _Static_assert(CUDA_COMPUTE_MODE_DEFAULT == CU_COMPUTEMODE_DEFAULT, "default mod
 _Static_assert(CUDA_STREAM_NON_BLOCKING == CU_STREAM_NON_BLOCKING, "stream");
 _Static_assert(CUDA_EVENT_DISABLE_TIMING == CU_EVENT_DISABLE_TIMING, "timing");
 _Static_assert(CUDA_EVENT_INTERPROCESS == CU_EVENT_INTERPROCESS, "interprocess");
+_Static_assert(CUDA_HOST_PORTABLE == CU_MEMHOSTALLOC_PORTABLE && CUDA_HOST_MAPPED == CU_MEMHOSTALLOC_DEVICEMAP,
+               "pinned");
 _Static_assert(CUDA_IPC_LAZY_PEER_ACCESS == CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS, "peer");
 #endif
 _Static_assert(sizeof(cuda_memory_handle) == 64 && sizeof(cuda_event_handle) == 64, "handles");
