@@ -235,9 +235,17 @@ check: all tests ## build and run every test
 	$(Q)$(MAKE) --no-print-directory model
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T)
 
-.PHONY: check-cuda
-check-cuda: $(EMULATED_T) ## the kernels: emulated, and compiled by nvcc for CUDA_ARCHS ("75 90", or all)
-	$(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh $(EMULATED_T) $(CURDIR)/tests/emulation/ptxas.sh
+# Of the tests above, those of the CUDA backend, and what needs a compiler for CUDA.
+CUDA_T   := $(EMULATED_T) $(filter %/unit/test_cuda_% %/system/test_cuda_%,$(UNIT_T) $(SYSTEM_T))
+COMPILED := $(CURDIR)/tests/gpu/compiled.sh $(CURDIR)/tests/gpu/clang.sh
+.PHONY: check-cuda check-compiled
+check-cuda: $(CUDA_T) $(FAKECUDA) $(BUILD)/tests/gpu/launches ## the CUDA backend, without a GPU: its part of check, and check-compiled
+	$(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh $(CUDA_T) $(COMPILED)
+check-compiled: $(BUILD)/tests/gpu/launches ## the kernels before nvcc, for CUDA_ARCHS ("75 90", or all), and before clang
+	$(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh $(COMPILED)
+$(BUILD)/tests/gpu/launches: $(BUILD)/tests/gpu/launches.o
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL)
 
 .PHONY: bench
 bench: all $(BENCHES) ## print timings as ratios to something measured in the same run
