@@ -425,6 +425,17 @@ static void test_attend(void **state) {
         {64, 3, 70, 0, 3, KERNEL_F32, KERNEL_F16, 1},
     };
     (void)state;
+    /* All rows of 16 bits: by tensor cores, in groups of one tile and of four. */
+    static const struct shape wide[] = {
+        {64, 8, 300, 20, 1, KERNEL_F16, KERNEL_F16, 0},
+        {128, 5, 70, 5, 1, KERNEL_F16, KERNEL_F16, 1},
+    };
+    static const struct shape wide_prefill[] = {
+        {64, 3, 200, 10, 200, KERNEL_F16, KERNEL_F16, 0},
+        {128, 4, 70, 0, 30, KERNEL_F16, KERNEL_F16, 1},
+    };
+    attend_case(wide, COUNT(wide), true);
+    attend_case(wide_prefill, COUNT(wide_prefill), true);
     attend_case(decode, COUNT(decode), true);
     attend_case(decode, 1, false);
     attend_case(prefill, COUNT(prefill), true);
