@@ -167,6 +167,9 @@ struct kernel_backend {
      * False where an importer must close it first (cuda). */
     bool revocable;
 
+    /* Bytes of memory that the device has; NULL where it is the machine's (host). */
+    uint64_t (*capacity)(struct kernel_backend *b);
+
     /* A zeroed segment of `bytes` (a multiple of 4096) whose memory is really there: no later fault can fail. */
     int (*segment_new)(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret);
     /* Importer's or owner's end; NULL is allowed; returns NULL. Revokes the memory at the owner. */

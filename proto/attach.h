@@ -185,10 +185,10 @@ struct proto_close {
     uint64_t session;
 };
 
-/* The answer to CLOSE, and, with request 0, the news that the operator closed the session. */
+/* The answer to CLOSE, and, with request 0, the news that the operator closed the session or that its device failed. */
 struct proto_closed {
     uint64_t session;
-    int32_t code; /* OK or ECLOSED */
+    int32_t code; /* OK, ECLOSED or EDEVICELOST */
     uint32_t reserved;
 };
 

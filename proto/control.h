@@ -123,6 +123,12 @@ struct proto_pool_stat {
     uint32_t taken_over, lost; /* sessions at the daemon's start: taken over from the process before, given up */
     uint32_t orphans;          /* of those taken over, the ones whose client has not come back yet */
     uint32_t denied;           /* changes that were asked for by somebody who may not */
+    /* Charged to sessions that have ended and whose memory is not free yet, as their client's process may have it
+     * open; and how many those are. */
+    uint64_t quarantined_bytes;
+    uint32_t quarantined;
+    uint32_t device_lost;            /* 1: nothing works on the device until the daemon is started anew */
+    char device[PROTO_DEVICE_BYTES]; /* as in OPENED */
     char version[PROTO_NAME_BYTES];
 };
 
@@ -146,7 +152,7 @@ struct proto_session_stat {
         lowest_mass; /* mean attention mass per query that its least important rows carry (arbiter); -1: not gathered */
     uint64_t age_ns; /* since its opening, or since it was taken over */
     uint32_t orphan; /* 1: taken over, its client has not come back yet */
-    uint32_t reserved;
+    uint32_t quarantine_s; /* so long it is in quarantine, in seconds */
 };
 #define PROTO_SESSION_STATE_MAP(X)      \
     X(OPENING, 0, "opening")            \
@@ -154,7 +160,8 @@ struct proto_session_stat {
     X(WAITING, 2, "waiting for scores") \
     X(SETTLING, 3, "settling")          \
     X(SHRINKING, 4, "shrinking")        \
-    X(CLOSING, 5, "closing")
+    X(CLOSING, 5, "closing")            \
+    X(QUARANTINED, 6, "quarantined")
 enum proto_session_state {
 #define PROTO_STATE_ENUM(name, number, text) PROTO_SESSION_##name = (number),
     PROTO_SESSION_STATE_MAP(PROTO_STATE_ENUM)
@@ -187,7 +194,7 @@ struct proto_memory_stat {
     uint64_t fresh_bytes;       /* fresh segments */
     uint64_t used_bytes;        /* settled segments: pages that heads have */
     uint64_t free_bytes;        /* settled segments: the rest, which only this session can use */
-    uint64_t quarantined_bytes; /* settled segments that its client has to release first */
+    uint64_t quarantined_bytes; /* settled segments that its client has to release first; all, if it is quarantined */
     uint64_t granted_bytes;     /* for segments that a running job may still allocate */
     uint64_t page_bytes;        /* control page and lease page */
     uint64_t state_bytes;       /* what is kept for the daemon's next process */
@@ -230,7 +237,9 @@ struct proto_policy_param {
     X(REFUSED, 8, "open refused")            \
     X(TAKEN_OVER, 9, "session taken over")   \
     X(REATTACHED, 10, "client came back")    \
-    X(LIMITS, 11, "limits changed")
+    X(LIMITS, 11, "limits changed")          \
+    X(QUARANTINED, 12, "memory quarantined") \
+    X(DEVICE_LOST, 13, "device lost")
 enum proto_event_type {
 #define PROTO_EVENT_ENUM(name, number, text) PROTO_EVENT_##name = (number),
     PROTO_EVENT_MAP(PROTO_EVENT_ENUM)
@@ -252,7 +261,8 @@ struct proto_event {
 
 static_assert(sizeof(struct proto_request) == 72, "wire");
 static_assert(sizeof(struct proto_answer) == 32 + PROTO_TEXT_BYTES, "wire");
-static_assert(sizeof(struct proto_pool_stat) == 32 + 8 * 8 + 4 * 8 + 7 * 8 + 3 * 8 + 3 * 8 + 2 * 8 + 40 + 32, "wire");
+static_assert(sizeof(struct proto_pool_stat) == 32 + 8 * 8 + 4 * 8 + 7 * 8 + 3 * 8 + 3 * 8 + 2 * 8 + 40 + 16 + 48 + 32,
+              "wire");
 static_assert(sizeof(struct proto_session_stat) == 224, "wire");
 static_assert(sizeof(struct proto_head_stat) == 104, "wire");
 static_assert(sizeof(struct proto_memory_stat) == 144, "wire");

@@ -34,6 +34,11 @@ static void refuse_memory(struct broker *b, struct session *s, int asked) {
     else if (asked == POOL_FULL)
         snprintf(why, sizeof why, "the session's guarantee takes %llu bytes; of the pool's %llu, %llu are promised",
                  need, limit, promised);
+    else if (pool->quarantined)
+        snprintf(why, sizeof why,
+                 "%llu bytes are needed; of the pool's %llu, %llu are in quarantine until the processes end that have "
+                 "them open",
+                 need, limit, (unsigned long long)pool->quarantined_bytes);
     else
         snprintf(why, sizeof why, "%llu bytes are needed; they are lent to other sessions, or others wait for them",
                  need);
@@ -103,6 +108,7 @@ static void shrink_pool(struct broker *b, struct pool *pool, uint64_t now) {
 
 void admission_pump(struct broker *b, struct pool *pool, uint64_t now) {
     struct session *s;
+    device_look(b, pool, now);
     shrink_pool(b, pool, now);
     while ((s = pool->queue)) {
         int asked = pool_ask(pool, s->guaranteed_cost);
@@ -143,23 +149,43 @@ void admission_drain(struct broker *b, uint64_t now) {
 
 /* ---------- open ---------- */
 
-/* The pool that was named, or else the one with the most room. */
-static struct pool *choose_pool(struct broker *b, uint32_t wanted) {
+static bool speaks(const struct broker_peer *peer, const struct pool *pool) {
+    return !pool->config.backend->streams || peer->capabilities & PROTO_CAP_CUDA;
+}
+
+/* The pool that was named, or else, of those that work and whose memory the client can open, the one with the most
+ * room. NULL: there is no such number. */
+static struct pool *choose_pool(struct broker *b, const struct broker_peer *peer, uint32_t wanted) {
+    struct pool *best = NULL;
     if (wanted != PROTO_ANY_POOL)
-        return &b->pools[wanted];
-    struct pool *best = &b->pools[0];
-    for (uint32_t i = 1; i < b->pool_count; i++) {
+        return wanted < b->pool_count ? &b->pools[wanted] : NULL;
+    for (uint32_t i = 0; i < b->pool_count; i++) {
         struct pool *pool = &b->pools[i];
-        if (pool_room(pool) > pool_room(best))
+        if (speaks(peer, pool) && !pool->lost && (!best || pool_room(pool) > pool_room(best)))
             best = pool;
     }
-    return best;
+    return best ? best : &b->pools[0];
+}
+
+/* Whether the client can use the pool's device, and the pool itself. */
+static int check_device(const struct broker_peer *peer, const struct pool *pool, char *why, size_t why_bytes) {
+    if (!speaks(peer, pool)) {
+        snprintf(why, why_bytes, "the pool is on %s, and this client speaks host memory only",
+                 pool->config.backend->device);
+        return SCISSOR_EINVAL;
+    }
+    if (!pool->lost)
+        return 0;
+    snprintf(why, why_bytes, "%s has failed, until the daemon is started anew: %.100s", pool->config.backend->device,
+             pool->why);
+    return SCISSOR_EDEVICELOST;
 }
 
 const char *admission_why_not_kept(int code) {
-    return code == SCISSOR_ELIMIT    ? "the store for the daemon's next process has no room for the session"
-           : code == SCISSOR_ESYSTEM ? "the store for the daemon's next process did not take the session"
-                                     : "the machine has no memory for the session";
+    return code == SCISSOR_ELIMIT        ? "the store for the daemon's next process has no room for the session"
+           : code == SCISSOR_ESYSTEM     ? "the store for the daemon's next process did not take the session"
+           : code == SCISSOR_EDEVICELOST ? "the device failed while the session was opening"
+                                         : "the machine has no memory for the session";
 }
 
 /* Limits on numbers, not on memory. NULL, or why not. */
@@ -216,15 +242,19 @@ void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request
         b->pools[0].refused++;
         return;
     }
+    struct pool *pool = choose_pool(b, peer, open->pool);
+    bool keeps = pool && pool->keeps;
     struct session *s = scissor_calloc(1, sizeof *s);
-    if (s && b->keeper.store && !(s->keep = keep_new(&b->keeper, open)))
+    if (s && keeps && !(s->keep = keep_new(&b->keeper, open)))
         s = scissor_free(s);
     if (!s) {
         send_failed(b, peer, request, 0, SCISSOR_ENOMEM, "the daemon has no memory for the session");
         return;
     }
     int code = admission_check(b, open, s, why, sizeof why);
-    if (code == 0 && b->keeper.store)
+    if (code == 0)
+        code = check_device(peer, pool, why, sizeof why);
+    if (code == 0 && keeps)
         code = keep(peer, s, why, sizeof why);
     if (code == 0 && broker_random(b, s->token, sizeof s->token) < 0) {
         code = SCISSOR_ESYSTEM;
@@ -237,10 +267,10 @@ void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request
         return;
     }
     s->peer = peer;
-    s->orphan_pidfd = -1;
+    s->client_pidfd = -1;
     s->pid = (uint32_t)peer->pid;
     s->uid = (uint32_t)peer->uid;
-    s->pool = choose_pool(b, open->pool);
+    s->pool = pool;
     s->state = PROTO_SESSION_OPENING;
     s->asked = (struct session_request){.type = PROTO_OPEN, .number = request};
     s->deadline = now + open->wait_ms * 1000000ull;

@@ -46,11 +46,8 @@ static int config_check(const struct broker_config *c) {
 }
 
 /* Memory that belongs to a process alone ends with it. */
-static bool can_keep(const struct broker_config *c) {
-    for (uint32_t i = 0; i < c->pool_count; i++)
-        if (!c->pools[i].backend->segment_adopt || (c->pools[i].host && !c->pools[i].host->segment_adopt))
-            return false;
-    return c->store && c->store->max > 0;
+static bool can_keep(const struct broker_config *c, const struct pool *pool) {
+    return c->store && c->store->max > 0 && pool->config.backend->segment_adopt && pool->host->segment_adopt;
 }
 
 int broker_new(const struct broker_config *config, struct broker **ret_broker) {
@@ -72,10 +69,13 @@ int broker_new(const struct broker_config *config, struct broker **ret_broker) {
         scissor_free(b);
         return code;
     }
-    b->keeper = (struct keeper){.store = can_keep(config) ? config->store : NULL, .next = 1};
+    b->keeper.next = 1;
     b->pool_count = config->pool_count;
     for (uint32_t i = 0; i < b->pool_count; i++) {
         pool_init(&b->pools[i], &config->pools[i], i);
+        b->pools[i].keeps = can_keep(config, &b->pools[i]);
+        if (b->pools[i].keeps)
+            b->keeper.store = config->store;
     }
     *ret_broker = b;
     return 0;
@@ -97,6 +97,7 @@ int broker_reconfigure(struct broker *b, const struct broker_config *config) {
 struct broker *broker_free(struct broker *b) {
     if (!b)
         return NULL;
+    quarantine_abandon(b);
     assert(!b->peers && !b->sessions && b->session_jobs == 0);
     for (uint32_t i = 0; i < b->pool_count; i++) {
         const struct pool *pool = &b->pools[i];
@@ -139,6 +140,7 @@ void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now) 
     DL_FOREACH_SAFE(b->sessions, s, next) {
         if (s->peer != peer)
             continue;
+        quarantine_know_process(s, peer);
         s->peer = NULL;
         session_end(b, s, PROTO_REASON_DEATH, now);
     }
@@ -185,6 +187,14 @@ static uint32_t choose_score_socket(struct broker *b) {
     return best;
 }
 
+/* What both can do. */
+static uint32_t common_capabilities(const struct broker *b, const struct broker_peer *peer) {
+    uint32_t can = PROTO_CAP_HOST | (b->keeper.store ? PROTO_CAP_KEEP : 0);
+    for (uint32_t i = 0; i < b->pool_count; i++)
+        can |= b->pools[i].config.backend->streams ? PROTO_CAP_CUDA : 0;
+    return can & peer->capabilities;
+}
+
 static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_hello *hello,
                   uint64_t now) {
     if (hello->major != PROTO_VERSION_MAJOR) {
@@ -197,16 +207,15 @@ static void hello(struct broker *b, struct broker_peer *peer, uint32_t request, 
         break_off(b, peer, request, SCISSOR_EPROTO, "the client cannot receive descriptors (capability host)");
         return;
     }
+    peer->capabilities = hello->capabilities;
     peer->score_socket = choose_score_socket(b);
     struct proto_welcome welcome = {.major = PROTO_VERSION_MAJOR,
                                     .minor = PROTO_VERSION_MINOR,
-                                    .capabilities = PROTO_CAP_HOST,
+                                    .capabilities = common_capabilities(b, peer),
                                     .epoch = b->epoch,
                                     .pool_count = b->pool_count,
                                     .score_frame_max = PROTO_SCORE_MAX,
                                     .score_socket = peer->score_socket};
-    if (b->keeper.store)
-        welcome.capabilities |= hello->capabilities & PROTO_CAP_KEEP;
     proto_text_set(welcome.version, sizeof welcome.version, SCISSOR_VERSION);
     peer->greeted = true;
     orphans_process_back(b, peer, now);
@@ -291,6 +300,7 @@ void broker_tick(struct broker *b, uint64_t now) {
     clock_seen(b, now);
     tick_waiting(b, now);
     orphans_tick(b, now);
+    quarantine_tick(b, now);
     if (b->polite)
         DL_FOREACH_SAFE(b->sessions, s, next)
     if (s->end_retry && s->end_retry <= now)
@@ -307,7 +317,7 @@ static uint64_t pool_deadline(const struct broker *b, const struct pool *pool) {
     return queue < retry ? queue : retry;
 }
 
-uint64_t broker_deadline(const struct broker *b) {
+static uint64_t work_deadline(const struct broker *b) {
     uint64_t first = b->waiting ? b->waiting->deadline : UINT64_MAX;
     const struct session *s;
     if (b->polite)
@@ -321,6 +331,15 @@ uint64_t broker_deadline(const struct broker *b) {
     }
     uint64_t orphans = orphans_deadline(b);
     return orphans < first ? orphans : first;
+}
+
+uint64_t broker_deadline(const struct broker *b) {
+    uint64_t work = work_deadline(b), quarantine = quarantine_deadline(b);
+    return work < quarantine ? work : quarantine;
+}
+
+bool broker_is_quiet(const struct broker *b) {
+    return work_deadline(b) == UINT64_MAX;
 }
 
 uint32_t broker_session_count(const struct broker *b) {

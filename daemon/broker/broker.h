@@ -28,7 +28,8 @@ struct broker_job;
 struct broker_pool_config {
     const char *name;
     struct kernel_backend *backend;
-    struct kernel_backend *host; /* of control and lease pages, which the broker itself writes; NULL: backend */
+    /* Of control and lease pages, which the broker itself writes; NULL: backend, or the host's if that has streams. */
+    struct kernel_backend *host;
     uint64_t limit_bytes;
     /* Nobody has set the limit: it gives way to sessions that are taken over, up to four times itself. */
     bool worked_out;
@@ -66,8 +67,10 @@ struct broker_config {
     int (*random)(void *bytes, size_t size);
     uint32_t owner_uid;         /* of the daemon: may change everything, as root may */
     struct broker_store *store; /* NULL, or one that holds nothing: sessions end with the process */
-    uint64_t orphan_wait_ns;    /* how long a session that was taken over waits for its client, from when its process is
-                                 * heard of again; from the start on, if it cannot be told whether that lives */
+    /* Whether a process is gone: by its pidfd or, if that is -1, by its number. NULL: when its connection is. */
+    bool (*process_gone)(pid_t pid, int pidfd);
+    uint64_t orphan_wait_ns; /* how long a session that was taken over waits for its client, from when its process is
+                              * heard of again; from the start on, if it cannot be told whether that lives */
     /* The daemon's options for CONFIG: fills in the i-th, false if there is none. May be NULL. */
     bool (*option)(void *data, uint32_t i, struct proto_option *ret);
     void *option_data;
@@ -96,7 +99,8 @@ void broker_orphan_gone(struct broker *b, uint64_t session, uint64_t now);
 /* Frees the broker for good and leaves all sessions to the next process; nothing is revoked. Jobs that were not begun
  * are forgotten; none may be running. Without a store it is broker_free(). NULL allowed; returns NULL. */
 struct broker *broker_leave(struct broker *b);
-/* All peers must be gone and all jobs done; asserts that every pool came back to zero. NULL allowed; returns NULL. */
+/* All peers must be gone and all jobs done; asserts that every pool came back to zero. Memory in quarantine is left to
+ * the end of the process. NULL allowed; returns NULL. */
 struct broker *broker_free(struct broker *b);
 
 /* ---------- what happens outside; `now` is CLOCK_MONOTONIC in ns ---------- */
@@ -122,6 +126,10 @@ void broker_close_all(struct broker *b, uint64_t now);
 void broker_tick(struct broker *b, uint64_t now);
 /* When broker_tick() is due; UINT64_MAX: never. */
 uint64_t broker_deadline(const struct broker *b);
+/* True if time brings nothing any more, or only the end of processes that memory in quarantine waits for. */
+bool broker_is_quiet(const struct broker *b);
+/* True if memory may have to wait until its client's process is gone: peers should come with a pidfd. */
+bool broker_waits_for_processes(const struct broker *b);
 
 /* ---------- jobs ---------- */
 
@@ -166,6 +174,9 @@ void *broker_peer_data(const struct broker_peer *peer);
 
 uint32_t broker_session_count(const struct broker *b); /* open, opening or closing */
 void broker_pool_stat(const struct broker *b, uint32_t pool, uint64_t now, struct proto_pool_stat *ret);
+
+/* Why nothing works on the pool's device any more; NULL: it works. */
+const char *broker_pool_lost(const struct broker *b, uint32_t pool);
 
 /* Walks all state and aborts on a broken invariant (tests, debug builds): bytes charged = bytes allocated, each page
  * owned once, no guarantee broken, no pool over its limit, nothing of a dead session left. */

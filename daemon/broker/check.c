@@ -143,7 +143,8 @@ static void check_idle_session(struct session *s) {
 struct sums {
     uint64_t charged, guaranteed, committed, segments, accounts, shown;
     uint32_t stored; /* descriptors in the store */
-    uint32_t sessions;
+    uint32_t sessions, quarantined;
+    uint64_t quarantined_bytes;
 };
 
 static void add_account(struct sums *sums, const struct pool *pool, const struct pool_account *account) {
@@ -176,6 +177,20 @@ static void check_memory(const struct session *s, struct sums *sums) {
     sums->shown += m.charged_bytes;
 }
 
+/* It is promised nothing, but pays for all that it holds. */
+static void check_quarantined(const struct session *s, struct sums *sums) {
+    if (s->state != PROTO_SESSION_QUARANTINED)
+        return;
+    CHECK(s->ending && !s->close_asked && !s->pool->config.backend->revocable && !s->pool->lost);
+    CHECK(s->account.guaranteed == 0 && s->segments_shown >= s->fresh_segments);
+    sums->quarantined++;
+    sums->quarantined_bytes += s->account.charged;
+    for (uint32_t i = 0; i < s->group_count; i++) {
+        CHECK(s->groups[i].account.guaranteed == 0);
+        sums->quarantined_bytes += s->groups[i].account.charged;
+    }
+}
+
 static void check_session(const struct broker *b, struct session *s, struct sums *sums) {
     CHECK(session_find(b, s->id) == s && !s->ended);
     CHECK(s->peer || s->orphan || s->ending);
@@ -193,9 +208,14 @@ static void check_session(const struct broker *b, struct session *s, struct sums
     check_memory(s, sums);
     if (s->job.running || s->queued)
         return;
-    CHECK(s->state == PROTO_SESSION_IDLE || s->state == PROTO_SESSION_WAITING || (s->ending && s->end_retry));
+    CHECK(s->state == PROTO_SESSION_IDLE || s->state == PROTO_SESSION_WAITING || (s->ending && s->end_retry) ||
+          s->state == PROTO_SESSION_QUARANTINED);
+    check_quarantined(s, sums);
     CHECK(s->asked.type == 0 || s->state == PROTO_SESSION_WAITING);
-    check_idle_session(s);
+    if (job_broke(&s->job)) /* what it was in the midst of is not true any more */
+        check_segments(s);
+    else
+        check_idle_session(s);
 }
 
 static void check_peers(const struct broker *b, struct sums *sums) {
@@ -243,7 +263,7 @@ static void check_store(const struct broker *b, const struct sums *sums, uint32_
 
 void broker_check(const struct broker *b) {
     struct sums sums[BROKER_MAX_POOLS] = {{0}};
-    uint32_t sessions = 0, jobs = 0, polite = 0, orphans = 0;
+    uint32_t sessions = 0, jobs = 0, polite = 0, orphans = 0, quarantined = 0;
     struct session *s;
     DL_FOREACH(b->sessions, s) {
         check_session(b, s, &sums[s->pool->index]);
@@ -268,10 +288,13 @@ void broker_check(const struct broker *b) {
         CHECK(pool->charged == sums[i].charged && pool->guaranteed == sums[i].guaranteed);
         CHECK(pool->committed == sums[i].committed && pool->accounts == sums[i].accounts);
         CHECK(pool->segments == sums[i].segments);
+        CHECK(pool->quarantined == sums[i].quarantined && pool->quarantined_bytes == sums[i].quarantined_bytes);
+        quarantined += pool->quarantined;
         CHECK(pool->committed <= pool->limit && pool->charged <= pool->committed && pool->peak >= pool->charged);
         CHECK(pool->guaranteed <= pool->target && pool->target <= pool->limit);
         CHECK(pool->limit == pool->target || pool->limit == pool->committed);
     }
+    CHECK(quarantined == b->quarantined);
     uint64_t deadline = 0;
     DL_FOREACH2(b->waiting, s, queue_next) {
         CHECK(s->state == PROTO_SESSION_WAITING && s->asked.type == PROTO_SETTLE && s->deadline >= deadline);

@@ -12,6 +12,12 @@ static uint32_t saturated(uint64_t n) {
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
+/* Nothing of it can be used any more. */
+static void all_quarantined(struct proto_memory_stat *m) {
+    m->quarantined_bytes += m->fresh_bytes + m->used_bytes + m->free_bytes;
+    m->fresh_bytes = m->used_bytes = m->free_bytes = 0;
+}
+
 static void add_group(const struct session *s, const struct session_group *g, struct proto_memory_stat *ret) {
     uint64_t charged = g->account.charged / g->segment_cost; /* segments */
     uint64_t active = g->shown_segments, leaving = g->quarantined;
@@ -54,6 +60,8 @@ void session_memory(const struct session *s, struct proto_memory_stat *ret) {
         if (s->groups[i].account.pool)
             add_group(s, &s->groups[i], ret);
     }
+    if (s->state == PROTO_SESSION_QUARANTINED)
+        all_quarantined(ret);
 }
 
 void control_memory(const struct broker *b, const struct proto_request *r, struct control_answer *a) {

@@ -32,11 +32,15 @@ void broker_pool_stat(const struct broker *b, uint32_t index, uint64_t now, stru
         .lost = b->lost,
         .orphans = b->orphans,
         .denied = b->denied,
+        .quarantined_bytes = pool->quarantined_bytes,
+        .quarantined = pool->quarantined,
+        .device_lost = pool->lost,
         .version_major_minor = PROTO_VERSION_MAJOR << 16 | PROTO_VERSION_MINOR,
     };
     memcpy(ret->evicted, pool->evicted, sizeof ret->evicted);
     memcpy(ret->frames, b->frames, sizeof ret->frames);
     proto_text_set(ret->name, sizeof ret->name, pool->config.name);
+    proto_text_set(ret->device, sizeof ret->device, pool->config.backend->device);
     proto_text_set(ret->version, sizeof ret->version, SCISSOR_VERSION);
 }
 
@@ -80,6 +84,9 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
         .lowest_mass = -1,
         .orphan = s->orphan,
         .idle_ns = now > s->last_ns ? now - s->last_ns : 0,
+        .quarantine_s = s->state == PROTO_SESSION_QUARANTINED && now > s->quarantined_ns
+                            ? (uint32_t)((now - s->quarantined_ns) / 1000000000u)
+                            : 0,
         .age_ns = now > s->opened_ns ? now - s->opened_ns : 0,
     };
     memcpy(ret->name, s->name, sizeof ret->name);

@@ -8,6 +8,8 @@
  *     keep.c, snapshot.c, redo.c    what is kept for the next process
  *     take_over.c      what the process before has kept
  *     reattach.c       clients that come back
+ *     quarantine.c     sessions that have ended while their client has their memory open
+ *     device.c         a device that fails
  *     admission.c      OPEN and the queue for memory; admission_check.c its fields
  *     arbiter.c        who gives memory back
  *     limits.c         budgets and priorities that are set while a session is open
@@ -38,6 +40,7 @@ struct broker_peer {
     pid_t pid;
     uid_t uid;
     gid_t gid;
+    uint32_t capabilities;        /* as HELLO said */
     int pidfd;                    /* -1: not known */
     struct keep_process *process; /* in the store, as soon as it has opened a session; NULL */
     void *data;
@@ -67,6 +70,7 @@ struct broker {
     struct keeper keeper;      /* without a store nothing is kept */
     uint32_t taken_over, lost; /* sessions at the start */
     uint32_t orphans;          /* of those taken over: their clients have not come back */
+    uint32_t quarantined;      /* sessions that have ended, and whose memory cannot be freed yet */
 
     struct session *sessions; /* in order of their opening, ended ones not included */
     struct session **buckets; /* by id; fixed size, chained through hash_next */
@@ -134,6 +138,10 @@ void session_next(struct broker *b, struct session *s, uint64_t now);
 void session_end(struct broker *b, struct session *s, enum proto_reason reason, uint64_t now);
 /* Tries again to close a session whose client was in a step. */
 void session_retry_close(struct broker *b, struct session *s, uint64_t now);
+/* Queues the job that frees the session's memory; with the lease, or as it is no more needed. */
+void session_close(struct broker *b, struct session *s, bool take_lease);
+/* Gives all charges back but `kept` bytes, which stay promised, too. */
+void session_return_charges(struct session *s, uint64_t kept);
 /* What its next snapshot says of it, if nothing changes. */
 struct keep_counts session_counts(const struct session *s);
 /* Nothing of it is in the store any more. */
@@ -169,6 +177,29 @@ void orphans_tick(struct broker *b, uint64_t now);
 uint64_t orphans_deadline(const struct broker *b);
 /* Its client is back, or it ends. */
 void session_stop_orphan(struct broker *b, struct session *s);
+
+/* ---------- quarantine.c ---------- */
+
+/* Whether the session's memory cannot be freed yet, though it ends. */
+bool quarantine_needed(const struct broker *b, const struct session *s);
+void quarantine_begin(struct broker *b, struct session *s, uint64_t now);
+/* The session leaves it; a job, or the end of the process, is to free its memory. */
+void quarantine_end(struct broker *b, struct session *s);
+/* Something has changed, or it is time: closes the session if it can be. */
+void quarantine_look(struct broker *b, struct session *s, uint64_t now);
+void quarantine_tick(struct broker *b, uint64_t now);
+uint64_t quarantine_deadline(const struct broker *b);
+/* The peer is about to go, and the session's memory may have to wait for its process. */
+void quarantine_know_process(struct session *s, const struct broker_peer *peer);
+/* Forgets all of them, as this process is about to end. */
+void quarantine_abandon(struct broker *b);
+
+/* ---------- device.c ---------- */
+
+/* Notes whether the pool's device has failed; `why`: in words, if that is known, or "". */
+void device_note(struct broker *b, struct pool *pool, const char *why);
+/* Ends all sessions of a pool whose device has failed. */
+void device_look(struct broker *b, struct pool *pool, uint64_t now);
 
 /* ---------- admission.c ---------- */
 

@@ -2,12 +2,18 @@
 #include <assert.h>
 #include <stdatomic.h>
 
+#include <errno.h>
+#include <stdio.h>
+
 #include "alloc.h"
-#include "scissor_error.h"
 #include "work.h"
 
 /* Moves of one batch that settle_rows() hands to the device: enough to keep it busy, and bounded. */
 #define BATCH_MOVES 32768u
+
+/* How long a settle waits for the client's work on the device. A client that knows its step's sums has nothing left
+ * there. */
+#define CLIENT_WORK_US 200000u
 
 static void scratch_deinit(struct job_scratch *scratch) {
     scissor_free(scratch->victims);
@@ -101,9 +107,26 @@ static void grow_group(struct session *s, struct broker_job *job, uint32_t group
     (void)session_group_grow(s, group, orders->want_pages);
 }
 
-static int finish(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+/* A device with streams does what it is told later. Its stream must not wait for what a client may never finish, as
+ * all sessions share it: so the host looks first, and only what is done is followed. 0, -EAGAIN or another errno. */
+static int follow_client(struct session *s, uint32_t timeout_us) {
     struct kernel_backend *device = s->pool->config.backend;
-    if (device->synchronise(device) < 0)
+    const struct kernel_streams *streams = device->streams;
+    if (!streams)
+        return 0;
+    int r = streams->fence_wait(device, s->fence, false, timeout_us);
+    return r < 0 ? r : streams->fence_follow(device, s->fence, false, streams->own(device));
+}
+
+/* From here on the client sees what was done: it is done, or the client's stream waits for it. */
+static int publish(struct session *s) {
+    struct kernel_backend *device = s->pool->config.backend;
+    const struct kernel_streams *streams = device->streams;
+    return streams ? streams->fence_signal(device, s->fence, streams->own(device)) : device->synchronise(device);
+}
+
+static int finish(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    if (job->changed && publish(s) < 0)
         return SCISSOR_ESYSTEM;
     if (job->changed)
         session_write_control(s, job->generation + 1);
@@ -112,6 +135,9 @@ static int finish(struct session *s, struct broker_job *job, struct job_scratch 
 }
 
 static int run_settle(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    int r = follow_client(s, CLIENT_WORK_US);
+    if (r < 0)
+        return r == -EAGAIN ? SCISSOR_ESTATE : SCISSOR_ESYSTEM;
     int code = shrink_groups(s, job, scratch);
     if (code < 0)
         return code;
@@ -122,7 +148,7 @@ static int run_settle(struct session *s, struct broker_job *job, struct job_scra
     return code < 0 ? code : finish(s, job, scratch);
 }
 
-static bool lease_take(struct session *s) {
+bool session_lease_take(struct session *s) {
     uint32_t expected = PROTO_LEASE_FREE;
     return __atomic_compare_exchange_n(&s->lease_page->word, &expected, PROTO_LEASE_DAEMON, false, __ATOMIC_ACQ_REL,
                                        __ATOMIC_RELAXED);
@@ -135,6 +161,10 @@ static void lease_give(struct session *s) {
 }
 
 static int run_shrink(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
+    int r = job->take_lease ? follow_client(s, 0) : 0;
+    job->lease_refused = r == -EAGAIN;
+    if (r < 0)
+        return job->lease_refused ? 0 : SCISSOR_ESYSTEM;
     int code = shrink_groups(s, job, scratch);
     return code < 0 ? code : finish(s, job, scratch);
 }
@@ -153,11 +183,22 @@ bool broker_job_is_bulk(const struct broker_job *job) {
     return job->kind == JOB_OPEN || job->kind == JOB_CLOSE;
 }
 
+/* What failed with the device, or is queued on it, is lost, whatever else it looked like. (A session that has opened is
+ * ended after it.) */
+static void note_loss(struct session *s, struct broker_job *job) {
+    struct kernel_backend *device = s->pool->config.backend;
+    if (!device->streams || !device->streams->lost(device))
+        return;
+    if (job->kind != JOB_OPEN || job->code < 0)
+        job->code = SCISSOR_EDEVICELOST;
+    snprintf(job->why, sizeof job->why, "%s", kernel_backend_why());
+}
+
 void broker_job_run(struct broker_job *job) {
     struct session *s = job->session;
     assert(job->running);
 
-    if (job->take_lease && !lease_take(s)) {
+    if (job->take_lease && !session_lease_take(s)) {
         job->lease_refused = true;
         return;
     }
@@ -175,7 +216,8 @@ void broker_job_run(struct broker_job *job) {
         job->code = run_with_scratch(s, job);
         break;
     }
+    note_loss(s, job);
     /* A session that is being closed or will be, as it is broken, keeps its lease: its client must not go on. */
-    if (job->take_lease && job->kind == JOB_SHRINK && job->code != SCISSOR_ESYSTEM)
+    if (job->take_lease && job->kind == JOB_SHRINK && !job_broke(job))
         lease_give(s);
 }

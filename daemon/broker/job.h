@@ -10,6 +10,7 @@
 
 #include "control.h"
 #include "keep.h"
+#include "scissor_error.h"
 
 struct session;
 
@@ -47,11 +48,19 @@ struct broker_job {
     bool scores_lost;          /* SETTLE: it goes on without all of them */
     struct job_group groups[PROTO_MAX_GROUPS];
     /* results */
-    int code;           /* 0, or why nothing was changed (ENOMEM), or ESYSTEM: the session is broken */
-    bool lease_refused; /* the client held it: nothing was done */
+    /* 0; why nothing was changed (ENOMEM; ESTATE: the client's work on the device has not ended); or ESYSTEM or
+     * EDEVICELOST: the session is broken */
+    int code;
+    char why[128];      /* of EDEVICELOST: the backend's text */
+    bool lease_refused; /* the client held it, or its work on the device has not ended: nothing was done */
     bool changed;       /* a new generation was written */
     uint64_t evicted[PROTO_REASON_COUNT];
     uint64_t bad_scores;             /* norms that were not finite */
     uint32_t *grown_ids, *moved_ids; /* segments that came; that went (allocated by the job, freed when done) */
     uint32_t grown_count, moved_count;
 };
+
+/* The device failed in the middle of it: what the session holds is worth nothing. */
+static inline bool job_broke(const struct broker_job *job) {
+    return job->code == SCISSOR_ESYSTEM || job->code == SCISSOR_EDEVICELOST;
+}

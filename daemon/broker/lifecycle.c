@@ -111,6 +111,7 @@ void session_start_job(struct broker *b, struct session *s, enum job_kind kind) 
     s->job.counts = session_counts(s);
     s->job.scores_lost = s->settle_lost;
     s->job.code = 0;
+    s->job.why[0] = 0;
     s->job.lease_refused = s->job.changed = false;
     s->job.grown_count = s->job.moved_count = 0;
     memset(s->job.evicted, 0, sizeof s->job.evicted);
@@ -127,21 +128,61 @@ static void orders_clear(struct session *s) {
     s->job.take_lease = s->job.keep_pages = false;
 }
 
+static bool closes_politely(const struct session *s) {
+    return s->end_reason == PROTO_REASON_OPERATOR && s->peer && !s->close_asked;
+}
+
+void session_close(struct broker *b, struct session *s, bool take_lease) {
+    orders_clear(s);
+    s->job.take_lease = take_lease;
+    s->job.keep_pages = closes_politely(s);
+    session_start_job(b, s, JOB_CLOSE);
+}
+
+/* The client is in a step: it has a little time to end that. */
+static void close_later(struct broker *b, struct session *s, uint64_t now) {
+    session_stop_waiting(b, s);
+    s->state = PROTO_SESSION_CLOSING;
+    s->end_retry = now + BROKER_CLOSE_RETRY_NS;
+    b->polite++;
+}
+
+static enum scissor_error end_code(const struct session *s) {
+    return s->pool->lost ? SCISSOR_EDEVICELOST : SCISSOR_ECLOSED;
+}
+
+/* The news, unless it is known. */
+static void tell_closed(struct broker *b, struct session *s) {
+    struct proto_closed closed = {.session = s->id, .code = end_code(s)};
+    if (s->end_reason != PROTO_REASON_OPERATOR || s->told)
+        return;
+    s->told = true;
+    send_packet(b, s->peer, PROTO_CLOSED, 0, &closed);
+}
+
 static void start_close(struct broker *b, struct session *s, uint64_t now) {
+    bool take_lease = now < s->end_deadline && !s->pool->lost, waits = quarantine_needed(b, s);
+    if (waits && take_lease && !session_lease_take(s)) {
+        close_later(b, s, now);
+        return;
+    }
     s->rows_held = 0;
     for (uint32_t h = 0; s->shown && h < s->head_count; h++)
         s->rows_held += s->shown[h].settled;
     if (s->asked.type && s->asked.type != PROTO_CLOSE)
-        send_failed(b, s->peer, s->asked.number, s->id, SCISSOR_ECLOSED, "the operator closed the session");
+        send_failed(b, s->peer, s->asked.number, s->id, end_code(s), "%s",
+                    s->pool->lost ? "the device failed; the session is lost" : "the operator closed the session");
     if (s->asked.type == PROTO_REATTACH && s->peer) { /* to its client it is gone with that answer */
         s->peer->sessions--;
         s->peer = NULL;
     }
     s->asked.type = 0;
-    orders_clear(s);
-    s->job.take_lease = now < s->end_deadline;
-    s->job.keep_pages = s->end_reason == PROTO_REASON_OPERATOR && s->peer && !s->close_asked;
-    session_start_job(b, s, JOB_CLOSE);
+    if (waits) {
+        quarantine_begin(b, s, now);
+        tell_closed(b, s);
+    } else {
+        session_close(b, s, take_lease);
+    }
 }
 
 void session_retry_close(struct broker *b, struct session *s, uint64_t now) {
@@ -190,6 +231,10 @@ void session_next(struct broker *b, struct session *s, uint64_t now) {
 
 void session_end(struct broker *b, struct session *s, enum proto_reason reason, uint64_t now) {
     bool was_ending = s->ending;
+    if (s->state == PROTO_SESSION_QUARANTINED) {
+        quarantine_look(b, s, now);
+        return;
+    }
     bool in_call = s->asked.type && s->asked.type != PROTO_REATTACH; /* with that it may be in a step */
 
     s->ending = true;
@@ -197,7 +242,7 @@ void session_end(struct broker *b, struct session *s, enum proto_reason reason, 
         s->end_reason = reason;
     /* A client that waits for an answer, that asked for this or that is no more touches no memory; and what a device
      * has spoilt nobody should go on with. */
-    if (reason != PROTO_REASON_OPERATOR || in_call || s->job.code == SCISSOR_ESYSTEM)
+    if (reason != PROTO_REASON_OPERATOR || in_call || job_broke(&s->job))
         s->end_deadline = 0;
     else if (!was_ending)
         s->end_deadline = now + BROKER_CLOSE_GRACE_NS;
@@ -220,16 +265,16 @@ static void count_evicted(struct session *s, enum proto_reason reason, uint64_t 
 }
 
 /* All but `kept` bytes, which stay promised and charged. */
-static void return_charges(struct session *s, uint64_t kept) {
+void session_return_charges(struct session *s, uint64_t kept) {
     for (uint32_t i = 0; i < s->group_count; i++)
         if (s->groups[i].account.pool) {
             pool_return(&s->groups[i].account, s->groups[i].account.charged);
             pool_leave(&s->groups[i].account);
         }
     pool_return(&s->account, s->account.charged - kept);
-    if (kept)
+    if (kept && s->account.guaranteed > kept)
         pool_promise(&s->account, kept);
-    else
+    if (!kept)
         pool_leave(&s->account);
     s->pool->segments -= s->segments_shown;
     s->segments_shown = 0;
@@ -248,36 +293,33 @@ static void close_done(struct broker *b, struct session *s, uint64_t now) {
     bool by_client = s->end_reason == BROKER_END_CLIENT;
 
     if (s->job.lease_refused) {
-        s->state = PROTO_SESSION_CLOSING;
-        if (s->end_deadline == 0) { /* meanwhile somebody has made it urgent */
+        if (s->end_deadline == 0) /* meanwhile somebody has made it urgent */
             start_close(b, s, now);
-            return;
-        }
-        s->end_retry = now + BROKER_CLOSE_RETRY_NS;
-        b->polite++;
+        else
+            close_later(b, s, now);
         return;
     }
-    if (!by_client)
+    if (!by_client && !s->pool->lost)
         count_evicted(s, s->end_reason, s->rows_held);
     event.bytes = s->account.charged;
     for (uint32_t i = 0; i < s->group_count; i++)
         event.bytes += s->groups[i].account.charged;
     event.rows = by_client ? 0 : s->rows_held;
-    event.code = by_client ? SCISSOR_OK : SCISSOR_ECLOSED;
+    event.code = by_client ? SCISSOR_OK : end_code(s);
     event.reason = by_client ? 0 : s->end_reason;
     proto_text_set(event.name, sizeof event.name, s->name);
     bool stays = s->control && s->peer && !s->close_asked;
-    return_charges(s, stays ? session_ended_cost(s) : 0);
+    session_return_charges(s, stays ? session_ended_cost(s) : 0);
     if (s->generation) { /* it was open once */
         s->pool->closed++;
         send_event(b, &event);
     }
 
-    struct proto_closed closed = {.session = s->id, .code = s->close_asked ? SCISSOR_OK : SCISSOR_ECLOSED};
+    struct proto_closed closed = {.session = s->id, .code = SCISSOR_OK};
     if (s->close_asked)
         send_packet(b, s->peer, PROTO_CLOSED, s->asked.number, &closed);
-    else if (s->end_reason == PROTO_REASON_OPERATOR)
-        send_packet(b, s->peer, PROTO_CLOSED, 0, &closed);
+    else
+        tell_closed(b, s);
     if (stays) {
         session_become_ended(b, s);
         return;
@@ -299,7 +341,7 @@ static void open_done(struct broker *b, struct session *s, uint64_t now) {
     uint32_t request = s->asked.number;
     s->asked.type = 0;
     if (s->job.code < 0) {
-        return_charges(s, 0);
+        session_return_charges(s, 0);
         s->pool->refused++;
         send_failed(b, s->peer, request, 0, s->job.code, "%s", admission_why_not_kept(s->job.code));
         session_free(b, s);
@@ -314,8 +356,8 @@ static void open_done(struct broker *b, struct session *s, uint64_t now) {
         if (code < 0)
             send_failed(b, s->peer, request, 0, code, "the session's memory could not be sent");
         else
-            send_failed(b, s->peer, request, 0, SCISSOR_ECLOSED,
-                        "the operator closed the session while it was opening");
+            send_failed(b, s->peer, request, 0, end_code(s), "the %s while the session was opening",
+                        s->pool->lost ? "device failed" : "operator closed it");
         s->ending = false;
         session_end(b, s, BROKER_END_CLIENT, now);
         return;
@@ -355,13 +397,18 @@ static void tell_shrunk(struct broker *b, struct session *s) {
     send_event(b, &event);
 }
 
+static const char *why_not_settled(int code) {
+    return code == SCISSOR_ENOMEM   ? "no memory to settle; nothing has changed, try again"
+           : code == SCISSOR_ESTATE ? "the step's work has not ended on the device; nothing has changed"
+                                    : "the device failed; the session is lost";
+}
+
 static void settle_done(struct broker *b, struct session *s) {
     uint32_t request = s->asked.number;
     s->asked.type = 0;
     if (s->job.code < 0) {
-        send_failed(b, s->peer, request, s->id, s->job.code,
-                    s->job.code == SCISSOR_ENOMEM ? "no memory to settle; nothing has changed, try again"
-                                                  : "the device failed; the session is lost");
+        s->scores_missing |= s->settle_lost; /* of the period, which has not ended */
+        send_failed(b, s->peer, request, s->id, s->job.code, "%s", why_not_settled(s->job.code));
         return;
     }
     s->tokens_seen += s->job.rows;
@@ -434,6 +481,7 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
 
     job->running = false;
     b->session_jobs--;
+    device_note(b, pool, job->why);
     if (kind == JOB_OPEN) {
         open_done(b, s, now);
     } else if (kind == JOB_CLOSE) {
@@ -449,9 +497,9 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
         limits_keep(s);
         job->grown_ids = scissor_free(job->grown_ids);
         job->moved_ids = scissor_free(job->moved_ids);
-        if (job->code == SCISSOR_ESYSTEM && s->keep)
+        if (job_broke(job) && s->keep)
             keep_spoil(s);
-        if (job->code == SCISSOR_ESYSTEM)
+        if (job_broke(job))
             session_end(b, s, PROTO_REASON_OPERATOR, now);
         else
             session_next(b, s, now);

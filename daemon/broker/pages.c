@@ -248,7 +248,10 @@ static void empty_segments(struct session *s, uint32_t group, struct broker_job 
     uint64_t need = session_group_segments(g, g->pages);
     while (g->segments > need) {
         uint32_t id = segment_emptiest(s, group);
-        if (!segment_empty(s, group, id) || device->synchronise(device) < 0)
+        if (!segment_empty(s, group, id))
+            break;
+        /* Where work is queued, a segment is freed behind it. */
+        if (!device->streams && device->synchronise(device) < 0)
             break;
         job->moved_ids[job->moved_count++] = id;
         job->groups[group].moved++;

@@ -9,9 +9,16 @@ static void limit_follows(struct pool *pool) {
     pool->limit = pool->target > pool->committed ? pool->target : pool->committed;
 }
 
+/* The memory of a device with streams is not the processor's to write to. */
+static struct kernel_backend *host_of(const struct broker_pool_config *config) {
+    if (config->host || !config->backend->streams)
+        return config->host ? config->host : config->backend;
+    return kernel_host_backend(NULL);
+}
+
 void pool_init(struct pool *pool, const struct broker_pool_config *config, uint32_t index) {
     *pool = (struct pool){.config = *config,
-                          .host = config->host ? config->host : config->backend,
+                          .host = host_of(config),
                           .index = index,
                           .limit = config->limit_bytes,
                           .target = config->limit_bytes};

@@ -21,6 +21,10 @@ struct pool {
     struct broker_pool_config config;
     struct kernel_backend *host; /* of control and lease pages, which the processor must be able to write */
     uint32_t index;
+    bool keeps;     /* its sessions outlive the process */
+    bool lost;      /* the device has failed; nothing works on it until the process ends */
+    bool cleared;   /* so its sessions were ended */
+    char why[128];  /* it has failed */
     uint64_t limit; /* never passed: the target, or what is committed above it */
     bool raised;    /* the target is above the configured limit for those that were taken over */
     uint64_t target, charged, peak, guaranteed, committed;
@@ -33,6 +37,8 @@ struct pool {
     uint64_t settles, scores_lost;
     uint64_t opened, closed, refused;
     uint32_t sessions;
+    uint32_t quarantined;       /* of these */
+    uint64_t quarantined_bytes; /* charged to them */
 };
 
 struct pool_account {

@@ -14,9 +14,9 @@ void session_stop_orphan(struct broker *b, struct session *s) {
         return;
     s->orphan = false;
     b->orphans--;
-    if (s->orphan_pidfd >= 0)
-        close(s->orphan_pidfd);
-    s->orphan_pidfd = -1;
+    if (s->client_pidfd >= 0)
+        close(s->client_pidfd);
+    s->client_pidfd = -1;
 }
 
 bool broker_orphan_next(const struct broker *b, uint64_t *cursor, uint64_t *ret_session, int *ret_pidfd) {
@@ -25,7 +25,7 @@ bool broker_orphan_next(const struct broker *b, uint64_t *cursor, uint64_t *ret_
         if (!s->orphan || s->id <= *cursor)
             continue;
         *cursor = *ret_session = s->id;
-        *ret_pidfd = s->orphan_pidfd;
+        *ret_pidfd = s->client_pidfd;
         return true;
     }
     return false;

@@ -219,7 +219,8 @@ void request_arrived(struct broker *b, struct broker_peer *peer, const struct pr
     memcpy(&id, body, sizeof id); /* every such body begins with its session */
     struct session *s = session_find(b, id);
 
-    if (!s || s->peer != peer || s->state == PROTO_SESSION_OPENING) {
+    bool ended = s && s->state == PROTO_SESSION_QUARANTINED && header->type != PROTO_CLOSE;
+    if (!s || s->peer != peer || s->state == PROTO_SESSION_OPENING || ended) {
         if (header->type == PROTO_CLOSE)
             close_ended(b, peer, header, id, now);
         else if (header->type != PROTO_RELEASED)

@@ -139,6 +139,19 @@ static int grow_fresh(struct action **list, struct session *s, uint32_t request)
     return code;
 }
 
+/* The events' handles; a backend without streams has none. */
+static int export_fence(struct session *s, struct proto_opened *body) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct kernel_handle handles[2];
+    if (!s->fence)
+        return 0;
+    if (device->streams->fence_export(device, s->fence, handles) < 0)
+        return SCISSOR_ESYSTEM;
+    for (uint32_t i = 0; i < 2; i++)
+        memcpy(body->events[i], handles[i].opaque, sizeof body->events[i]);
+    return 0;
+}
+
 static int opened_add(struct action **list, struct session *s, uint32_t request) {
     struct kernel_handle handles[2];
     struct action *action = NULL;
@@ -152,7 +165,9 @@ static int opened_add(struct action **list, struct session *s, uint32_t request)
     for (uint32_t i = 0; i < s->group_count; i++)
         body.groups[i] = (struct proto_group_scores){s->groups[i].planes, s->groups[i].threshold};
 
-    int code = export_segment(s->pool->host, s->control, &handles[0]);
+    int code = export_fence(s, &body);
+    if (code == 0)
+        code = export_segment(s->pool->host, s->control, &handles[0]);
     if (code < 0)
         return code;
     code = export_segment(s->pool->host, s->lease, &handles[1]);

@@ -67,7 +67,7 @@ static int allocate_memory(struct session *s) {
         return SCISSOR_ENOMEM;
     s->control_page = host->segment_address(s->control);
     s->lease_page = host->segment_address(s->lease);
-    return 0;
+    return device->streams && device->streams->fence_new(device, &s->fence) < 0 ? SCISSOR_ENOMEM : 0;
 }
 
 int session_allocate(struct session *s) {
@@ -119,14 +119,26 @@ void session_release(struct session *s, bool keep_pages) {
         keep_close(s);
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
         device->segment_free(device, s->segments[i].memory);
+    if (s->fence)
+        s->fence = device->streams->fence_free(device, s->fence);
     free_bookkeeping(s);
     if (!keep_pages)
         session_release_pages(s);
 }
 
+void session_abandon(struct session *s) {
+    s->fence = NULL;
+    free_bookkeeping(s);
+    session_release_pages(s);
+}
+
 void session_leave(struct session *s) {
     struct kernel_backend *device = s->pool->config.backend, *host = s->pool->host;
 
+    if (!s->pool->keeps) {
+        session_abandon(s);
+        return;
+    }
     if (s->keep)
         keep_leave(s);
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)

@@ -132,11 +132,14 @@ struct session {
     uint64_t rows_held;               /* settled rows when the close began */
     bool ended;       /* closed by the operator; only its two pages are left, for a client that may look at them */
     bool orphan;      /* taken over, and its client has not come back */
-    int orphan_pidfd; /* of its client; -1 */
-    uint64_t orphan_deadline; /* UINT64_MAX: its process lives and has not been heard of */
-    uint64_t last_evicted;    /* rows, by the last settle */
-    bool last_lost;           /* that went on without all of its scores */
-    bool spoilt;              /* taken over in the middle of a period: none of its scores count */
+    int client_pidfd; /* of a client whose end is waited for; -1 */
+    uint64_t orphan_deadline;             /* UINT64_MAX: its process lives and has not been heard of */
+    uint64_t quarantined_ns;              /* since when it is in quarantine */
+    uint64_t process_look, process_pause; /* when it is looked whether its client's process is gone, and how often */
+    bool told;                            /* CLOSED was sent */
+    uint64_t last_evicted;                /* rows, by the last settle */
+    bool last_lost;                       /* that went on without all of its scores */
+    bool spoilt;                          /* taken over in the middle of a period: none of its scores count */
     uint64_t generation, tokens_seen, settles, scores_lost, evicted[PROTO_REASON_COUNT];
     uint64_t checked_generation, checked_sequence; /* what broker_check() has seen */
     uint64_t segments_shown;                       /* segments allocated, of any kind and state */
@@ -152,6 +155,7 @@ struct session {
     struct session_segment *segments;
     uint32_t segment_capacity;
     struct kernel_segment *control, *lease;
+    struct kernel_fence *fence; /* orders the device's work with the client's; NULL: it has no streams */
     struct proto_control *control_page;
     struct proto_lease *lease_page;
 };
@@ -181,9 +185,14 @@ int session_bookkeeping_new(struct session *s);
 void session_place_heads(struct session *s);
 /* As session_release(), but nothing is revoked: the store has the descriptors. */
 void session_leave(struct session *s);
+/* The same where the device's memory ends with the process: it may still be open elsewhere, so nothing frees it before.
+ */
+void session_abandon(struct session *s);
 /* Frees whatever there is. */
 void session_release(struct session *s, bool keep_pages);
 void session_release_pages(struct session *s);
+/* Takes the lease for the daemon; false if the client has it. When no job runs, on the broker's thread as well. */
+bool session_lease_take(struct session *s);
 /* Writes counts and page lists, then the new generation. */
 void session_write_control(struct session *s, uint64_t generation);
 /* Fills in shown_next and the groups' values after a job. `values` has room for the slots of one head, or is NULL. */

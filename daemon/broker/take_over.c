@@ -132,7 +132,7 @@ static int make_shape(struct taking *t, struct session *s, const struct snapshot
     struct proto_open open = head->open;
     open.pool = PROTO_ANY_POOL;
     for (uint32_t i = 0; i < t->b->pool_count && !s->pool; i++)
-        if (strncmp(t->b->pools[i].config.name, head->pool, sizeof head->pool - 1) == 0)
+        if (t->b->pools[i].keeps && strncmp(t->b->pools[i].config.name, head->pool, sizeof head->pool - 1) == 0)
             s->pool = &t->b->pools[i];
     if (!s->pool || admission_check(t->b, &open, s, why, sizeof why) < 0)
         return SCISSOR_EINVAL;
@@ -333,7 +333,7 @@ static void become_orphan(struct taking *t, struct session *s) {
     session_insert(b, s);
     s->orphan = true;
     /* A process that lives may rest for as long as it likes; its time runs from when it is heard of again. */
-    s->orphan_deadline = s->orphan_pidfd >= 0 ? UINT64_MAX : t->now + b->config.orphan_wait_ns;
+    s->orphan_deadline = s->client_pidfd >= 0 ? UINT64_MAX : t->now + b->config.orphan_wait_ns;
     b->orphans++;
     b->taken_over++;
     proto_text_set(event.name, sizeof event.name, s->name);
@@ -356,8 +356,8 @@ static void give_up(struct taking *t, struct session *s, bool table_known, enum 
         session_release(s, false);
     else if (s->pool)
         session_leave(s);
-    if (s->orphan_pidfd >= 0)
-        close(s->orphan_pidfd);
+    if (s->client_pidfd >= 0)
+        close(s->client_pidfd);
     keep_process_leave(keep->process);
     keep_free(keep);
     scissor_free(s);
@@ -368,7 +368,7 @@ static void take_process(struct taking *t, struct session *s, uint64_t number) {
     struct found *f = number ? lookup(t, 'p', number) : NULL;
     if (!f || client_state(f->fd) == CLIENT_UNKNOWN)
         return;
-    s->orphan_pidfd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
+    s->client_pidfd = fcntl(f->fd, F_DUPFD_CLOEXEC, 0);
     if (f->process) {
         s->keep->process = keep_process_ref(f->process);
         return;
@@ -413,7 +413,7 @@ static void take_session(struct taking *t, uint64_t id) {
         t->b->lost++;
         return;
     }
-    s->orphan_pidfd = -1;
+    s->client_pidfd = -1;
     for (uint32_t i = 0; i < 2; i++) {
         struct found *f = lookup(t, "ab"[i], id);
         if (f && f->fd >= 0 && keep_file_adopt(&s->keep->file[i], f->fd) == 0)
@@ -429,7 +429,7 @@ static void take_session(struct taking *t, uint64_t id) {
     if (code == 0) {
         s->keep->open = head.open;
         take_process(t, s, head.process);
-        client = client_state(s->orphan_pidfd);
+        client = client_state(s->client_pidfd);
         code = read_state(t, s, &head);
     }
     bool table_known = code == 0;
@@ -498,7 +498,10 @@ static void take_sessions(struct taking *t) {
 /* Memory of a client that is no more, or that is no session's any more, is taken from whoever has it mapped. (Not so
  * the two pages, which a client may look at beyond its session's end.) */
 static void revoke_found(const struct taking *t, struct found *f) {
-    struct kernel_backend *backend = t->b->pools[0].config.backend;
+    const struct pool *pool = t->b->pools;
+    while (!pool->keeps)
+        pool++;
+    struct kernel_backend *backend = pool->config.backend;
     enum kernel_access access = f->kind == 'f' ? KERNEL_ACCESS_FRESH : KERNEL_ACCESS_SETTLED_KEPT;
     off_t bytes = lseek(f->fd, 0, SEEK_END);
     struct kernel_segment *segment;
@@ -552,8 +555,8 @@ void broker_take_over(struct broker *b, struct broker_kept *kept, size_t count, 
 
 static void leave_session(struct session *s) {
     session_leave(s);
-    if (s->orphan_pidfd >= 0)
-        close(s->orphan_pidfd);
+    if (s->client_pidfd >= 0)
+        close(s->client_pidfd);
     if (s->keep)
         keep_process_leave(s->keep->process);
     keep_free(s->keep);

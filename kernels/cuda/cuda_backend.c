@@ -22,6 +22,10 @@ static struct cuda_backend *cuda_of(struct kernel_backend *b) {
     return (struct cuda_backend *)b;
 }
 
+static uint64_t capacity(struct kernel_backend *b) {
+    return cuda_of(b)->device->bytes;
+}
+
 static int segment_new(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
     return cuda_segment_new(&cuda_of(b)->memory, access, bytes, ret);
 }
@@ -236,6 +240,7 @@ static int backend_open(const char *device, struct cuda_backend **ret) {
                                       .path = b->device->name,
                                       .device = b->name,
                                       .streams = &streams,
+                                      .capacity = capacity,
                                       .segment_new = segment_new,
                                       .segment_free = segment_free,
                                       .segment_export = segment_export,

@@ -469,6 +469,13 @@ static void settle_down(void) {
     check_all();
 }
 
+/* What the daemon has closed is let go of by its clients, where the daemon must wait for that. */
+static void close_closed(void) {
+    for (int i = 0; i < RIG_SESSIONS; i++)
+        if (rig.sessions[i].peer >= 0 && rig.sessions[i].closed && !rig.sessions[i].request)
+            rig_close(&rig, i);
+}
+
 /* When all clients stand still and let go of what they were told, the pool comes down to what the operator wants. */
 static void end_steps(void) {
     struct proto_pool_stat stat;
@@ -513,6 +520,8 @@ static void epoch(uint64_t steps) {
         broker_drain(rig.broker, rig.now);
         broker_close_all(rig.broker, rig.now);
         rig_act(&rig);
+        settle_down();
+        close_closed();
         settle_down();
         MUST(broker_session_count(rig.broker) == 0);
     }
