@@ -90,11 +90,11 @@ $(BUILD)/%.o: %.c
 
 # ---------- the kernels of the CUDA backend ----------
 
-# One fat binary in every program, if NVCC=nvcc or the like says who makes it. CUDA_ARCHS is "75 90" and the like, or
+# One fat binary in every program, if there is an nvcc: NVCC= builds without. CUDA_ARCHS is "75 90" and the like, or
 # all; PTX of the newest is for devices that are newer still. A build remembers both for the next make, as `make
 # install` is often run by another user.
 -include $(BUILD)/kernels/cuda/choice.mk
-NVCC ?=
+NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 NVCC := $(NVCC)
 CUDA_ARCHS ?= 75 90
 CUDA_LIST := $(shell printf '%s\n' $(if $(filter all,$(CUDA_ARCHS)),75 80 86 89 90 100 120,$(CUDA_ARCHS)) | sort -nu)
@@ -236,7 +236,7 @@ check: all tests ## build and run every test
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T)
 
 # Of the tests above, those of the CUDA backend, and what needs a compiler for CUDA.
-CUDA_T   := $(EMULATED_T) $(filter %/unit/test_cuda_% %/system/test_cuda_%,$(UNIT_T) $(SYSTEM_T))
+CUDA_T   := $(EMULATED_T) $(filter $(BUILD)/tests/unit/test_cuda_% $(BUILD)/tests/system/test_cuda_%,$(UNIT_T) $(SYSTEM_T))
 COMPILED := $(CURDIR)/tests/gpu/compiled.sh $(CURDIR)/tests/gpu/clang.sh
 .PHONY: check-cuda check-compiled
 check-cuda: $(CUDA_T) $(FAKECUDA) $(BUILD)/tests/gpu/launches ## the CUDA backend, without a GPU: its part of check, and check-compiled
