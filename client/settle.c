@@ -33,6 +33,7 @@ static int settle_ask(struct scissor_session *s, uint64_t deadline) {
         return r;
     uint32_t connection = client->connection;
     r = s->device ? scissor__device_collect(s, deadline) : 0;
+    scissor__session_release(s); /* what was to wait for the device */
     if (!r && !s->failure && s->sent_on != connection)
         send_scores(s, connection);
     scissor__lease_give(s);

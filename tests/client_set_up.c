@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "alloc.h"
+#include "fake_device.h"
 #include "internal.h"
 
 const struct attention_model client_model = {.seed = 1,
@@ -53,6 +54,15 @@ struct scissor_client *client_connected(void) {
 
 void client_be_patient(struct scissor_client *client) {
     atomic_store(&client->push.greeted_by, scissor__now() + 60000000000u);
+}
+
+void client_give_device(struct scissor_client *client) {
+    client->devices[0] = fake_device_client();
+    client->device_count = 1;
+}
+
+void client_take_device(struct scissor_client *client) {
+    client->device_count = 0;
 }
 
 void client_drop_fd(struct fake_packet *p) {

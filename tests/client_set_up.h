@@ -21,6 +21,11 @@ struct scissor_client *client_connected(void);
  * 20 ms for them otherwise. */
 void client_be_patient(struct scissor_client *client);
 
+/* Lets the client have the fake device (tests/fake_device.h) as if it had opened it, and takes it away: before the
+ * client is disconnected, as it is none of the kernels' backends. */
+void client_give_device(struct scissor_client *client);
+void client_take_device(struct scissor_client *client);
+
 /* ---------- spoiling, in a hook that has `type` and `p` ---------- */
 
 #define EDIT(type_number, body_type, member, value)                   \

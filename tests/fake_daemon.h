@@ -36,6 +36,7 @@ struct fake_session {
     uint32_t fresh_segments, heads;
     struct kernel_segment *segments[FAKE_SEGMENTS];
     struct kernel_segment *control_segment, *lease_segment;
+    struct kernel_fence *fence; /* NULL: not on a device */
     struct proto_control *control;
     struct proto_lease *lease;
     uint32_t *own; /* what the control page's heads should be */
@@ -56,6 +57,7 @@ enum fake_verdict { FAKE_SEND, FAKE_DROP, FAKE_HOLD, FAKE_DIE };
 struct fake {
     char dir[64];
     struct kernel_backend *backend;
+    struct kernel_backend *device; /* of the segments of sessions that are opened from now on; NULL: the host */
     int listener, connection, pull, wake[2];
     pthread_t thread;
     pthread_mutex_t lock; /* guards all below, and the sessions while the thread works on them */

@@ -77,9 +77,18 @@ static struct fake_session *find(struct fake *f, uint64_t id) {
     return NULL;
 }
 
+static struct kernel_backend *segments_of(struct fake *f, const struct fake_session *s) {
+    return s->fence ? f->device : f->backend;
+}
+
 void fake_end_session(struct fake *f, struct fake_session *s) {
+    struct kernel_backend *b = segments_of(f, s);
+    if (s->fence)
+        b->streams->wait(b, b->streams->own(b));
     for (uint32_t i = 0; i < FAKE_SEGMENTS; i++)
-        f->backend->segment_free(f->backend, s->segments[i]);
+        b->segment_free(b, s->segments[i]);
+    if (s->fence)
+        b->streams->fence_free(b, s->fence);
     f->backend->segment_free(f->backend, s->control_segment);
     f->backend->segment_free(f->backend, s->lease_segment);
     free(s->own);
@@ -118,15 +127,18 @@ void fake_publish(struct fake_session *s) {
 /* A segment under the lowest free id; sends it. */
 static uint32_t add_segment(struct fake *f, struct fake_session *s, uint32_t request, uint32_t kind) {
     uint32_t id = 0;
-    struct kernel_handle handle;
+    struct kernel_backend *b = segments_of(f, s);
+    struct kernel_handle handle = {.fd = -1};
     while (s->segments[id])
         id++;
-    f->backend->segment_new(f->backend, kind == PROTO_SEGMENT_FRESH ? KERNEL_ACCESS_FRESH : KERNEL_ACCESS_SETTLED,
-                            SCISSOR_SEGMENT_BYTES, &s->segments[id]);
-    f->backend->segment_export(f->backend, s->segments[id], &handle);
+    b->segment_new(b, kind == PROTO_SEGMENT_FRESH ? KERNEL_ACCESS_FRESH : KERNEL_ACCESS_SETTLED, SCISSOR_SEGMENT_BYTES,
+                   &s->segments[id]);
+    b->segment_export(b, s->segments[id], &handle);
     struct proto_grow grow = {.session = s->id};
     struct proto_segment entry = {.id = id, .kind = kind, .bytes = SCISSOR_SEGMENT_BYTES};
-    fake_send_with(f, PROTO_GROW, request, &grow, &entry, 1, &handle.fd, 1);
+    if (s->fence)
+        memcpy(entry.handle, handle.opaque, sizeof entry.handle);
+    fake_send_with(f, PROTO_GROW, request, &grow, &entry, 1, &handle.fd, s->fence ? 0 : 1);
     return id;
 }
 
@@ -172,6 +184,8 @@ static void handle_open(struct fake *f, uint32_t request, const struct proto_ope
         s->heads += heads_of(s, g);
     }
     s->fresh_segments = walk.segments;
+    if (f->device)
+        f->device->streams->fence_new(f->device, &s->fence);
     for (uint32_t i = 0; i < walk.segments; i++)
         add_segment(f, s, request, PROTO_SEGMENT_FRESH);
     open_pages(f, s, fds);
@@ -184,6 +198,13 @@ static void handle_open(struct fake *f, uint32_t request, const struct proto_ope
     opened.control_bytes = (uint32_t)lseek(fds[0], 0, SEEK_END);
     memcpy(opened.token, s->token, sizeof s->token);
     memcpy(opened.groups, f->scores, sizeof opened.groups);
+    if (s->fence) {
+        struct kernel_handle events[2];
+        f->device->streams->fence_export(f->device, s->fence, events);
+        proto_text_set(opened.device, sizeof opened.device, f->device->device);
+        for (int i = 0; i < 2; i++)
+            memcpy(opened.events[i], events[i].opaque, sizeof opened.events[i]);
+    }
     fake_send_with(f, PROTO_OPENED, request, &opened, NULL, 0, fds, 2);
 }
 
@@ -200,7 +221,7 @@ static void add_page(struct fake *f, struct fake_session *s, uint32_t request, u
 
 static void *page_address(struct fake *f, struct fake_session *s, uint32_t group, uint32_t page) {
     size_t bytes = layout_page_bytes(s->shape.storage_dtype, s->shape.groups[group].head_dim);
-    char *base = f->backend->segment_address(s->segments[PROTO_PAGE_SEGMENT(page)]);
+    char *base = segments_of(f, s)->segment_address(s->segments[PROTO_PAGE_SEGMENT(page)]);
     return base + PROTO_PAGE_INDEX(page) * bytes;
 }
 
@@ -214,7 +235,8 @@ static void settle_head(struct fake *f, struct fake_session *s, uint32_t group, 
         pages[i] = page_address(f, s, group, words[2 + i]);
     for (uint32_t r = 0; r < rows; r++)
         moves[r] = (struct kernel_move){r, (uint32_t)((s->tokens + r) % slots)};
-    char *fresh = f->backend->segment_address(s->segments[at.segment]);
+    struct kernel_backend *b = segments_of(f, s);
+    char *fresh = b->segment_address(s->segments[at.segment]);
     struct kernel_settle item = {.fresh = fresh + at.offset,
                                  .pages = pages,
                                  .moves = moves,
@@ -223,7 +245,7 @@ static void settle_head(struct fake *f, struct fake_session *s, uint32_t group, 
                                  .head_dim = g->head_dim,
                                  .compute_dtype = (uint8_t)s->shape.compute_dtype,
                                  .storage_dtype = (uint8_t)s->shape.storage_dtype};
-    f->backend->settle(f->backend, &item, 1);
+    b->settle(b, &item, 1);
 }
 
 /* ---------- scores ---------- */
@@ -302,8 +324,14 @@ static void handle_settle(struct fake *f, uint32_t request, const struct proto_s
         send_failed(f, request, f->refuse_settle, "not today");
         return;
     }
+    if (s->fence && f->device->streams->fence_wait(f->device, s->fence, false, 0) != 0) {
+        send_failed(f, request, SCISSOR_ESTATE, "the step's work has not ended on the device");
+        return;
+    }
     if (f->fold)
         check_period(f, s, settle);
+    if (s->fence)
+        f->device->streams->fence_follow(f->device, s->fence, false, f->device->streams->own(f->device));
     for (uint32_t g = 0, head = 0; g < s->shape.group_count; g++) {
         uint32_t slots = s->shape.groups[g].max_rows - s->shape.fresh_rows;
         uint64_t after = s->tokens + settle->rows;
@@ -318,6 +346,8 @@ static void handle_settle(struct fake *f, uint32_t request, const struct proto_s
             evicted += after > slots ? (after - slots < settle->rows ? after - slots : settle->rows) : 0;
         }
     }
+    if (s->fence)
+        f->device->streams->fence_signal(f->device, s->fence, f->device->streams->own(f->device));
     s->tokens += settle->rows;
     s->settles++;
     s->score_sequence = settle->score_sequence;

@@ -1,5 +1,7 @@
 /* test_client.c - libscissor against a daemon that does what it should (tests/fake_daemon.h): steps, scores, memory
- * that comes and goes, time-outs, two threads, signals. What broken daemons do to it is in test_client_faults.c. */
+ * that comes and goes, time-outs, two threads, signals. What broken daemons do to it is in test_client_faults.c. Each
+ * test runs with sessions in host memory and again with sessions on a device (tests/fake_device.h), where the same
+ * calls copy and wait; what only a device has is in test_client_device.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -15,6 +17,7 @@
 
 #include "alloc.h"
 #include "client_set_up.h"
+#include "fake_device.h"
 
 static const struct attention_model model = {.seed = 1,
                                              .layers = 3,
@@ -65,6 +68,24 @@ static int tear_down(void **state) {
     scissor_disconnect(f.client);
     fake_stop(&f.fake);
     return alloc_live() == 0 ? 0 : -1;
+}
+
+static int set_up_device(void **state) {
+    fake_device_reset();
+    int r = set_up(state);
+    if (r == 0) {
+        f.fake.device = fake_device_daemon();
+        client_give_device(f.client);
+    }
+    return r;
+}
+
+static int tear_down_device(void **state) {
+    scissor_close(f.session);
+    f.session = NULL;
+    client_take_device(f.client);
+    int r = tear_down(state);
+    return r || fake_device.faults || fake_device.allocations ? -1 : 0;
 }
 
 static void open_session(uint32_t fresh, uint32_t rows) {
@@ -240,10 +261,13 @@ static void frames_are_split(void **state) {
     spec.groups[0].guaranteed_rows = 100;
     FAKE_SET(&f.fake, scores[0].planes, 0);
     FAKE_SET(&f.fake, scores[1].planes, PROTO_PLANE_MASS);
+    client_take_device(f.client);
     scissor_disconnect(f.client);
     FAKE_SET(&f.fake, score_frame_max, 4096);
     assert_int_equal(scissor_connect(f.fake.dir, &f.client), 0);
     client_be_patient(f.client);
+    if (f.fake.device)
+        client_give_device(f.client);
     assert_int_equal(scissor_open(f.client, &spec, &f.session), 0);
     struct attention_model both = model;
     both.layers = 5;
@@ -348,9 +372,11 @@ static void shrink_waits_for_the_step(void **state) {
     assert_int_equal(info.segments_bytes, 2 * SCISSOR_SEGMENT_BYTES);
     assert_int_equal(scissor_step_end(f.session), 0);
     scissor_session_info(f.session, &info);
-    assert_int_equal(info.segments_bytes, SCISSOR_SEGMENT_BYTES);
+    assert_int_equal(info.segments_bytes, (f.fake.device ? 2 : 1) * SCISSOR_SEGMENT_BYTES);
     fake_cut(&f.fake, fake_session_at(&f.fake, 0), 0);
     assert_int_equal(attention_step(&model, f.session, 1, 0, NULL), 0);
+    if (f.fake.device) /* waits for what the step has queued */
+        assert_int_equal(scissor_settle(f.session), 0);
     for (int i = 0; i < 100 && FAKE_GET(&f.fake, received[PROTO_RELEASED]) == 0; i++)
         usleep(2000);
     assert_int_equal(FAKE_GET(&f.fake, received[PROTO_RELEASED]), 1);
@@ -528,7 +554,10 @@ static void interrupted_calls_go_on(void **state) {
 }
 
 int main(void) {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name)                                                        \
+    cmocka_unit_test_setup_teardown(name, set_up, tear_down), {           \
+#name "_on_a_device", name, set_up_device, tear_down_device, NULL \
+    }
     const struct CMUnitTest tests[] = {
         TEST(steps_and_settles),         TEST(states_are_checked),
         TEST(positions_come_in_pages),   TEST(frames_hold_the_scores),
