@@ -249,9 +249,14 @@ static void attach_refuse(int fd, int code, const char *text) {
     close(fd);
 }
 
-/* Only who keeps sessions for the next process needs to know then whether their client lives. */
+/* Who keeps sessions for the next process needs to know then whether their client lives; and memory that cannot be
+ * taken away waits for the process that has it open. */
+static bool attach_wants_pidfds(const struct server *s) {
+    return s->keeps || broker_waits_for_processes(s->broker);
+}
+
 static int attach_pidfd(const struct attach *a, pid_t pid) {
-    return a->server->keeps ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    return attach_wants_pidfds(a->server) ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
 }
 
 static void attach_admit(struct attach *a, int fd) {
@@ -333,9 +338,9 @@ static void attach_on_connection(uv_poll_t *handle, int status, int events) {
 /* ---------- all of it ---------- */
 
 /* Connections must leave descriptors for the memory of the sessions. Each is one itself, and one of its process. */
-static uint32_t attach_peers_max(bool keeps) {
+static uint32_t attach_peers_max(bool pidfds) {
     struct rlimit files;
-    uint32_t share = keeps ? 4 : 2;
+    uint32_t share = pidfds ? 4 : 2;
     if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur / share >= ATTACH_PEERS_MAX)
         return ATTACH_PEERS_MAX;
     return files.rlim_cur / share > ATTACH_PEERS_KEPT ? (uint32_t)files.rlim_cur / share : ATTACH_PEERS_KEPT + 1;
@@ -343,7 +348,7 @@ static uint32_t attach_peers_max(bool keeps) {
 
 int attach_init(struct attach *a, struct server *server, int listen_fd) {
     *a = (struct attach){.server = server, .listen_fd = listen_fd, .spare_fd = -1, .reading = true};
-    a->peers_max = attach_peers_max(server->keeps);
+    a->peers_max = attach_peers_max(attach_wants_pidfds(server));
     attach_take_spare(a);
     int r = uv_poll_init(&server->loop, &a->listener, listen_fd);
     if (r < 0)

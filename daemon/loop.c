@@ -120,7 +120,20 @@ static uint32_t server_bulk_jobs_max(void) {
     return count < 4 ? 1 : (uint32_t)count / 2;
 }
 
-static void server_log_event(const struct proto_event *e, pid_t pid) {
+static const char *server_why_closed(const struct proto_event *e) {
+    return e->code == SCISSOR_OK            ? "by its client"
+           : e->code == SCISSOR_EDEVICELOST ? "as its device failed"
+                                            : proto_reason_name(e->reason);
+}
+
+/* A daemon has one pool. */
+static void server_log_lost(const struct server *s) {
+    const char *why = broker_pool_lost(s->broker, 0);
+    daemon_log(LOG_ERR, "the device has failed, and all sessions on it are lost (%s); restart scissord to use it again",
+               why ? why : "");
+}
+
+static void server_log_event(const struct server *s, const struct proto_event *e, pid_t pid) {
     char size[32];
     const char *bytes = daemon_size_text(e->bytes, " ", size, sizeof size), *what = proto_event_name(e->type);
     switch (e->type) {
@@ -129,7 +142,15 @@ static void server_log_event(const struct proto_event *e, pid_t pid) {
         break;
     case PROTO_EVENT_CLOSED:
         daemon_log_session(LOG_INFO, e->session, pid, "%s: %" PRIu64 " (%s), %s given back, %s", what, e->session,
-                           e->name, bytes, e->code == SCISSOR_OK ? "by its client" : proto_reason_name(e->reason));
+                           e->name, bytes, server_why_closed(e));
+        break;
+    case PROTO_EVENT_QUARANTINED:
+        daemon_log_session(LOG_INFO, e->session, pid,
+                           "%s: session %" PRIu64 " (%s), %s, until process %d has closed it or is gone", what,
+                           e->session, e->name, bytes, (int)pid);
+        break;
+    case PROTO_EVENT_DEVICE_LOST:
+        server_log_lost(s);
         break;
     case PROTO_EVENT_PRESSURE:
         daemon_log_session(LOG_INFO, e->session, pid, "%s: session %" PRIu64 " (%s) gave back %s", what, e->session,
@@ -161,7 +182,7 @@ static void server_event(struct server *s, const void *bytes, pid_t pid) {
     struct proto_event e;
     memcpy(&e, bytes, sizeof e);
     e.time_ns = server_clock(CLOCK_REALTIME);
-    server_log_event(&e, pid);
+    server_log_event(s, &e, pid);
     front_link_event(&s->front, &e, sizeof e);
 }
 
@@ -271,7 +292,7 @@ static void server_on_stop_timer(uv_timer_t *timer) {
 /* Goes on with the end when what a phase waits for is done; the stop timer does the rest, so that nothing here runs
  * inside of a call that is still busy with what would be closed. */
 static void server_advance(struct server *s) {
-    bool idle = s->jobs == 0 && (s->keeps || broker_deadline(s->broker) == UINT64_MAX);
+    bool idle = s->jobs == 0 && (s->keeps || broker_is_quiet(s->broker));
     if ((s->phase == SERVER_SETTLING && idle) || (s->phase == SERVER_CLOSING && idle && attach_is_flushed(&s->attach)))
         uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
 }
@@ -360,6 +381,9 @@ int server_run(struct rundir *rundir, struct broker *broker, bool keeps, const c
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_loop_close(&s->loop);
     front_link_free(&s->front);
+    if (broker_session_count(broker) && !s->attach.leaving)
+        daemon_log(LOG_WARNING, "the memory of %" PRIu32 " sessions is still open in their clients' processes",
+                   broker_session_count(broker));
     if (s->attach.leaving)
         broker_leave(broker);
     else

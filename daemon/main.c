@@ -1,6 +1,7 @@
 /* main.c - scissord: options, limits of the process, the broker, and the loop. */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,11 +35,48 @@ static uint64_t main_default_pool(void) {
     return (mib ? mib : 1) << 20;
 }
 
+/* A pool on a device takes no memory of the machine but for what is written down about it; its driver takes some. */
+#define MAIN_DRIVER_BYTES (1ull << 30)
+
 /* The pool, all that is charged to it included; and what is not: programs, libraries, packets on their way, the front
  * with its ring. */
-static uint64_t main_memory_max(const struct daemon_options *options) {
-    uint64_t pool = options->pool_bytes ? options->pool_bytes : main_default_pool();
-    return pool + pool / 16 + (256u << 20);
+static uint64_t main_memory_max(const struct daemon_options *options, const struct kernel_backend *backend) {
+    uint64_t pool = options->pool_bytes;
+    return pool / 16 + (256u << 20) + (backend->streams ? MAIN_DRIVER_BYTES : pool);
+}
+
+/* ---------- the device ---------- */
+
+/* Never closed: what is in quarantine at the end must stay until the process is gone. */
+static struct kernel_backend *main_backend;
+
+/* Opens the device that the options name, and works the pool out if they name none. 0, or -1 with the reason. */
+static int main_open_device(struct daemon_options *options, char *why, size_t why_bytes) {
+    char text[256], wanted[32], has[32];
+    main_backend = kernel_backend_open(options->device, text, sizeof text);
+    if (!main_backend) {
+        snprintf(why, why_bytes, "%s%s", text, strcmp(options->device, "host") == 0 ? "" : "; use --device host");
+        return -1;
+    }
+    uint64_t most = main_backend->capacity ? main_backend->capacity(main_backend) : UINT64_MAX;
+    if (options->pool_bytes > most) {
+        snprintf(why, why_bytes, "a pool of %s is more than %s has, which is %s",
+                 daemon_size_text(options->pool_bytes, " ", wanted, sizeof wanted), main_backend->device,
+                 daemon_size_text(most, " ", has, sizeof has));
+        return -1;
+    }
+    if (options->pool_bytes == 0)
+        options->pool_bytes =
+            main_backend->capacity ? most / 4 / SCISSOR_SEGMENT_BYTES * SCISSOR_SEGMENT_BYTES : main_default_pool();
+    return 0;
+}
+
+/* Of a process whose user is another one it can be told that it lives, but no more. */
+static bool main_process_gone(pid_t pid, int pidfd) {
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+    if (pidfd >= 0)
+        return poll(&p, 1, 0) == 1;
+    return pid > 0 && kill(pid, 0) < 0 && errno == ESRCH;
 }
 
 /* Each segment of memory is a descriptor; each running settle wants a thread. */
@@ -82,14 +120,23 @@ static bool main_describe_option(void *data, uint32_t i, struct proto_option *re
     return daemon_options_describe(data, i, ret);
 }
 
-/* One pool: the host's memory. Gives NULL when it has said why. */
+/* One pool. Gives NULL when it has said why. */
 static struct broker *main_make_broker(const struct daemon_options *options, bool pool_worked_out,
-                                       struct kernel_backend *backend, struct broker_store *store) {
+                                       struct broker_store *store) {
+    struct kernel_backend *host = kernel_host_backend(NULL);
     struct broker_config config;
     struct broker *broker = NULL;
+    if (!host) {
+        daemon_log(LOG_ERR, "SCISSOR_HOST_PATH names a path that this processor cannot run: %s", strerror(errno));
+        return NULL;
+    }
     main_fill_config(options, &config);
-    config.pools[0] = (struct broker_pool_config){
-        .name = backend->name, .backend = backend, .limit_bytes = options->pool_bytes, .worked_out = pool_worked_out};
+    config.pools[0] = (struct broker_pool_config){.name = main_backend->name,
+                                                  .backend = main_backend,
+                                                  .host = host,
+                                                  .limit_bytes = options->pool_bytes,
+                                                  .worked_out = pool_worked_out && !main_backend->capacity};
+    config.process_gone = main_process_gone;
     config.pool_count = 1;
     config.random = main_random;
     config.owner_uid = geteuid();
@@ -143,6 +190,7 @@ static void main_reload(void *data, struct broker *broker) {
     /* What takes a start stays, so that the next reload says so again. */
     next.pool_bytes = options->pool_bytes;
     memcpy(next.dir, options->dir, sizeof next.dir);
+    memcpy(next.device, options->device, sizeof next.device);
     next.descriptor_store = options->descriptor_store;
     *options = next;
 }
@@ -162,16 +210,25 @@ static void main_take_over(struct broker *broker, struct service_passed *passed)
                    stat.lost);
 }
 
+/* Whether the next process shall have the sessions. */
+static bool main_keeps(const struct daemon_options *options, const struct broker_store *store) {
+    bool keeps = service_is_managed() && store->max > 0;
+    if (options->descriptor_store && !keeps)
+        daemon_log(LOG_WARNING, "descriptor-store is set, but no service manager listens ($NOTIFY_SOCKET): sessions "
+                                "end with this process");
+    else if (options->descriptor_store && !main_backend->segment_adopt)
+        daemon_log(LOG_WARNING,
+                   "descriptor-store is set, but what is on %s cannot be kept: sessions end with this "
+                   "process",
+                   main_backend->device);
+    return keeps && main_backend->segment_adopt;
+}
+
 static int main_serve(struct main_reload *reload, struct service_passed *passed) {
     const struct daemon_options *options = reload->options;
-    char why[256], ready[256], size[32];
+    char why[256], ready[384], size[32];
     struct rundir rundir;
     struct broker_store store;
-    struct kernel_backend *backend = kernel_host_backend(NULL);
-    if (!backend) {
-        daemon_log(LOG_ERR, "SCISSOR_HOST_PATH names a path that this processor cannot run: %s", strerror(errno));
-        return 1;
-    }
     if (rundir_init(&rundir, *options->dir ? options->dir : NULL, passed->attach_fd, why, sizeof why) < 0) {
         daemon_log(LOG_ERR, "%s", why);
         return 1;
@@ -179,24 +236,31 @@ static int main_serve(struct main_reload *reload, struct service_passed *passed)
     passed->attach_fd = -1; /* the directory's now */
     int status = 1;
     store_init(&store, service_store_max(options->descriptor_store));
-    bool keeps = service_is_managed() && store.max > 0;
-    if (options->descriptor_store && !keeps)
-        daemon_log(LOG_WARNING,
-                   "descriptor-store is set, but no service manager listens ($NOTIFY_SOCKET): sessions end "
-                   "with this process");
-    struct broker *broker =
-        main_make_broker(options, reload->pool_worked_out, backend, service_is_managed() ? &store : NULL);
+    bool keeps = main_keeps(options, &store);
+    struct broker *broker = main_make_broker(options, reload->pool_worked_out, service_is_managed() ? &store : NULL);
     if (broker) {
         main_take_over(broker, passed);
         snprintf(ready, sizeof ready, "scissord %s: ready; pool %s of %s memory (%s), sockets in %s", SCISSOR_VERSION,
-                 daemon_size_text(options->pool_bytes, " ", size, sizeof size), backend->name, backend->path,
-                 rundir.path);
+                 daemon_size_text(options->pool_bytes, " ", size, sizeof size), main_backend->device,
+                 main_backend->path, rundir.path);
         status = server_run(&rundir, broker, keeps, ready, main_reload, reload);
     }
     rundir_deinit(&rundir);
     if (status == 0)
         daemon_log(LOG_NOTICE, "ended");
     return status;
+}
+
+/* The exit status. */
+static int main_print_memory_max(const struct daemon_options *options) {
+    struct daemon_options o = *options;
+    char why[512];
+    if (main_open_device(&o, why, sizeof why) < 0) {
+        fprintf(stderr, "scissord: %s\n", why);
+        return 1;
+    }
+    printf("%" PRIu64 "\n", main_memory_max(&o, main_backend));
+    return 0;
 }
 
 /* What is asked for instead of a daemon; true if it was. */
@@ -212,8 +276,6 @@ static bool main_print(const struct daemon_options *options) {
         daemon_options_template(stdout);
     else if (*options->man)
         daemon_options_man(stdout, *options->man == '5');
-    else if (options->memory_max)
-        printf("%" PRIu64 "\n", main_memory_max(options));
     else if (options->check)
         daemon_options_print(stdout, options);
     else
@@ -234,6 +296,8 @@ int main(int argc, char **argv) {
     }
     if (main_print(&options))
         return 0;
+    if (options.memory_max)
+        return main_print_memory_max(&options);
     daemon_log_init(options.verbose);
     main_set_limits();
     int r = service_take_passed(&passed);
@@ -241,13 +305,17 @@ int main(int argc, char **argv) {
         daemon_log(LOG_ERR, "what $LISTEN_FDS says about descriptors is wrong: %s", strerror(-r));
         return 1;
     }
-    if (options.pool_bytes == 0) {
-        options.pool_bytes = main_default_pool();
-        reload.pool_worked_out = true;
-        daemon_log(LOG_NOTICE, "no --pool: taking a quarter of the available memory, %s",
-                   daemon_size_text(options.pool_bytes, " ", size, sizeof size));
+    reload.pool_worked_out = options.pool_bytes == 0;
+    int status = 1;
+    if (main_open_device(&options, why, sizeof why) < 0) {
+        daemon_log(LOG_ERR, "%s", why);
+    } else {
+        if (reload.pool_worked_out)
+            daemon_log(LOG_NOTICE, "no --pool: taking a quarter of %s memory, %s",
+                       main_backend->capacity ? "the GPU's" : "the available",
+                       daemon_size_text(options.pool_bytes, " ", size, sizeof size));
+        status = main_serve(&reload, &passed);
     }
-    int status = main_serve(&reload, &passed);
     service_passed_deinit(&passed);
     return status;
 }

@@ -14,31 +14,35 @@
  * default is written as on the command line; empty: there is none, or the daemon works it out (then the text says how).
  * LIVE: may stand in a file and takes effect at a reload; START: may stand in a file, takes effect at a start; LINE: on
  * the command line only; HIDDEN: the same, and for the build alone. */
-#define DAEMON_OPTION_MAP(X)                                                                                       \
-    X(pool_bytes, "pool", SIZE, START, 1ull << 20, 1ull << 50, "", "SIZE",                                         \
-      "memory of all sessions together; without it a quarter of the memory that is available at start")            \
-    X(dir, "dir", TEXT, START, 1, 90, "", "DIR",                                                                   \
-      "where the sockets are; without it $XDG_RUNTIME_DIR/scissord or /run/scissord")                              \
-    X(score_wait_ms, "score-wait", NUMBER, LIVE, 0, 10000, "200", "MS",                                            \
-      "how long a settle waits for its score frames")                                                              \
-    X(sessions_max, "sessions-max", NUMBER, LIVE, 1, 65536, "1024", "N", "sessions of all clients together")       \
-    X(client_sessions_max, "client-sessions-max", NUMBER, LIVE, 1, 65536, "256", "N", "sessions of one client")    \
-    X(policy, "policy", TEXT, LIVE, 1, 15, "pivotal", "NAME", "policy of sessions that name none")                 \
-    X(orphan_wait_s, "orphan-wait", NUMBER, LIVE, 1, 86400, "60", "S",                                             \
-      "how long a session waits for its client after a restart, once the client's process has come back")          \
-    X(descriptor_store, "descriptor-store", NUMBER, START, 0, 65536, "0", "N",                                     \
-      "descriptors that the service manager keeps for the daemon's next process, which then has the sessions; as " \
-      "FileDescriptorStoreMax= of the unit; 0: sessions end with the process")                                     \
-    X(verbose, "verbose", FLAG, LIVE, 0, 0, "", "",                                                                \
-      "log sessions that come and go, refusals (these two the journal has anyway) and evictions, too")             \
-    X(config, "config", TEXT, LINE, 1, 250, "", "FILE",                                                            \
-      "read this configuration file; without it " DAEMON_CONFIG_FILE " if that is there")                          \
-    X(check, "check", FLAG, LINE, 0, 0, "", "", "print the configuration that would be in force, and exit")        \
-    X(memory_max, "memory-max", FLAG, LINE, 0, 0, "", "",                                                          \
-      "print how many bytes of memory the service needs with this configuration (MemoryMax=), and exit")           \
-    X(help, "help", FLAG, LINE, 0, 0, "", "", "print this and exit")                                               \
-    X(version, "version", FLAG, LINE, 0, 0, "", "", "print the version and exit")                                  \
-    X(man, "man-options", TEXT, HIDDEN, 1, 1, "", "WHAT",                                                          \
+#define DAEMON_OPTION_MAP(X)                                                                                         \
+    X(pool_bytes, "pool", SIZE, START, 1ull << 20, 1ull << 50, "", "SIZE",                                           \
+      "memory of all sessions together; without it a quarter of the memory that is available at start, or that the " \
+      "GPU has")                                                                                                     \
+    X(device, "device", TEXT, START, 1, 63, "host", "DEVICE",                                                        \
+      "whose memory the sessions have: host, or a GPU as cuda, cuda:N or cuda:GPU-... (its UUID, or the beginning "  \
+      "of it)")                                                                                                      \
+    X(dir, "dir", TEXT, START, 1, 90, "", "DIR",                                                                     \
+      "where the sockets are; without it $XDG_RUNTIME_DIR/scissord or /run/scissord")                                \
+    X(score_wait_ms, "score-wait", NUMBER, LIVE, 0, 10000, "200", "MS",                                              \
+      "how long a settle waits for its score frames")                                                                \
+    X(sessions_max, "sessions-max", NUMBER, LIVE, 1, 65536, "1024", "N", "sessions of all clients together")         \
+    X(client_sessions_max, "client-sessions-max", NUMBER, LIVE, 1, 65536, "256", "N", "sessions of one client")      \
+    X(policy, "policy", TEXT, LIVE, 1, 15, "pivotal", "NAME", "policy of sessions that name none")                   \
+    X(orphan_wait_s, "orphan-wait", NUMBER, LIVE, 1, 86400, "60", "S",                                               \
+      "how long a session waits for its client after a restart, once the client's process has come back")            \
+    X(descriptor_store, "descriptor-store", NUMBER, START, 0, 65536, "0", "N",                                       \
+      "descriptors that the service manager keeps for the daemon's next process, which then has the sessions; as "   \
+      "FileDescriptorStoreMax= of the unit; 0: sessions end with the process")                                       \
+    X(verbose, "verbose", FLAG, LIVE, 0, 0, "", "",                                                                  \
+      "log sessions that come and go, refusals (these two the journal has anyway) and evictions, too")               \
+    X(config, "config", TEXT, LINE, 1, 250, "", "FILE",                                                              \
+      "read this configuration file; without it " DAEMON_CONFIG_FILE " if that is there")                            \
+    X(check, "check", FLAG, LINE, 0, 0, "", "", "print the configuration that would be in force, and exit")          \
+    X(memory_max, "memory-max", FLAG, LINE, 0, 0, "", "",                                                            \
+      "print how many bytes of memory the service needs with this configuration (MemoryMax=), and exit")             \
+    X(help, "help", FLAG, LINE, 0, 0, "", "", "print this and exit")                                                 \
+    X(version, "version", FLAG, LINE, 0, 0, "", "", "print the version and exit")                                    \
+    X(man, "man-options", TEXT, HIDDEN, 1, 1, "", "WHAT",                                                            \
       "print what is made from this table: 8, 5 or p(olicies) for a manual page, c for a configuration file")
 
 #define DAEMON_FIELD_SIZE(field) uint64_t field

@@ -85,7 +85,7 @@ static void test_refusals(void **state) {
         {"verbose = maybe\n", "1: verbose: 'maybe' is neither yes nor no; expected yes or no"},
         {"dir =\n", "1: dir: '' is not a text of 1 to 90 bytes"},
         {"policy = magic\n", "1: policy: there is no policy 'magic'; there are: "},
-        {"colour = red\n", "1: unknown option 'colour'; expected one of: pool dir score-wait "},
+        {"colour = red\n", "1: unknown option 'colour'; expected one of: pool device dir score-wait "},
         {"Pool = 8GiB\n", "1: unknown option 'Pool'; expected one of: "},
         {"man-options = 8\n", "1: unknown option 'man-options'; expected one of: "},
         {"config = /x\n", "1: config can stand on the command line only"},
