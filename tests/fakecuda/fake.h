@@ -100,7 +100,8 @@ struct fake_clock {
 };
 
 struct fake_stream_state {
-    pid_t pid; /* 0: free */
+    bool taken;
+    pid_t pid; /* whose it is, or was last */
     uint64_t queued;
     uint64_t began;  /* what was queued by others, before it was this process's */
     uint64_t waited; /* the host of its process has waited for this much */

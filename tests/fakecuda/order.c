@@ -23,7 +23,7 @@ void fake_order(struct fake_work *w) {
  * it can be seen here. */
 static bool comes_before(unsigned stream, uint64_t at, const struct fake_clock *clock) {
     const struct fake_stream_state *s = &fake_state->streams[stream];
-    return at == 0 || clock->at[stream] >= at || at <= s->began || !s->pid || !fake_alive(s->pid);
+    return at == 0 || clock->at[stream] >= at || at <= s->began || !fake_alive(s->pid);
 }
 
 void fake_judge(const struct fake_work *w, struct fake_map *map, bool write) {

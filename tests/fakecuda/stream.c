@@ -8,7 +8,6 @@
 
 struct CUstream_st {
     unsigned slot;
-    pthread_t thread;
     pthread_mutex_t lock; /* of what follows */
     pthread_cond_t changed;
     struct fake_work *first, **last;
@@ -39,6 +38,16 @@ static bool run(struct fake_work *w) {
     return true;
 }
 
+/* After its last work, when its host has let go of it. */
+static void stream_end(struct CUstream_st *s) {
+    fake_lock();
+    fake_state->streams[s->slot].taken = false;
+    fake_unlock();
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->changed);
+    free(s);
+}
+
 static void *stream_thread(void *data) {
     struct CUstream_st *s = data;
     pthread_mutex_lock(&s->lock);
@@ -62,6 +71,9 @@ static void *stream_thread(void *data) {
         pthread_cond_broadcast(&s->changed);
     }
     pthread_mutex_unlock(&s->lock);
+    while (s->stuck)
+        pause();
+    stream_end(s);
     return NULL;
 }
 
@@ -102,10 +114,11 @@ void fake_wait(struct CUstream_st *s) {
 static bool slot_take(unsigned *ret) {
     for (unsigned i = 0; i < FAKE_STREAMS; i++) {
         struct fake_stream_state *s = &fake_state->streams[i];
-        if (s->pid && fake_alive(s->pid))
+        if (s->taken && fake_alive(s->pid))
             continue;
+        s->taken = true;
         s->pid = getpid();
-        s->waited = s->began = s->queued; /* what its last owner queued is done, or never will be */
+        s->began = s->queued; /* what was queued before is done, or never will be */
         *ret = i;
         return true;
     }
@@ -122,11 +135,13 @@ static struct CUstream_st *stream_new(void) {
     s->last = &s->first;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
-    if (pthread_create(&s->thread, NULL, stream_thread, s)) {
-        fake_state->streams[s->slot].pid = 0;
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, stream_thread, s)) {
+        fake_state->streams[s->slot].taken = false;
         free(s);
         return NULL;
     }
+    pthread_detach(thread);
     return s;
 }
 
@@ -160,29 +175,14 @@ cuda_result cuStreamCreate(cuda_stream *ret, unsigned flags) {
     return 0;
 }
 
-static bool is_stuck(struct CUstream_st *s) {
-    pthread_mutex_lock(&s->lock);
-    bool stuck = s->stuck;
-    pthread_mutex_unlock(&s->lock);
-    return stuck;
-}
-
 cuda_result cuStreamDestroy_v2(cuda_stream s) {
     FAKE_ENTER(cuStreamDestroy_v2, true);
     if (!s || s == LEGACY)
         return CUDA_INVALID_HANDLE;
-    if (is_stuck(s))
-        return 0; /* a driver would free it when its work is done */
-    fake_wait(s);
     pthread_mutex_lock(&s->lock);
-    s->end = true;
+    s->end = true; /* when its work is done, for which nobody waits */
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
-    pthread_join(s->thread, NULL);
-    fake_lock();
-    fake_state->streams[s->slot].pid = 0;
-    fake_unlock();
-    free(s);
     return 0;
 }
 

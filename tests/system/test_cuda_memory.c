@@ -1,39 +1,16 @@
 /* test_cuda_memory.c - segments of the CUDA backend between real processes, on the driver in tests/fakecuda; and each
- * rule of that driver, broken once.
- *
- * The program starts itself with the name of a role, in an environment in which the fake is found; the role's exit
- * status and what it prints are what a test looks at. Roles fork before they load the driver. */
+ * rule of that driver, broken once. */
+#include <dlfcn.h>
 #include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include <dlfcn.h>
 
 #include "alloc.h"
-#include "cuda/cuda_backend.h"
-#include "cuda/device.h"
-#include "harness.h"
+#include "cuda_roles.h"
 
 #define SIZE ((size_t)SCISSOR_SEGMENT_BYTES)
-#define REQUIRE(condition)                                                                       \
-    do {                                                                                         \
-        if (!(condition)) {                                                                      \
-            fprintf(stderr, "role: line %d: %s: %s\n", __LINE__, #condition, kernel_cuda_why()); \
-            _exit(1);                                                                            \
-        }                                                                                        \
-    } while (0)
-
-static const char *self;
-static int to_child[2], to_parent[2];
 
 /* ---------- what roles are made of ---------- */
 
@@ -52,22 +29,15 @@ static struct kernel_segment *segment(struct kernel_backend *b) {
     return s;
 }
 
-static void say(int fd, const void *what, size_t bytes) {
-    REQUIRE(write(fd, what, bytes) == (ssize_t)bytes);
+static void say_handle(const struct kernel_handle *handle) {
+    REQUIRE(handle->fd == -1);
+    role_say(handle->opaque, sizeof handle->opaque);
 }
 
-static void hear(int fd, void *what, size_t bytes) {
-    REQUIRE(read(fd, what, bytes) == (ssize_t)bytes);
-}
-
-/* Two processes before either has loaded the driver: 0 in the child, which dies with its parent. */
-static pid_t divide(void) {
-    REQUIRE(pipe(to_child) == 0 && pipe(to_parent) == 0);
-    pid_t pid = fork();
-    REQUIRE(pid >= 0);
-    if (pid == 0)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-    return pid;
+static struct kernel_handle hear_handle(void) {
+    struct kernel_handle handle = {.fd = -1};
+    role_hear(handle.opaque, sizeof handle.opaque);
+    return handle;
 }
 
 /* In the child: a segment's handle for the parent, and nothing more until it is killed. */
@@ -75,61 +45,37 @@ static void be_owner(void) {
     struct kernel_handle handle;
     struct kernel_backend *b = backend_open("cuda");
     REQUIRE(b->segment_export(b, segment(b), &handle) == 0);
-    say(to_parent[1], &handle, sizeof handle);
+    say_handle(&handle);
     pause();
     _exit(0);
 }
 
 /* In the child: opens what the parent exports. */
 static void be_importer(void) {
-    struct kernel_handle handle;
     struct kernel_segment *s;
     struct kernel_backend *b = backend_open("cuda");
-    hear(to_child[0], &handle, sizeof handle);
+    struct kernel_handle handle = hear_handle();
     REQUIRE(b->segment_import(b, KERNEL_ACCESS_FRESH, &handle, SIZE, &s) == 0);
     memset(b->segment_address(s), 7, 1);
-    say(to_parent[1], "x", 1);
+    role_say("x", 1);
     pause();
     _exit(0);
-}
-
-/* The driver itself, with its primary context current in this thread. */
-static const struct cuda_driver *raw(cuda_stream *ret) {
-    struct cuda_device *d;
-    REQUIRE(cuda_device_open("cuda:0", &d) == 0 && cuda_device_enter(d) == 0);
-    *ret = d->stream;
-    return d->driver;
-}
-
-static cuda_address raw_new(const struct cuda_driver *d) {
-    cuda_address a;
-    REQUIRE(d->memory_new(&a, SIZE) == 0);
-    return a;
-}
-
-static cuda_address raw_open(const struct cuda_driver *d, struct kernel_handle *handle) {
-    cuda_memory_handle h;
-    cuda_address a;
-    hear(to_parent[0], handle, sizeof *handle);
-    memcpy(&h, handle->opaque, sizeof h);
-    REQUIRE(d->memory_open(&a, h, CUDA_IPC_LAZY_PEER_ACCESS) == 0);
-    return a;
 }
 
 /* ---------- roles: each breaks the rule that it is named after ---------- */
 
 static void break_rule(const char *rule) {
     const struct cuda_driver *d;
-    struct kernel_handle handle;
+    cuda_memory_handle handle;
     cuda_stream s, other;
     cuda_address a;
     bool import = strstr(rule, "close") || strstr(rule, "open");
-    if (import && divide() == 0)
+    if (import && role_divide() == 0)
         be_owner();
-    if (!strcmp(rule, "free_imported") && divide() == 0)
+    if (!strcmp(rule, "free_imported") && role_divide() == 0)
         be_importer();
-    d = raw(&s);
-    a = import ? raw_open(d, &handle) : raw_new(d);
+    d = role_driver(&s);
+    a = import ? role_hear_memory(d, &handle) : role_memory(d, SIZE);
     if (!strcmp(rule, "use_after_free") || !strcmp(rule, "double_free")) {
         d->memory_free(a);
         (void)(rule[0] == 'u' ? d->fill(a, 0, 1, s) : d->memory_free(a));
@@ -137,12 +83,8 @@ static void break_rule(const char *rule) {
         d->memory_close(a);
         (void)(rule[0] == 'u' ? d->fill(a, 0, 1, s) : d->memory_close(a));
     } else if (!strcmp(rule, "free_imported")) {
-        cuda_memory_handle h;
-        handle = (struct kernel_handle){.fd = -1};
-        REQUIRE(d->memory_export(&h, a) == 0);
-        memcpy(handle.opaque, &h, sizeof h);
-        say(to_child[1], &handle, sizeof handle);
-        hear(to_parent[0], &handle, 1);
+        role_say_memory(d, a);
+        role_hear(&handle, 1);
         d->memory_free(a);
     } else if (!strcmp(rule, "free_queued")) {
         d->fill(a, 0, SIZE / 4, s);
@@ -156,14 +98,12 @@ static void break_rule(const char *rule) {
         d->copy_out(host, a, SIZE, s);
         d->host_free(host);
     } else if (!strcmp(rule, "double_open")) {
-        cuda_memory_handle h;
-        memcpy(&h, handle.opaque, sizeof h);
-        d->memory_open(&a, h, CUDA_IPC_LAZY_PEER_ACCESS);
+        d->memory_open(&a, handle, CUDA_IPC_LAZY_PEER_ACCESS);
     } else if (!strncmp(rule, "unordered", 9)) {
-        cuda_address b = raw_new(d);
+        cuda_address b = role_memory(d, SIZE);
         REQUIRE(d->stream_new(&other, CUDA_STREAM_NON_BLOCKING) == 0);
         (void)(strstr(rule, "overwrite") ? d->copy(b, a, SIZE, s) : d->fill(a, 0, SIZE / 4, s));
-        usleep(20000); /* the first one is to run first */
+        usleep(50000); /* the first one is to run first */
         (void)(strstr(rule, "read") ? d->copy(b, a, SIZE, other) : d->fill(a, 0, SIZE / 4, other));
         d->stream_wait(s); /* too late to be an order, but then both have run */
         d->stream_wait(other);
@@ -184,8 +124,9 @@ static void break_rule(const char *rule) {
 /* ---------- roles: what must work ---------- */
 
 /* Zeroed, shared, and free again when its importer was killed. */
-static void role_killed(void) {
-    pid_t pid = divide();
+static void role_killed(const char *name) {
+    (void)name;
+    pid_t pid = role_divide();
     struct kernel_handle handle;
     char byte;
     if (pid == 0)
@@ -195,8 +136,8 @@ static void role_killed(void) {
     const char *memory = b->segment_address(s);
     REQUIRE(memory[0] == 0 && memory[SIZE - 1] == 0);
     REQUIRE(b->segment_export(b, s, &handle) == 0 && handle.fd == -1);
-    say(to_child[1], &handle, sizeof handle);
-    hear(to_parent[0], &byte, 1);
+    say_handle(&handle);
+    role_hear(&byte, 1);
     REQUIRE(memory[0] == 7);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
@@ -207,7 +148,8 @@ static void role_killed(void) {
     _exit(0);
 }
 
-static void role_closed(void) {
+static void role_closed(const char *name) {
+    (void)name;
     struct kernel_handle handle;
     struct kernel_backend *b = backend_open("cuda:GPU-00112233");
     struct kernel_segment *s = segment(b), *t = NULL;
@@ -233,29 +175,26 @@ static void role_closed(void) {
 }
 
 /* Events carry an order between two processes whose hosts wait for nothing. */
-static void role_events(void) {
-    pid_t pid = divide();
-    struct kernel_handle handle;
+static void role_events(const char *name) {
+    (void)name;
+    pid_t pid = role_divide();
     cuda_memory_handle h;
     cuda_event_handle eh;
     cuda_event e;
     cuda_stream s;
     int word = 0;
     if (pid == 0) {
-        const struct cuda_driver *d = raw(&s);
-        cuda_address a = raw_new(d);
-        REQUIRE(d->memory_export(&h, a) == 0 &&
-                d->event_new(&e, CUDA_EVENT_DISABLE_TIMING | CUDA_EVENT_INTERPROCESS) == 0);
+        const struct cuda_driver *d = role_driver(&s);
+        cuda_address a = role_memory(d, SIZE);
+        REQUIRE(d->event_new(&e, CUDA_EVENT_DISABLE_TIMING | CUDA_EVENT_INTERPROCESS) == 0);
         REQUIRE(d->event_export(&eh, e) == 0 && d->fill(a, 42, SIZE / 4, s) == 0 && d->event_record(e, s) == 0);
-        handle = (struct kernel_handle){.fd = -1};
-        memcpy(handle.opaque, &h, sizeof h);
-        say(to_parent[1], &handle, sizeof handle);
-        say(to_parent[1], &eh, sizeof eh);
+        role_say_memory(d, a);
+        role_say(&eh, sizeof eh);
         pause();
     }
-    const struct cuda_driver *d = raw(&s);
-    cuda_address a = raw_open(d, &handle);
-    hear(to_parent[0], &eh, sizeof eh);
+    const struct cuda_driver *d = role_driver(&s);
+    cuda_address a = role_hear_memory(d, &h);
+    role_hear(&eh, sizeof eh);
     REQUIRE(d->event_open(&e, eh) == 0 && d->stream_wait_event(s, e, 0) == 0);
     REQUIRE(d->copy_out(&word, a, sizeof word, s) == 0 && word == 42);
     REQUIRE(d->stream_wait(s) == 0 && d->memory_close(a) == 0 && d->event_free(e) == 0);
@@ -284,7 +223,8 @@ static int life(void) {
 }
 
 /* The n-th call of the driver fails, for every n: no partial state. The driver's own count must say the same. */
-static void role_injected(void) {
+static void role_injected(const char *name) {
+    (void)name;
     const struct cuda_driver *d;
     REQUIRE(cuda_driver_load(&d) == 0);
     void *library = dlopen("libcuda.so.1", RTLD_NOW);
@@ -307,12 +247,13 @@ static void role_injected(void) {
     inject(NULL, 0, 0);
     size_t left, total;
     cuda_stream s;
-    d = raw(&s);
+    d = role_driver(&s);
     REQUIRE(d->memory_info(&left, &total) == 0 && left == total);
     _exit(0);
 }
 
-static void role_lost(void) {
+static void role_lost(const char *name) {
+    (void)name;
     struct kernel_backend *b = backend_open("cuda");
     struct kernel_segment *s = NULL;
     REQUIRE(b->segment_new(b, KERNEL_ACCESS_FRESH, SIZE, &s) == -ENOTRECOVERABLE);
@@ -324,94 +265,31 @@ static void role_lost(void) {
 
 /* ---------- tests ---------- */
 
-static int run_role(const char *role, char *text, size_t bytes) {
-    char directory[64], log[80];
-    const char *const argv[] = {self, role, NULL};
-    int status;
-    assert_int_equal(harness_directory(directory, sizeof directory), 0);
-    snprintf(log, sizeof log, "%s/log", directory);
-    setenv("FAKECUDA_DIR", directory, 1);
-    assert_int_equal(harness_run(argv, log, &status), 0);
-    if (harness_read_file(log, text, bytes) < 0)
-        *text = 0;
-    return status;
-}
+#define RULE(rule) \
+    { #rule, break_rule, #rule, NULL, 200000, NULL }
 
-static void works(const char *role) {
-    char text[1024];
-    int status = run_role(role, text, sizeof text);
-    if (status)
-        print_message("%s: %s\n", role, text);
-    assert_int_equal(status, 0);
-}
-
-static const char *const rules[] = {
-    "use_after_free",  "use_after_close",     "double_free",      "double_close", "free_imported",
-    "free_queued",     "close_queued",        "host_free_queued", "double_open",  "unordered_read",
-    "unordered_write", "unordered_overwrite", "out_of_bounds",    "fork",
+static const struct cuda_role roles[] = {
+    RULE(use_after_free),
+    RULE(use_after_close),
+    RULE(double_free),
+    RULE(double_close),
+    RULE(free_imported),
+    RULE(free_queued),
+    RULE(close_queued),
+    RULE(host_free_queued),
+    RULE(double_open),
+    RULE(unordered_read),
+    RULE(unordered_write),
+    RULE(unordered_overwrite),
+    RULE(out_of_bounds),
+    RULE(fork),
+    {"killed", role_killed, NULL, NULL, 0, NULL},
+    {"closed", role_closed, NULL, NULL, 0, NULL},
+    {"events", role_events, NULL, NULL, 0, NULL},
+    {"injected", role_injected, NULL, NULL, 0, NULL},
+    {"lost", role_lost, NULL, NULL, 0, "queue:1:700"},
 };
-
-static void test_rule(void **state) {
-    char text[1024], expected[64];
-    const char *rule = *state;
-    setenv("FAKECUDA_DELAY_US", "200000", 1);
-    int status = run_role(rule, text, sizeof text);
-    unsetenv("FAKECUDA_DELAY_US");
-    snprintf(expected, sizeof expected, "fakecuda: rule %s:", rule);
-    if (status != -SIGABRT || !strstr(text, expected))
-        print_message("%s: status %d: %s\n", rule, status, text);
-    assert_int_equal(status, -SIGABRT);
-    assert_non_null(strstr(text, expected));
-}
-
-static void test_works(void **state) {
-    works(*state);
-}
-
-static void test_lost(void **state) {
-    (void)state;
-    setenv("FAKECUDA_FAIL", "queue:1:700", 1);
-    works("lost");
-    unsetenv("FAKECUDA_FAIL");
-}
-
-static const struct {
-    const char *name;
-    void (*run)(void);
-} roles[] = {
-    {"killed", role_killed},     {"closed", role_closed}, {"events", role_events},
-    {"injected", role_injected}, {"lost", role_lost},
-};
-
-static int role_main(const char *name) {
-    alarm(60);
-    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-        if (!strcmp(roles[i].name, name))
-            roles[i].run();
-    break_rule(name);
-    return 1;
-}
 
 int main(int argc, char **argv) {
-    struct CMUnitTest tests[sizeof rules / sizeof *rules + sizeof roles / sizeof *roles];
-    size_t count = 0;
-    char library[256];
-    if (argc > 1)
-        return role_main(argv[1]);
-    self = "/proc/self/exe";
-    harness_init(240);
-    char path[256];
-    ssize_t length = readlink(self, path, sizeof path - 1);
-    if (length < 0)
-        return 1;
-    path[length] = 0;
-    self = path;
-    snprintf(library, sizeof library, "%s", harness_program("tests/fakecuda"));
-    setenv("LD_LIBRARY_PATH", library, 1);
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        tests[count++] = (struct CMUnitTest){rules[i], test_rule, NULL, NULL, (void *)rules[i]};
-    for (size_t i = 0; i + 1 < sizeof roles / sizeof *roles; i++)
-        tests[count++] = (struct CMUnitTest){roles[i].name, test_works, NULL, NULL, (void *)roles[i].name};
-    tests[count++] = (struct CMUnitTest)cmocka_unit_test(test_lost);
-    return _cmocka_run_group_tests("cuda: memory", tests, count, NULL, NULL);
+    return cuda_roles_main(argc, argv, "cuda: memory", roles, sizeof roles / sizeof *roles);
 }

@@ -1,0 +1,122 @@
+/* cuda_roles.c - see cuda_roles.h. */
+#include "cuda_roles.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#include <cmocka.h>
+
+#include "cuda/device.h"
+#include "harness.h"
+
+static char self[256];
+static int out, in;
+
+/* ---------- what roles are made of ---------- */
+
+pid_t role_divide(void) {
+    int down[2], up[2];
+    REQUIRE(pipe(down) == 0 && pipe(up) == 0);
+    pid_t pid = fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0)
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    out = pid ? down[1] : up[1];
+    in = pid ? up[0] : down[0];
+    return pid;
+}
+
+void role_say(const void *what, size_t bytes) {
+    REQUIRE(write(out, what, bytes) == (ssize_t)bytes);
+}
+
+void role_hear(void *what, size_t bytes) {
+    REQUIRE(read(in, what, bytes) == (ssize_t)bytes);
+}
+
+const struct cuda_driver *role_driver(cuda_stream *ret) {
+    struct cuda_device *d;
+    REQUIRE(cuda_device_open("cuda:0", &d) == 0 && cuda_device_enter(d) == 0);
+    *ret = d->stream;
+    return d->driver;
+}
+
+cuda_address role_memory(const struct cuda_driver *d, size_t bytes) {
+    cuda_address a;
+    REQUIRE(d->memory_new(&a, bytes) == 0);
+    return a;
+}
+
+void role_say_memory(const struct cuda_driver *d, cuda_address a) {
+    cuda_memory_handle handle;
+    REQUIRE(d->memory_export(&handle, a) == 0);
+    role_say(&handle, sizeof handle);
+}
+
+cuda_address role_hear_memory(const struct cuda_driver *d, cuda_memory_handle *ret) {
+    cuda_address a;
+    role_hear(ret, sizeof *ret);
+    REQUIRE(d->memory_open(&a, *ret, CUDA_IPC_LAZY_PEER_ACCESS) == 0);
+    return a;
+}
+
+/* ---------- tests ---------- */
+
+static void environment(const char *name, const char *value) {
+    if (value)
+        setenv(name, value, 1);
+    else
+        unsetenv(name);
+}
+
+static void test_role(void **state) {
+    const struct cuda_role *role = *state;
+    char directory[64], log[80], text[2048], delay[16], expected[64] = "";
+    const char *const argv[] = {self, role->name, NULL};
+    int status;
+    assert_int_equal(harness_directory(directory, sizeof directory), 0);
+    snprintf(log, sizeof log, "%s/log", directory);
+    snprintf(delay, sizeof delay, "%u", role->delay_us);
+    environment("FAKECUDA_DIR", directory);
+    environment("FAKECUDA_DELAY_US", role->delay_us ? delay : NULL);
+    environment("FAKECUDA_FAIL", role->fail);
+    assert_int_equal(harness_run(argv, log, &status), 0);
+    if (harness_read_file(log, text, sizeof text) < 0)
+        *text = 0;
+    if (role->rule)
+        snprintf(expected, sizeof expected, "fakecuda: rule %s:", role->rule);
+    if (status != (role->rule ? -SIGABRT : 0) || !strstr(text, expected) || !strstr(text, role->text ? role->text : ""))
+        fail_msg("%s: status %d: %s", role->name, status, text);
+}
+
+/* LD_LIBRARY_PATH is for the processes that are started. */
+static int test_all(const char *group, const struct cuda_role *roles, size_t count) {
+    struct CMUnitTest tests[64];
+    char library[256];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (length < 0 || count > sizeof tests / sizeof *tests)
+        return 1;
+    snprintf(library, sizeof library, "%s", harness_program("tests/fakecuda"));
+    setenv("LD_LIBRARY_PATH", library, 1);
+    for (size_t i = 0; i < count; i++)
+        tests[i] = (struct CMUnitTest){roles[i].name, test_role, NULL, NULL, (void *)&roles[i]};
+    const struct CMUnitTest *used = tests;
+    return _cmocka_run_group_tests(group, used, count, NULL, NULL);
+}
+
+int cuda_roles_main(int argc, char **argv, const char *group, const struct cuda_role *roles, size_t count) {
+    if (argc < 2) {
+        harness_init(240);
+        return test_all(group, roles, count);
+    }
+    alarm(60);
+    for (size_t i = 0; i < count; i++)
+        if (!strcmp(roles[i].name, argv[1]))
+            roles[i].run(argv[1]);
+    return 1;
+}
