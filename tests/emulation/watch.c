@@ -248,12 +248,10 @@ void watch_block_end(void) {
 
 /* ---------- one access ---------- */
 
-static void watch(const void *memory, size_t bytes, enum access_kind kind, const void *pc) {
-    struct access a = {(uintptr_t)memory, bytes, kind, pc, false};
+static void watch_memory(struct access a, size_t bytes) {
+    enum access_kind kind = a.kind;
     uintptr_t shared = (uintptr_t)shared_memory;
-    if (!emulation.now || (a.at >= emulation.now->low && a.at < emulation.now->high) || !bytes)
-        return;
-    if (a.at % bytes && bytes <= 16 && (bytes & (bytes - 1)) == 0)
+    if (bytes <= 16 && (bytes & (bytes - 1)) == 0 && (a.at & (bytes - 1)))
         broken(EMULATOR_ALIGNMENT, &a, "", 0);
     if (a.at >= shared && a.at < shared + EMULATOR_SHARED) {
         a.shared = true;
@@ -277,6 +275,14 @@ static void watch(const void *memory, size_t bytes, enum access_kind kind, const
     cells_access(region->cells, a.at - region->begin, &a);
     if (emulation.counting && kind != ACCESS_ATOMIC)
         record(&a);
+}
+
+/* Most accesses are to a thread's own stack. */
+static inline __attribute__((always_inline)) void watch(const void *memory, size_t bytes, enum access_kind kind,
+                                                        const void *pc) {
+    const struct fiber *me = emulation.now;
+    if (me && (uintptr_t)memory - me->low >= me->high - me->low && bytes)
+        watch_memory((struct access){(uintptr_t)memory, bytes, kind, pc, false}, bytes);
 }
 
 #define PC __builtin_return_address(0)
