@@ -67,6 +67,8 @@ EMULATOR_O := $(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/em
 WRONG_O    := $(BUILD)/emulated/tests/emulation/wrong.cu.o
 EMULATED_T := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/emulation/test_*.c)))
 SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/system/test_*.c)))
+GPU_KERNELS_T := $(BUILD)/tests/gpu/test_cuda_attend $(BUILD)/tests/gpu/test_cuda_move
+GPU_T     := $(GPU_KERNELS_T) $(BUILD)/tests/gpu/test_processes $(BUILD)/tests/gpu/bench
 BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
 PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 libscissor.3)
 PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run
@@ -228,21 +230,33 @@ $(EXAMPLE): $(EXAMPLE).c $(BUILD)/libscissor.a
 	$(Q)$(CC) $(CFLAGS_ALL) -Iclient $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg) -lm
 
 .PHONY: tests
-tests: $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T) $(EXAMPLE) $(FAKECUDA) ## build the tests
+tests: $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T) $(GPU_T) $(EXAMPLE) $(FAKECUDA) ## build the tests
 
 .PHONY: check
 check: all tests ## build and run every test
 	$(Q)$(MAKE) --no-print-directory model
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(UNIT_T) $(SIM_T) $(EMULATED_T) $(SYSTEM_T)
 
-# Of the tests above, those of the CUDA backend, and what needs a compiler for CUDA.
-CUDA_T   := $(EMULATED_T) $(filter $(BUILD)/tests/unit/test_cuda_% $(BUILD)/tests/system/test_cuda_%,$(UNIT_T) $(SYSTEM_T))
-COMPILED := $(CURDIR)/tests/gpu/compiled.sh $(CURDIR)/tests/gpu/clang.sh
-.PHONY: check-cuda check-compiled
-check-cuda: $(CUDA_T) $(FAKECUDA) $(BUILD)/tests/gpu/launches ## the CUDA backend, without a GPU: its part of check, and check-compiled
-	$(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh $(CUDA_T) $(COMPILED)
-check-compiled: $(BUILD)/tests/gpu/launches ## the kernels before nvcc, for CUDA_ARCHS ("75 90", or all), and before clang
-	$(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh $(COMPILED)
+# Of the tests for a machine with a GPU, those of the kernels are the ones that run in the emulator.
+$(GPU_KERNELS_T): $(BUILD)/tests/gpu/%: $(BUILD)/tests/emulation/%.o $(BUILD)/tests/gpu/on_device.o $(KERNELS_O) $(PROTO_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka) -lm
+$(BUILD)/tests/gpu/test_processes $(BUILD)/tests/gpu/bench: %: %.o $(HARNESS_O) $(LIB_O)
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
+
+# Of the tests above, those of the CUDA backend; and what a GPU or a compiler for one is wanted for: the scripts say what.
+CUDA_T    := $(EMULATED_T) $(filter $(BUILD)/tests/unit/test_cuda_% $(BUILD)/tests/system/test_cuda_%,$(UNIT_T) $(SYSTEM_T))
+KERNELS_T := $(addprefix $(CURDIR)/tests/gpu/,compiled.sh clang.sh fake_check.sh)
+KERNELS_P := all $(GPU_T) $(FAKECUDA) $(addprefix $(BUILD)/tests/,gpu/launches system/test_cuda_work)
+RUN_CUDA   = $(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh
+.PHONY: check-cuda check-kernels gpu-check
+check-cuda: $(CUDA_T) $(KERNELS_P) ## the CUDA backend without a GPU: its part of check, and check-kernels
+	$(RUN_CUDA) $(CUDA_T) $(KERNELS_T)
+check-kernels: $(KERNELS_P) ## the kernels before nvcc (CUDA_ARCHS="75 90", or all) and clang, and gpu-check without a GPU
+	$(RUN_CUDA) $(KERNELS_T)
+gpu-check: $(KERNELS_P) ## on a machine with a GPU: tests and benchmark of the CUDA backend
+	$(Q)BUILD=$(BUILD) tests/gpu/check.sh
 $(BUILD)/tests/gpu/launches: $(BUILD)/tests/gpu/launches.o
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL)
@@ -347,6 +361,6 @@ clean: ## remove build/
 
 .PHONY: help
 help: ## this list
-	@grep -hE '^[a-z]+([- ][a-z]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+([- ][a-z]+)*:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
 
 -include $(shell find $(BUILD) -name deb -prune -o -type f -name '*.d' -print 2>/dev/null)

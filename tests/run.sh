@@ -4,9 +4,10 @@
 #   tests/run.sh PROGRAM...
 #
 # Each has a fresh $TMPDIR, removed afterwards, and TEST_SECONDS (300) to end. With SCISSOR_TEST_DEVICE=cuda the daemons
-# that it starts are on that device, of a driver that is a fake (tests/fakecuda) and that no other test shares. A crash, a time-out and a process left
-# behind count as a failed test. A test that cannot run here prints "SKIP: reason" and calls skip(). The last line is
-# "N passed, N failed, N skipped"; the exit status is 1 if anything failed or nothing ran.
+# that it starts are on that device, of a driver that is a fake (tests/fakecuda) and that no other test shares, or, with
+# SCISSOR_TEST_GPU=1, of the one that the machine has. A crash, a time-out and a process left behind count as a failed
+# test. A test that cannot run here prints "SKIP: reason" and calls skip(). The last line is "N passed, N failed, N
+# skipped"; the exit status is 1 if anything failed or nothing ran.
 set -u
 export LC_ALL=C
 limit=${TEST_SECONDS:-300}
@@ -47,9 +48,9 @@ run_one() {
     mkdir "$directory" || return 1
     start=$(date +%s.%N)
     local -a device=()
-    if [ -n "${SCISSOR_TEST_DEVICE:-}" ]; then
+    if [ -n "${SCISSOR_TEST_DEVICE:-}" ] && [ -z "${SCISSOR_TEST_GPU:-}" ]; then
         mkdir "$directory/gpu"
-        device=(LD_LIBRARY_PATH="$PWD/${BUILD:-build}/tests/fakecuda" FAKECUDA_DIR="$directory/gpu")
+        device=(LD_LIBRARY_PATH="$(realpath "${BUILD:-build}")/tests/fakecuda" FAKECUDA_DIR="$directory/gpu")
     fi
     env TMPDIR="$directory" "${device[@]}" timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null &
     running=$!

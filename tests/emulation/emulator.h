@@ -63,6 +63,10 @@ const struct emulator_kernel *emulator_find(const char *name);
 enum emulator_rule emulator_launch(const struct emulator_kernel *kernel, struct emulator_dim grid,
                                    struct emulator_dim block, size_t shared_bytes, const void *parameter,
                                    struct emulator_counts *ret_counts);
+/* False where a real device stands for the emulator (tests/gpu/on_device.c): there all counts are 0. */
+bool emulator_counts_bytes(void);
+/* The device's compute capability, 80 and the like: kernels for tensor cores are for 80 and newer. */
+int emulator_capability(void);
 /* Who broke the rule of the last launch, where: static text. */
 const char *emulator_message(void);
 const char *emulator_rule_text(enum emulator_rule rule);

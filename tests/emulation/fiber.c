@@ -285,6 +285,14 @@ enum emulator_rule emulator_launch(const struct emulator_kernel *kernel, struct 
     return broken;
 }
 
+bool emulator_counts_bytes(void) {
+    return true;
+}
+
+int emulator_capability(void) {
+    return 80;
+}
+
 const char *emulator_message(void) {
     return message;
 }

@@ -1,5 +1,6 @@
-/* test_cuda_attend.c - attention on emulated devices against the host's reference, in double: outputs and score planes
- * over shapes, dtypes and splits; what must not be used holds NaN; bytes moved as attend.cu and combine.cu say. */
+/* test_cuda_attend.c - attention on emulated devices, or on a real one, against the host's reference, in double:
+ * outputs and score planes over shapes, dtypes and splits; what must not be used holds NaN; bytes moved as attend.cu
+ * and combine.cu say. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -268,11 +269,19 @@ static void test_decode(void **state) {
     print_message("largest normalised error of out: %.2g\n", largest_error);
 }
 
+static void need_tensor_cores(void) {
+    if (emulator_capability() >= 80)
+        return;
+    print_message("SKIP: the device has no tensor cores of compute capability 8.0\n");
+    skip();
+}
+
 /* By tensor cores: groups of one tile and of four. */
 static void test_mma(void **state) {
     static const uint32_t heads[] = {5, 8, 9};
     uint32_t turn = 0;
     (void)state;
+    need_tensor_cores();
     largest_error = 0;
     for (size_t d = 0; d < COUNT(head_dims); d++)
         for (size_t n = 0; n < COUNT(settled_counts); n++, turn++)
@@ -293,6 +302,7 @@ static void test_mma(void **state) {
 
 static void test_mma_prefill(void **state) {
     (void)state;
+    need_tensor_cores();
     largest_error = 0;
     for (uint8_t pair = 0; pair < 4; pair++)
         check_shape((struct shape){.head_dim = pair % 2 ? 64 : 128,
@@ -396,6 +406,8 @@ static void test_no_planes(void **state) {
 }
 
 static void check_bytes(const char *kernel, struct emulator_counts c, double said, double items) {
+    if (!emulator_counts_bytes())
+        return;
     double got = (double)(c.loads.bytes + c.stores.bytes);
     print_message(
         "%s: %.0f bytes moved, %.0f said and %.0f for items; loads coalesced %.1f %%, 16 bytes wide %.1f %%\n", kernel,
