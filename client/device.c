@@ -140,8 +140,9 @@ int scissor__device_open(struct scissor_session *s, const struct proto_opened *o
 }
 
 bool scissor__device_idle(const struct scissor_session *s) {
-    struct kernel_fence *fence = s->device->fence;
-    return !fence || streams_of(s)->fence_wait(s->backend, fence, true, 0) != -EAGAIN;
+    const struct client_device *d = s->device;
+    int r = d->fence && !d->idle ? streams_of(s)->fence_wait(s->backend, d->fence, true, 0) : 0;
+    return r == 0 || r == -ENOTRECOVERABLE; /* nothing runs any more */
 }
 
 static uint32_t microseconds_until(uint64_t deadline) {
@@ -157,14 +158,20 @@ static int wait_unlocked(struct scissor_session *s, uint64_t deadline) {
     int r = streams_of(s)->fence_wait(s->backend, s->device->fence, true, microseconds_until(deadline));
     pthread_mutex_lock(&client->lock);
     s->busy = false;
+    s->device->idle = r == 0;
     if (!client->attached)
         pthread_cond_broadcast(&client->news);
     return r;
 }
 
+int scissor__device_signal(struct scissor_session *s, void *stream) {
+    s->device->idle = false;
+    int r = streams_of(s)->fence_signal(s->backend, s->device->fence, stream);
+    return r < 0 ? streams_of(s)->wait(s->backend, stream) : 0;
+}
+
 static int signal_step(struct scissor_session *s) {
-    struct client_device *d = s->device;
-    return d->step == s->step && d->step > 0 ? streams_of(s)->fence_signal(s->backend, d->fence, d->stream) : 0;
+    return s->device->step == s->step && s->step > 0 ? scissor__device_signal(s, s->device->stream) : 0;
 }
 
 int scissor__device_drain(struct scissor_session *s, uint64_t deadline) {
@@ -173,7 +180,9 @@ int scissor__device_drain(struct scissor_session *s, uint64_t deadline) {
     int r = s->in_step ? signal_step(s) : 0;
     if (r == 0)
         r = wait_unlocked(s, deadline);
-    return r == -EAGAIN ? SCISSOR_ETIMEDOUT : 0; /* nothing runs on a device that fails otherwise */
+    if (r == 0 || r == -ENOTRECOVERABLE)
+        return 0;
+    return r == -EAGAIN ? SCISSOR_ETIMEDOUT : scissor__device_fail(s, r);
 }
 
 void scissor__device_close(struct scissor_session *s) {
@@ -230,19 +239,19 @@ int scissor__device_check(struct scissor_session *s, const char *instead) {
     return refuse(s, SCISSOR_EINVAL, "session %llu is in host memory: use %s()", (unsigned long long)s->id, instead);
 }
 
-/* Before the first work of a step. The backend's code. */
+/* Before the first work of a step. The backend's code. The client's event must never be recorded on a stream that is
+ * not behind its last record, nor anything be queued that is not behind the daemon's. */
 static int enter_step(struct scissor_session *s, void *stream) {
     struct client_device *d = s->device;
     if (d->step == s->step)
-        return 0;
-    int r = streams_of(s)->fence_follow(s->backend, d->fence, false, stream);
-    if (r == 0)
-        r = streams_of(s)->fence_follow(s->backend, d->fence, true, stream);
-    if (r == 0) {
-        d->stream = stream;
-        d->step = s->step;
-    }
-    return r;
+        return d->entered;
+    int r = streams_of(s)->fence_follow(s->backend, d->fence, true, stream);
+    if (r < 0)
+        return r;
+    d->stream = stream;
+    d->step = s->step;
+    d->idle = false;
+    return d->entered = streams_of(s)->fence_follow(s->backend, d->fence, false, stream);
 }
 
 static int append_on(struct scissor_session *s, uint32_t layer, const void *k, const void *v, uint32_t dtype,

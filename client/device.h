@@ -22,6 +22,8 @@ struct client_device {
     struct kernel_fence *fence; /* NULL: the session is unmapped */
     void *stream;               /* of the step with number `step`, on which its work is */
     uint64_t step;              /* 0: none yet */
+    int entered;                /* 0, or why no work of that step can be queued */
+    bool idle;                  /* everything queued was waited for */
     void *settle_stream;
     struct kernel_append *appends; /* scratch: [most KV heads of a layer] */
     void *workspace;
@@ -36,9 +38,13 @@ struct client_device {
 int scissor__device_open(struct scissor_session *session, const struct proto_opened *opened);
 /* The device of `name`, or NULL with client->text and *ret_code. */
 struct kernel_backend *scissor__device_backend(struct scissor_client *client, const char *name, int *ret_code);
+/* What is on the stream so far is what the daemon has to wait for; should the event fail, it is waited for here. Gives
+ * the backend's code. */
+int scissor__device_signal(struct scissor_session *session, void *stream);
 /* Whether everything is done that was queued in steps that have ended. Asks only. */
 bool scissor__device_idle(const struct scissor_session *session);
-/* Waits for that, and for what an open step has queued; the lock is given up meanwhile. ETIMEDOUT. */
+/* Waits for that, and for what an open step has queued; the lock is given up meanwhile. ETIMEDOUT, EDEVICE, ENOMEM:
+ * it cannot be known. */
 int scissor__device_drain(struct scissor_session *session, uint64_t deadline);
 /* Closes the events; nothing is queued any more. */
 void scissor__device_close(struct scissor_session *session);
@@ -65,10 +71,10 @@ int scissor__device_attend_staged(const struct scissor_attend_item *items, size_
 
 /* Where the kernels are to add to a plane of the group. */
 float *scissor__plane_address(const struct scissor_session *session, const struct client_group *group, float *plane);
-/* Zeroed memory for all planes of a group, and its end; NULL is allowed. */
-float *scissor__planes_new(struct scissor_session *session, size_t bytes);
+/* Zeroed memory for all planes of a group, and its end; NULL is allowed. ENOMEM, EDEVICE, EDEVICELOST. */
+int scissor__planes_new(struct scissor_session *session, size_t bytes, float **ret);
 void scissor__planes_free(struct scissor_session *session, float *block);
-/* Takes memory on the device for as many planes, which the sums are not in; 0 or ENOMEM. */
+/* Takes memory on the device for as many planes, which the sums are not in. The same codes. */
 int scissor__device_planes_resize(struct scissor_session *session, struct client_group *group, size_t bytes);
 /* Queues what brings a group's sums to the device. Gives the backend's code. */
 int scissor__device_planes_queue(struct scissor_session *session, struct client_group *group, void *stream);

@@ -18,12 +18,19 @@ float *scissor__plane_address(const struct scissor_session *s, const struct clie
     return plane && s->device ? g->device_planes + (plane - g->plane_block) : plane;
 }
 
-float *scissor__planes_new(struct scissor_session *s, size_t bytes) {
+int scissor__planes_new(struct scissor_session *s, size_t bytes, float **ret) {
     struct kernel_backend *b = s->backend;
     void *block = NULL;
-    if (!s->device)
-        return scissor_calloc(1, bytes);
-    return b->streams->memory_new(b, KERNEL_MEMORY_PINNED, bytes, &block) < 0 ? NULL : memset(block, 0, bytes);
+    if (!s->device) {
+        block = scissor_calloc(1, bytes);
+        *ret = block ? block : *ret;
+        return block ? 0 : SCISSOR_ENOMEM;
+    }
+    int r = b->streams->memory_new(b, KERNEL_MEMORY_PINNED, bytes, &block);
+    if (r < 0)
+        return scissor__device_fail(s, r);
+    *ret = memset(block, 0, bytes);
+    return 0;
 }
 
 void scissor__planes_free(struct scissor_session *s, float *block) {
@@ -36,8 +43,9 @@ void scissor__planes_free(struct scissor_session *s, float *block) {
 int scissor__device_planes_resize(struct scissor_session *s, struct client_group *g, size_t bytes) {
     struct kernel_backend *b = s->backend;
     void *larger;
-    if (b->streams->memory_new(b, KERNEL_MEMORY_DEVICE, bytes, &larger) < 0)
-        return SCISSOR_ENOMEM;
+    int r = b->streams->memory_new(b, KERNEL_MEMORY_DEVICE, bytes, &larger);
+    if (r < 0)
+        return scissor__device_fail(s, r);
     b->streams->memory_free(b, KERNEL_MEMORY_DEVICE, g->device_planes);
     g->device_planes = larger;
     return 0;
@@ -61,18 +69,18 @@ int scissor__device_planes_queue(struct scissor_session *s, struct client_group 
 int scissor__device_planes_queue_fetch(struct scissor_session *s, void *stream) {
     struct kernel_backend *b = s->backend;
     bool any = false;
-    int r = 0;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        any |= s->groups[i].planes_at == CLIENT_PLANES_DEVICE;
+    int r = any ? b->streams->fence_follow(b, s->device->fence, true, stream) : 0;
+    if (r < 0 || !any)
+        return r;
     for (uint32_t i = 0; i < s->group_count && r == 0; i++) {
         struct client_group *g = &s->groups[i];
-        if (g->planes_at != CLIENT_PLANES_DEVICE)
-            continue;
-        if (!any)
-            r = b->streams->fence_follow(b, s->device->fence, true, stream);
-        any = true;
-        if (r == 0)
+        if (g->planes_at == CLIENT_PLANES_DEVICE)
             r = b->streams->transfer(b, g->plane_block, g->device_planes, scissor__planes_bytes(g), stream);
     }
-    return any && r == 0 ? b->streams->fence_signal(b, s->device->fence, stream) : r;
+    int signal = scissor__device_signal(s, stream);
+    return r < 0 ? r : signal;
 }
 
 void scissor__device_planes_fetched(struct scissor_session *s) {

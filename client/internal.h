@@ -307,8 +307,8 @@ void scissor__attend_undone(const struct scissor_attend_item *items, size_t item
 
 /* Bytes of a group's planes. */
 size_t scissor__planes_bytes(const struct client_group *group);
-/* Makes room for the heads' next_settled + F slots; 0 or ENOMEM, then nothing has changed. From a device also what
- * scissor__device_planes_fetch() gives, which has to come before planes_move, too. */
+/* Makes room for the heads' next_settled + F slots; 0 or ENOMEM (EDEVICE, EDEVICELOST), then nothing has changed. On a
+ * device scissor__device_planes_fetch() comes before this and before planes_move. */
 int scissor__planes_reserve(struct scissor_session *session);
 /* Moves the sums of fresh rows behind next_settled slots and forgets those of settled slots. */
 void scissor__planes_move(struct scissor_session *session);

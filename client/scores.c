@@ -51,13 +51,15 @@ static int reserve_group(struct scissor_session *s, struct client_group *g, uint
     capacity = capacity < most ? capacity : most;
     size_t arrays = (size_t)g->layers * g->kv_heads * plane_bits_count(g->planes);
     size_t bytes = arrays * capacity * sizeof(float);
-    float *block = scissor__planes_new(s, bytes);
-    if (!block)
-        return SCISSOR_ENOMEM;
-    if (s->device && scissor__device_planes_resize(s, g, bytes)) {
-        scissor__planes_free(s, block);
-        return SCISSOR_ENOMEM;
+    float *block;
+    int r = scissor__planes_new(s, bytes, &block);
+    if (!r && s->device) {
+        r = scissor__device_planes_resize(s, g, bytes);
+        if (r)
+            scissor__planes_free(s, block);
     }
+    if (r)
+        return r;
     if (g->plane_block)
         for (size_t i = 0; i < arrays; i++)
             memcpy(block + i * capacity, g->plane_block + i * g->capacity, g->capacity * sizeof *block);
@@ -71,8 +73,9 @@ int scissor__planes_reserve(struct scissor_session *s) {
     for (uint32_t i = 0; i < s->group_count; i++) {
         struct client_group *g = &s->groups[i];
         uint32_t needed = slots_needed(s, g);
-        if (g->planes && needed > g->capacity && reserve_group(s, g, needed))
-            return SCISSOR_ENOMEM;
+        int r = g->planes && needed > g->capacity ? reserve_group(s, g, needed) : 0;
+        if (r)
+            return r;
     }
     return 0;
 }

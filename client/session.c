@@ -89,9 +89,10 @@ int scissor_close(struct scissor_session *s) {
         return 0;
     struct scissor_client *client = s->client;
     pthread_mutex_lock(&client->lock);
-    if (s->device && scissor__device_drain(s, scissor__client_deadline(client))) {
+    int r = s->device ? scissor__device_drain(s, scissor__client_deadline(client)) : 0;
+    if (r) {
         pthread_mutex_unlock(&client->lock);
-        return SCISSOR_ETIMEDOUT;
+        return r;
     }
     scissor__lease_give(s);
     s->in_step = false;
@@ -101,7 +102,7 @@ int scissor_close(struct scissor_session *s) {
     scissor__session_unmap(s);
     s->closing = true;
     /* Of a session that the operator closed, the daemon still keeps the two pages that we had mapped. */
-    int r = session_give_back(s);
+    r = session_give_back(s);
     if ((failure == SCISSOR_ECLOSED || failure == SCISSOR_EDEVICELOST) && (r == 0 || r == SCISSOR_ENOSESSION))
         r = failure;
     session_unlink(s);

@@ -56,11 +56,13 @@ static void bury(struct fake *f, struct fake_session *s) {
     memset(s, 0, sizeof *s);
 }
 
-/* The client has gone. */
+/* The client has gone, or has hung up: what it has open on a device must stay until it is gone, too. */
 static void drop_connection(struct fake *f) {
     close_connection(f);
     for (int i = 0; i < FAKE_SESSIONS; i++)
-        if (f->sessions[i].id)
+        if (f->sessions[i].fence)
+            bury(f, &f->sessions[i]);
+        else if (f->sessions[i].id)
             fake_end_session(f, &f->sessions[i]);
 }
 

@@ -248,7 +248,14 @@ static bool work_uses(const struct work *w, const char *memory, size_t bytes) {
     return used;
 }
 
+static bool lost(struct kernel_backend *b) {
+    return b == &client_backend && fake_device.fail_after == 0 && fake_device.fail_with == -ENOTRECOVERABLE;
+}
+
+/* Nothing runs on a device that is lost. */
 static void fault(const char *what) {
+    if (lost(&client_backend))
+        return;
     fprintf(stderr, "fake device: %s\n", what);
     fake_device.faults++;
 }
@@ -396,27 +403,20 @@ static int wait(struct kernel_backend *b, void *stream) {
     return 0;
 }
 
-static int fill_zero(struct kernel_backend *b, void *to, size_t bytes, void *stream) {
-    int r = enter(b);
-    if (r < 0)
-        return r;
-    struct work *w = queue(stream, FILL);
-    w->to = to;
-    w->bytes = bytes;
-    pthread_mutex_unlock(&lock);
-    return 0;
-}
-
 static int transfer(struct kernel_backend *b, void *to, const void *from, size_t bytes, void *stream) {
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(stream, TRANSFER);
+    struct work *w = queue(stream, from ? TRANSFER : FILL);
     w->to = to;
     w->from = from;
     w->bytes = bytes;
     pthread_mutex_unlock(&lock);
     return 0;
+}
+
+static int fill_zero(struct kernel_backend *b, void *to, size_t bytes, void *stream) {
+    return transfer(b, to, NULL, bytes, stream);
 }
 
 static int append(struct kernel_backend *b, const struct kernel_append *heads, size_t count, void *stream) {
@@ -541,10 +541,6 @@ static int fence_wait(struct kernel_backend *b, struct kernel_fence *f, bool own
     return r;
 }
 
-static bool lost(struct kernel_backend *b) {
-    return b == &client_backend && fake_device.fail_after == 0 && fake_device.fail_with == -ENOTRECOVERABLE;
-}
-
 static const struct kernel_streams operations = {.own = own,
                                                  .wait = wait,
                                                  .memory_new = memory_new,
@@ -585,7 +581,8 @@ struct kernel_backend *fake_device_daemon(void) {
     return made(&daemon_backend);
 }
 
-void fake_device_reset(void) {
+void fake_device_discard(void) {
+    pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < STREAMS; i++)
         while (streams[i].first) {
             struct work *next = streams[i].first->next;
@@ -593,5 +590,10 @@ void fake_device_reset(void) {
             streams[i].first = next;
         }
     memset(streams, 0, sizeof streams);
+    pthread_mutex_unlock(&lock);
+}
+
+void fake_device_reset(void) {
+    fake_device_discard();
     fake_device = (struct fake_device){.fail_after = -1};
 }

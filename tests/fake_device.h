@@ -24,6 +24,8 @@ struct kernel_backend *fake_device_client(void);
 struct kernel_backend *fake_device_daemon(void);
 /* Before a test: nothing is queued, nothing has failed. */
 void fake_device_reset(void);
+/* What is queued is never done: the device was lost. */
+void fake_device_discard(void);
 /* Where the host finds what is at a device's address. */
 void *fake_device_host(const void *address);
 /* Work that is queued now, on all streams. */
