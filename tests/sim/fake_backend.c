@@ -9,13 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-struct kernel_segment {
-    size_t bytes;
-    enum kernel_access access;
-    char *memory;
-    int fd; /* says where the memory is; -1 */
-    struct kernel_segment *next;
-};
+#include "fake_segment.h"
 
 static struct fake_backend *fake_of(struct kernel_backend *b) {
     return (struct fake_backend *)b;
@@ -72,7 +66,8 @@ static int segment_new(struct kernel_backend *b, enum kernel_access access, size
     char *memory = calloc(1, bytes); /* large ones are mapped zeros: only what is touched costs anything */
     if (!s || !memory)
         abort();
-    *s = (struct kernel_segment){bytes, access, memory, f->kept ? file_of(memory) : -1, NULL};
+    *s = (struct kernel_segment){
+        .bytes = bytes, .access = access, .memory = memory, .fd = f->kept ? file_of(memory) : -1};
     f->bytes += bytes;
     f->segments++;
     *ret = s;

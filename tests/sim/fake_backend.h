@@ -19,6 +19,14 @@ struct fake_backend {
     bool descriptors;              /* handles have one each */
     bool kept;                     /* segments outlive their owner */
     struct kernel_segment *left;   /* that nobody owns just now */
+    /* of one that is made by fake_device_init() */
+    struct kernel_backend now;    /* what does its work when its time has come */
+    struct kernel_segment *alive; /* all */
+    struct fake_work *work;       /* queued, oldest first */
+    uint64_t fences;
+    bool client_is_quick; /* a client's work ends while the broker waits for it */
+    bool lost;
+    uint32_t longest_wait_us; /* that the broker was ready to wait for a client */
 };
 
 void fake_backend_init(struct fake_backend *f, bool revocable);

@@ -16,8 +16,20 @@
         }                                                                        \
     } while (0)
 
+/* The broker's question has no context. */
+static struct rig *current;
+
+static bool process_gone(pid_t pid, int pidfd) {
+    (void)pidfd;
+    for (int i = 0; i < RIG_PEERS; i++)
+        if (current->peers[i].pid == pid)
+            return !current->peers[i].handle && !current->peers[i].lingers;
+    return true;
+}
+
 void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable) {
     memset(r, 0, sizeof *r);
+    current = r;
     fake_backend_init(&r->device, revocable);
     fake_backend_init(&r->host, true);
     r->host.descriptors = true;
@@ -27,10 +39,24 @@ void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable) {
     r->config.pool_count = 1;
     r->config.seed = 1;
     r->config.owner_uid = RIG_OWNER_UID;
+    r->config.process_gone = process_gone;
     r->pidfd = -1;
     r->now = 1000000000;
     for (int i = 0; i < RIG_SESSIONS; i++)
         r->sessions[i].peer = -1;
+    MUST(broker_new(&r->config, &r->broker) == 0);
+}
+
+void rig_add_gpu(struct rig *r, uint64_t gpu_bytes) {
+    fake_device_init(&r->gpu);
+    r->config.pools[r->config.pool_count++] = (struct broker_pool_config){
+        .name = "gpu", .backend = &r->gpu.base, .host = &r->host.base, .limit_bytes = gpu_bytes};
+}
+
+void rig_init_gpu(struct rig *r, uint64_t pool_bytes, uint64_t gpu_bytes) {
+    rig_init(r, pool_bytes, true);
+    r->broker = broker_free(r->broker);
+    rig_add_gpu(r, gpu_bytes);
     MUST(broker_new(&r->config, &r->broker) == 0);
 }
 
@@ -48,13 +74,19 @@ void rig_init_kept(struct rig *r, uint64_t pool_bytes, struct fake_store *store,
 }
 
 void rig_deinit(struct rig *r) {
-    for (int i = 0; i < RIG_PEERS; i++)
+    for (int i = 0; i < RIG_PEERS; i++) {
         rig_disconnect(r, i);
+        rig_exit(r, i);
+    }
+    rig_jobs(r);
+    rig_pass(r, 1000000000);
     rig_jobs(r);
     broker_check(r->broker);
     r->broker = broker_free(r->broker);
-    MUST(r->device.segments == 0 && r->host.segments == 0);
-    MUST(r->device.bytes == 0 && r->host.bytes == 0);
+    if (r->gpu.lost)
+        fake_device_end(&r->gpu);
+    MUST(r->device.segments == 0 && r->host.segments == 0 && r->gpu.segments == 0);
+    MUST(r->device.bytes == 0 && r->host.bytes == 0 && r->gpu.bytes == 0 && r->gpu.fences == 0);
 }
 
 /* ---------- clients ---------- */
@@ -86,11 +118,21 @@ static void forget_session(const struct rig *r, struct rig_session *s) {
     s->peer = -1;
 }
 
+/* Its process may live on with all that it has open on the gpu. */
 static void forget_peer(struct rig *r, int peer) {
+    struct rig_peer *p = &r->peers[peer];
     for (int i = 0; i < RIG_SESSIONS; i++)
         if (r->sessions[i].peer == peer)
             forget_session(r, &r->sessions[i]);
-    r->peers[peer] = (struct rig_peer){0};
+    *p = (struct rig_peer){.pid = p->pid, .processes = p->processes, .lingers = p->lingers};
+}
+
+/* The next one in its place is another one. */
+static void forget_process(struct rig *r, int peer) {
+    fake_device_exit(&r->gpu, r->peers[peer].pid);
+    r->peers[peer].lingers = false;
+    r->peers[peer].pid = 0;
+    r->peers[peer].processes++;
 }
 
 static struct rig_session *session_by_request(struct rig *r, int peer, uint32_t request) {
@@ -107,7 +149,7 @@ static struct rig_session *session_by_id(struct rig *r, int peer, uint64_t id) {
     return NULL;
 }
 
-static void on_grow(const struct rig *r, struct rig_session *s, const struct proto_header *h,
+static void on_grow(struct rig *r, struct rig_session *s, const struct proto_header *h,
                     const struct proto_segment *entries, const struct broker_action *a) {
     MUST(s && (!r->real || a->fd_count == h->count));
     for (uint32_t i = 0; i < h->count; i++) {
@@ -117,6 +159,8 @@ static void on_grow(const struct rig *r, struct rig_session *s, const struct pro
         s->segment[entries[i].id] =
             r->real ? map(r, a->fds[i], SCISSOR_SEGMENT_BYTES, entries[i].kind == PROTO_SEGMENT_FRESH)
                     : fake_handle_address(entries[i].handle);
+        fake_device_open(&r->gpu, s->segment[entries[i].id], r->peers[s->peer].pid);
+        fake_device_order(&r->gpu, s->segment[entries[i].id], s->fence);
     }
 }
 
@@ -126,13 +170,14 @@ static void on_shrink(const struct rig *r, struct rig_session *s, const struct p
     for (uint32_t i = 0; i < h->count; i++) {
         MUST(ids[i].id < RIG_IDS && s->segment[ids[i].id]);
         unmap(r, s->segment[ids[i].id], SCISSOR_SEGMENT_BYTES);
+        s->releasing[s->release_count] = s->segment[ids[i].id];
         s->segment[ids[i].id] = NULL;
-        if (!r->device.base.revocable)
+        if (s->fence || !r->device.base.revocable)
             s->release[s->release_count++] = ids[i].id;
     }
 }
 
-static void on_opened(const struct rig *r, struct rig_session *s, const struct proto_opened *o,
+static void on_opened(struct rig *r, struct rig_session *s, const struct proto_opened *o,
                       const struct broker_action *a) {
     MUST(s && !s->opened && s->segment[o->fresh_segments - 1] && !s->segment[o->fresh_segments]);
     MUST(a->fd_count == 2);
@@ -146,6 +191,10 @@ static void on_opened(const struct rig *r, struct rig_session *s, const struct p
     memcpy(s->token, o->token, sizeof s->token);
     memcpy(s->scores, o->groups, sizeof s->scores);
     s->code = SCISSOR_OK;
+    s->fence = fake_handle_fence(o->events[0]);
+    MUST((s->fence != NULL) == (strcmp(o->device, "cuda:GPU-fake") == 0));
+    for (uint32_t i = 0; i < o->fresh_segments; i++)
+        fake_device_order(&r->gpu, s->segment[i], s->fence);
 }
 
 static void on_settled(struct rig_session *s, const struct proto_settled *settled) {
@@ -175,7 +224,8 @@ static void on_reattached(struct rig_session *s, const struct proto_reattached *
 
 static void on_closed(const struct rig *r, struct rig_session *s, const struct proto_header *h,
                       const struct proto_closed *closed) {
-    MUST(s && closed->code == (h->request ? SCISSOR_OK : SCISSOR_ECLOSED));
+    int news = s && s->fence && r->gpu.lost ? SCISSOR_EDEVICELOST : SCISSOR_ECLOSED;
+    MUST(s && closed->code == (h->request ? SCISSOR_OK : news));
     s->code = closed->code;
     if (h->request) {
         forget_session(r, s);
@@ -202,8 +252,9 @@ static void on_failed(struct rig *r, int peer, struct rig_session *s, const stru
     if (!s)
         return;
     s->code = f->code;
+    r->early_settles += s->asked && f->code == SCISSOR_ESTATE;
     s->request = s->asked = 0;
-    s->doomed |= f->code == SCISSOR_ECLOSED || f->code == SCISSOR_ESYSTEM;
+    s->doomed |= f->code == SCISSOR_ECLOSED || f->code == SCISSOR_ESYSTEM || f->code == SCISSOR_EDEVICELOST;
     if (!s->opened || s->reattaching)
         forget_session(r, s);
 }
@@ -301,8 +352,12 @@ void rig_act(struct rig *r) {
         case BROKER_ACTION_HANGUP: {
             int peer = peer_of(r, a.peer);
             r->hangups++;
+            r->peers[peer].lingers = r->gpu.base.name != NULL;
+            r->peers[peer].handle = NULL;
             broker_peer_gone(r->broker, a.peer, r->now);
             forget_peer(r, peer);
+            if (!r->peers[peer].lingers)
+                forget_process(r, peer);
             break;
         }
         case BROKER_ACTION_JOB:
@@ -360,7 +415,9 @@ void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const vo
 
 static bool connect_peer(struct rig *r, int peer, uint32_t uid) {
     int pidfd = r->pidfd < 0 ? -1 : fcntl(r->pidfd, F_DUPFD_CLOEXEC, 0);
-    if (broker_peer_new(r->broker, 100 + peer, uid, uid, pidfd, &r->peers[peer].handle) < 0) {
+    if (!r->peers[peer].pid)
+        r->peers[peer].pid = 100 + peer + 1000 * (int)r->peers[peer].processes;
+    if (broker_peer_new(r->broker, r->peers[peer].pid, uid, uid, pidfd, &r->peers[peer].handle) < 0) {
         if (pidfd >= 0)
             close(pidfd);
         return false;
@@ -369,6 +426,7 @@ static bool connect_peer(struct rig *r, int peer, uint32_t uid) {
     broker_peer_set_data(r->peers[peer].handle, &r->peers[peer]);
     struct proto_hello hello = {
         .major = PROTO_VERSION_MAJOR, .capabilities = PROTO_CAP_HOST | PROTO_CAP_KEEP, .name = "rig"};
+    hello.capabilities |= r->no_cuda ? 0 : PROTO_CAP_CUDA;
     rig_send(r, peer, PROTO_HELLO, ++r->last_request, &hello, NULL, 0);
     return r->peers[peer].welcome;
 }
@@ -378,7 +436,7 @@ static bool peer_free(const struct rig *r, int peer) {
     for (int i = 0; i < RIG_SESSIONS; i++)
         if (r->sessions[i].peer == peer)
             return false;
-    return !r->peers[peer].handle;
+    return !r->peers[peer].handle && !r->peers[peer].lingers;
 }
 
 int rig_connect_as(struct rig *r, uint32_t uid) {
@@ -405,6 +463,8 @@ void rig_take_over(struct rig *r) {
 void rig_restart(struct rig *r) {
     r->broker = broker_leave(r->broker);
     r->job_count = 0;
+    if (r->gpu.base.name)
+        fake_device_end(&r->gpu);
     for (int i = 0; i < RIG_PEERS; i++) {
         r->peers[i].handle = NULL;
         r->peers[i].welcome = false;
@@ -451,13 +511,42 @@ const uint8_t *rig_operator(struct rig *r) {
 }
 
 void rig_disconnect(struct rig *r, int peer) {
-    if (!r->peers[peer].handle) { /* its connection may have ended with a broker */
-        forget_peer(r, peer);
+    struct broker_peer *handle = r->peers[peer].handle;
+    if (r->peers[peer].lingers)
         return;
-    }
-    broker_peer_gone(r->broker, r->peers[peer].handle, r->now);
+    r->peers[peer].handle = NULL;
+    fake_device_exit(&r->gpu, r->peers[peer].pid);
+    if (handle) /* it may have ended with a broker */
+        broker_peer_gone(r->broker, handle, r->now);
+    forget_peer(r, peer);
+    forget_process(r, peer);
+    rig_act(r);
+}
+
+void rig_hang_up(struct rig *r, int peer) {
+    struct broker_peer *handle = r->peers[peer].handle;
+    MUST(handle);
+    r->peers[peer].handle = NULL;
+    r->peers[peer].lingers = true;
+    broker_peer_gone(r->broker, handle, r->now);
     forget_peer(r, peer);
     rig_act(r);
+}
+
+void rig_exit(struct rig *r, int peer) {
+    if (r->peers[peer].lingers)
+        forget_process(r, peer);
+}
+
+void rig_step_begins(struct rig *r, int session) {
+    if (r->sessions[session].fence)
+        fake_fence_follow(&r->gpu, r->sessions[session].fence);
+}
+
+void rig_step_ends(struct rig *r, int session) {
+    (void)r;
+    if (r->sessions[session].fence)
+        fake_fence_signal(r->sessions[session].fence);
 }
 
 struct proto_open rig_spec(uint32_t layers, uint32_t kv_heads, uint32_t head_dim, uint32_t fresh_rows,
@@ -503,6 +592,12 @@ void rig_settle(struct rig *r, int session, uint32_t rows, uint64_t sequence) {
 void rig_close(struct rig *r, int session) {
     struct rig_session *s = &r->sessions[session];
     struct proto_close body = {.session = s->id};
+    if (s->fence && !r->gpu.lost)
+        fake_fence_reach(s->fence);
+    for (uint32_t i = 0; i < RIG_IDS; i++)
+        fake_device_close(&r->gpu, s->segment[i]);
+    for (uint32_t i = 0; i < s->release_count; i++)
+        fake_device_close(&r->gpu, s->releasing[i]);
     s->request = ++r->last_request;
     rig_send(r, s->peer, PROTO_CLOSE, s->request, &body, NULL, 0);
 }
@@ -512,6 +607,8 @@ void rig_released(struct rig *r, int session) {
     struct proto_shrink body = {.session = s->id};
     uint32_t count = s->release_count;
     s->release_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        fake_device_close(&r->gpu, s->releasing[i]);
     rig_send(r, s->peer, PROTO_RELEASED, 0, &body, s->release, (uint16_t)count);
 }
 

@@ -10,7 +10,7 @@
 
 #include "broker.h"
 #include "control_page.h"
-#include "fake_backend.h"
+#include "fake_device.h"
 #include "fake_store.h"
 #include "scissor_error.h"
 
@@ -31,6 +31,8 @@ struct rig_session {
     uint32_t fresh_rows;
     void *segment[RIG_IDS];
     uint32_t release[RIG_IDS], release_count; /* shrunk, but the daemon has not been told that they are unmapped */
+    void *releasing[RIG_IDS];                 /* these */
+    struct kernel_fence *fence;               /* of a session on the device */
     const struct proto_control *control;
     struct proto_lease *lease;
     uint32_t control_bytes;
@@ -50,6 +52,9 @@ struct rig_session {
 
 struct rig_peer {
     struct broker_peer *handle; /* NULL: not connected */
+    int pid;                    /* another one for each process that has this place */
+    uint32_t processes;         /* that had this place and have ended */
+    bool lingers;               /* its connection has ended, and it lives */
     bool welcome;
     uint32_t uid, capabilities; /* as it said who it is; in WELCOME */
     struct proto_pass_is pass;  /* after rig_ask_pass() */
@@ -61,6 +66,8 @@ struct rig {
     struct broker_config config;
     struct broker *broker;
     struct fake_backend device, host;
+    struct fake_backend gpu;  /* of pool 1, if there is one: works late, and cannot take memory away */
+    bool no_cuda;             /* clients say that they cannot open its memory */
     struct fake_store *store; /* NULL: sessions end with the broker */
     bool real;                /* memory of the host backend: clients map what they are sent */
     int pidfd;                /* that peers have; -1 */
@@ -71,6 +78,7 @@ struct rig {
     struct broker_job *jobs[RIG_JOBS]; /* queued, oldest first */
     uint32_t job_count;
     uint64_t events[16], evicted_events, hangups, descriptors;
+    uint64_t early_settles; /* refused, as the client's work had not ended */
     uint64_t answers;
     struct proto_answer answer;
     uint8_t answer_entries[PROTO_ANSWER_MAX];
@@ -80,6 +88,10 @@ struct rig {
 void rig_init(struct rig *r, uint64_t pool_bytes, bool revocable);
 /* The same with a store; `real`: with the host backend. It stays the caller's. */
 void rig_init_kept(struct rig *r, uint64_t pool_bytes, struct fake_store *store, bool real);
+/* Pool 0 as in rig_init(), revocable, and pool 1 on the gpu. */
+void rig_init_gpu(struct rig *r, uint64_t pool_bytes, uint64_t gpu_bytes);
+/* Adds that pool to a broker that is to be made. */
+void rig_add_gpu(struct rig *r, uint64_t gpu_bytes);
 /* Everybody goes, all jobs run; broker_free() asserts that all came back; so did the segments. */
 void rig_deinit(struct rig *r);
 
@@ -100,7 +112,11 @@ int rig_connect_as(struct rig *r, uint32_t uid);
 const uint8_t *rig_ask_pass(struct rig *r, int peer);
 /* The pass of a new peer that may change everything. */
 const uint8_t *rig_operator(struct rig *r);
+/* The process ends. */
 void rig_disconnect(struct rig *r, int peer);
+/* Only its connection ends; the place stays taken until it exits. */
+void rig_hang_up(struct rig *r, int peer);
+void rig_exit(struct rig *r, int peer);
 void rig_send(struct rig *r, int peer, uint16_t type, uint32_t request, const void *body, const void *entries,
               uint16_t count);
 
@@ -122,6 +138,10 @@ int rig_open(struct rig *r, int peer, const struct proto_open *spec);
 int rig_open_now(struct rig *r, int peer, const struct proto_open *spec);
 void rig_settle(struct rig *r, int session, uint32_t rows, uint64_t sequence);
 void rig_close(struct rig *r, int session);
+/* A step of a session on the gpu: begins after what the broker has signalled; ends by queueing work that is done later.
+ */
+void rig_step_begins(struct rig *r, int session);
+void rig_step_ends(struct rig *r, int session);
 /* Tells the daemon that all shrunk segments are unmapped. */
 void rig_released(struct rig *r, int session);
 void rig_positions(struct rig *r, int session, uint32_t layer, uint32_t kv_head);

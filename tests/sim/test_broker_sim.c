@@ -2,8 +2,9 @@
  * broker_check() after each.
  *
  * SIM_STEPS and SIM_SEED in the environment change the run; the seed is printed. Steps come in epochs, each with a
- * broker of its own: some with a backend that cannot revoke, some in which nothing fails, so that it can be told that
- * no guarantee is broken. At an epoch's end everybody goes and all must be back. */
+ * broker of its own: some with a backend that cannot revoke, some with a second pool on a device that works late
+ * (fake_device.h watches its rules), some in which nothing fails, so that it can be told that no guarantee is broken.
+ * At an epoch's end everybody goes and all must be back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -33,6 +34,7 @@ static struct rig rig;
 static uint64_t rng_state, step;
 static bool calm;  /* few sessions come, so that much is lent to those there are; then many come and take it back */
 static bool clean; /* in this epoch nothing fails but clients */
+static bool gpu;   /* in this epoch there is a second pool, on a device */
 static bool kept;  /* in this epoch sessions outlive the broker, which ends now and then */
 static struct fake_store store;
 
@@ -52,6 +54,7 @@ static struct place {
 /* What happened, to be printed: a sim that does nothing passes, too. */
 static struct {
     uint64_t opened, refused, closed, settles, reclaims, folded, died, failures, restarts, reattached, limits;
+    uint64_t gpu_settles, early_settles, quarantined, devices_lost;
 } tally;
 
 static uint32_t below(uint32_t limit) {
@@ -117,6 +120,8 @@ static void do_open(void) {
         spec.groups[1].max_rows = 0;
         spec.group_count = 2;
     }
+    if (gpu && below(3))
+        spec.pool = below(2);
     if (!clean && below(20) == 0)
         ((uint32_t *)&spec)[below(sizeof spec / 4)] = below(2) ? 0xffffffffu : below(4096);
     int place = rig_open(&rig, peer, &spec);
@@ -176,10 +181,26 @@ static void do_old_frame(void) {
         deliver_frame(frame);
 }
 
+static void reach(int i) {
+    if (rig.sessions[i].fence)
+        fake_fence_reach(rig.sessions[i].fence);
+}
+
+/* What is queued goes on, on either side. */
+static void do_device(void) {
+    int i = any_session();
+    if (i >= 0 && below(2))
+        reach(i);
+    rig.gpu.client_is_quick = below(2);
+    fake_device_run(&rig.gpu, below(2) ? below(20) : UINT64_MAX);
+}
+
 static void do_settle(void) {
     int i = free_session();
     if (i < 0 || rig.sessions[i].closed)
         return;
+    if (below(4)) /* its client knows the step's sums */
+        reach(i);
     uint32_t rows = below(3) ? rig.sessions[i].fresh_rows : below(rig.sessions[i].fresh_rows + 2);
     rig_settle(&rig, i, rows, rig.sessions[i].sequence + (below(20) == 0));
 }
@@ -205,6 +226,7 @@ static void do_step(void) {
     struct rig_session *s = &rig.sessions[i];
     if (places[i].step_open) {
         MUST(s->closed || s->control->generation == places[i].generation);
+        rig_step_ends(&rig, i);
         if (s->lease->word == PROTO_LEASE_CLIENT)
             s->lease->word = PROTO_LEASE_FREE;
         places[i].step_open = false;
@@ -213,6 +235,7 @@ static void do_step(void) {
         s->lease->fresh_count = below(2) ? below(5000) : 1;
         places[i].step_open = true;
         places[i].generation = s->control->generation;
+        rig_step_begins(&rig, i);
     }
 }
 
@@ -261,6 +284,7 @@ static void do_limits(void) {
     switch (below(6)) {
     case 0:
         r.op = PROTO_OP_SET_POOL;
+        r.value[0] = gpu ? below(2) : 0;
         r.value[1] = (4 + below(40)) * MIB;
         break;
     case 1:
@@ -295,12 +319,28 @@ static void do_disconnect(void) {
     if (peer < 0)
         return;
     tally.died++;
-    rig_disconnect(&rig, peer);
+    if (gpu && below(2))
+        rig_hang_up(&rig, peer);
+    else
+        rig_disconnect(&rig, peer);
+}
+
+static void do_exit(void) {
+    rig_exit(&rig, (int)below(RIG_PEERS));
+}
+
+/* Sessions there end, and no others. */
+static void do_lose_device(void) {
+    if (!gpu || clean || rig.gpu.lost)
+        return;
+    fake_device_lose(&rig.gpu);
+    tally.devices_lost++;
 }
 
 static void do_recovery(void) {
     alloc_fail_never();
-    rig.device.allocate_fails_after = rig.host.allocate_fails_after = UINT64_MAX;
+    rig.device.allocate_fails_after = rig.host.allocate_fails_after = rig.gpu.allocate_fails_after = UINT64_MAX;
+    rig.gpu.export_fails = rig.gpu.move_fails = false;
     store.puts_left = UINT64_MAX;
     rig.device.export_fails = rig.host.export_fails = rig.device.move_fails = false;
 }
@@ -341,6 +381,8 @@ static void do_restart(void) {
     }
     broker_pool_stat(rig.broker, 0, rig.now, &stat);
     rig.config.pools[0].limit_bytes = stat.limit_bytes; /* a smaller one would not have room for all */
+    for (int peer = 0; peer < RIG_PEERS; peer++)        /* that of what it had open nothing is left */
+        rig_exit(&rig, peer);
     rig_restart(&rig);
     tally.restarts++;
     broker_pool_stat(rig.broker, 0, rig.now, &stat);
@@ -372,6 +414,7 @@ static void do_failures(void) {
         break;
     case 1:
         rig.device.allocate_fails_after = below(4);
+        rig.gpu.allocate_fails_after = below(4);
         break;
     case 2:
         rig.host.allocate_fails_after = below(3);
@@ -380,6 +423,8 @@ static void do_failures(void) {
         rig.device.export_fails = below(4) == 0;
         rig.host.export_fails = below(8) == 0;
         rig.device.move_fails = below(16) == 0;
+        rig.gpu.export_fails = below(8) == 0;
+        rig.gpu.move_fails = below(16) == 0;
     }
     tally.failures++;
 }
@@ -414,11 +459,17 @@ static void check_client(const struct rig_session *s) {
 
 static void check_all(void) {
     struct proto_pool_stat stat;
+    uint64_t charged = 0;
     broker_check(rig.broker);
-    broker_pool_stat(rig.broker, 0, rig.now, &stat);
-    MUST(rig.device.bytes + rig.host.bytes <= stat.charged_bytes);
-    MUST(stat.charged_bytes <= stat.limit_bytes && stat.target_bytes <= stat.limit_bytes);
-    MUST(stat.guaranteed_bytes <= stat.target_bytes);
+    for (uint32_t i = 0; i < rig.config.pool_count; i++) {
+        broker_pool_stat(rig.broker, i, rig.now, &stat);
+        charged += stat.charged_bytes;
+        MUST(stat.charged_bytes <= stat.limit_bytes && stat.target_bytes <= stat.limit_bytes);
+        MUST(stat.guaranteed_bytes <= stat.target_bytes && stat.quarantined_bytes <= stat.charged_bytes);
+        if (i == 1 && !rig.gpu.lost)
+            MUST(rig.gpu.bytes <= stat.charged_bytes);
+    }
+    MUST(rig.device.bytes + rig.host.bytes + (rig.gpu.lost ? 0 : rig.gpu.bytes) <= charged);
     int i = any_session();
     if (i >= 0 && rig.job_count == 0)
         check_client(&rig.sessions[i]);
@@ -430,9 +481,9 @@ static const struct {
     void (*run)(void);
     uint32_t weight;
 } operations[] = {
-    {do_open, 6},    {do_frame, 30}, {do_old_frame, 5}, {do_settle, 40}, {do_positions, 2},
-    {do_close, 1},   {do_step, 20},  {do_job, 40},      {do_pass, 8},    {do_connect, 3},
-    {do_control, 3}, {do_limits, 3}, {do_failures, 2},  {do_release, 4}, {do_recovery, 6},
+    {do_open, 6},     {do_frame, 30},  {do_old_frame, 5}, {do_settle, 40}, {do_positions, 2}, {do_close, 1},
+    {do_step, 20},    {do_job, 40},    {do_pass, 8},      {do_connect, 3}, {do_control, 3},   {do_limits, 3},
+    {do_failures, 2}, {do_release, 4}, {do_recovery, 6},  {do_device, 12}, {do_exit, 1},
 };
 
 static void one_step(void) {
@@ -441,6 +492,8 @@ static void one_step(void) {
         do_disconnect();
     if (below(400) == 0)
         do_restart();
+    if (below(8000) == 0)
+        do_lose_device();
     calm = step / 500 % 2 == 0;
     if (below(2000) == 0)
         do_garbage();
@@ -485,16 +538,25 @@ static void end_steps(void) {
             s->lease->word = PROTO_LEASE_FREE;
         places[i].step_open = false;
     }
+    for (int i = 0; i < RIG_PEERS; i++)
+        rig_exit(&rig, i);
+    close_closed();
     for (int round = 0; round < 20; round++) {
-        for (int i = 0; i < RIG_SESSIONS; i++)
+        for (int i = 0; i < RIG_SESSIONS; i++) {
+            if (rig.sessions[i].peer >= 0 && rig.sessions[i].opened)
+                reach(i);
             if (rig.sessions[i].peer >= 0 && rig.sessions[i].release_count)
                 rig_released(&rig, i);
+        }
         rig_pass(&rig, 20000000);
         rig_jobs(&rig);
     }
     check_all();
-    broker_pool_stat(rig.broker, 0, rig.now, &stat);
-    MUST(stat.limit_bytes == stat.target_bytes);
+    for (uint32_t i = 0; i < rig.config.pool_count; i++) {
+        broker_pool_stat(rig.broker, i, rig.now, &stat);
+        MUST(stat.limit_bytes == stat.target_bytes && stat.quarantined_bytes == 0);
+        MUST(!stat.device_lost || stat.sessions == 0);
+    }
     MUST(broker_deadline(rig.broker) == UINT64_MAX);
 }
 
@@ -505,10 +567,16 @@ static void epoch(uint64_t steps) {
     uint64_t pool = (12 + below(20)) * MIB;
     kept = below(2);
     fake_store_init(&store, below(4) ? FAKE_STORE_MAX : 20 + below(60));
+    gpu = below(3) != 0;
     if (kept)
         rig_init_kept(&rig, pool, &store, false);
     else
-        rig_init(&rig, pool, below(3) != 0);
+        rig_init(&rig, pool, gpu || below(3) != 0);
+    if (gpu) {
+        rig.broker = broker_free(rig.broker);
+        rig_add_gpu(&rig, (12 + below(20)) * MIB);
+        MUST(broker_new(&rig.config, &rig.broker) == 0);
+    }
     memset(places, 0, sizeof places);
     for (size_t i = 0; i < KEPT_FRAMES; i++)
         old[i].size = 0;
@@ -532,6 +600,12 @@ static void epoch(uint64_t steps) {
     tally.settles += stat.settles;
     tally.reclaims += stat.reclaims;
     tally.folded += stat.frames[PROTO_FRAME_FOLDED];
+    tally.early_settles += rig.early_settles;
+    tally.quarantined += rig.events[PROTO_EVENT_QUARANTINED];
+    if (gpu) {
+        broker_pool_stat(rig.broker, 1, rig.now, &stat);
+        tally.gpu_settles += stat.settles;
+    }
     rig_deinit(&rig);
     MUST(store.count == 0);
     fake_store_deinit(&store);
@@ -551,12 +625,17 @@ static void test_sim(void **state) {
     while (step < steps)
         epoch(steps - step < EPOCH_STEPS ? steps - step : EPOCH_STEPS);
     printf("opened %llu, refused %llu, closed %llu, settles %llu, segments reclaimed %llu, frames folded %llu, "
-           "peers died %llu, failures %llu, restarts %llu, sessions reattached %llu, limits set %llu\n",
+           "peers died %llu, failures %llu, restarts %llu, sessions reattached %llu, limits set %llu; on the device: "
+           "settles %llu, before the step's work was done %llu, "
+           "sessions quarantined %llu, devices lost %llu\n",
            (unsigned long long)tally.opened, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
            (unsigned long long)tally.settles, (unsigned long long)tally.reclaims, (unsigned long long)tally.folded,
            (unsigned long long)tally.died, (unsigned long long)tally.failures, (unsigned long long)tally.restarts,
-           (unsigned long long)tally.reattached, (unsigned long long)tally.limits);
+           (unsigned long long)tally.reattached, (unsigned long long)tally.limits,
+           (unsigned long long)tally.gpu_settles, (unsigned long long)tally.early_settles,
+           (unsigned long long)tally.quarantined, (unsigned long long)tally.devices_lost);
     assert_true(steps < 10000 || (tally.settles && tally.reclaims && tally.folded && tally.refused));
+    assert_true(steps < 100000 || (tally.gpu_settles && tally.early_settles && tally.quarantined));
 }
 
 int main(void) {
