@@ -9,11 +9,12 @@
 #include <time.h>
 
 #include "alloc.h"
+#include "backend.h"
 #include "dtype.h"
 #include "layout.h"
 #include "private_daemon.h"
 
-#define CONNECT_TRIES 250      /* of 20 ms: 5 s for a private daemon to answer */
+#define CONNECT_TRIES 1500     /* of 20 ms: 30 s for a private daemon to answer, of which a driver may take some */
 #define PRIVATE_MAX_WINDOW 1e6 /* rows; a larger history window is refused anyway */
 
 struct attention_scissor {
@@ -33,6 +34,8 @@ static const char *attention_scissor_advice(int code) {
         return "; wait for it with --wait MS, or ask for less with --guarantee ROWS";
     case SCISSOR_DRAINING:
         return "; start again once the daemon has been restarted";
+    case SCISSOR_EDEVICE:
+        return "; a scissord with --device host serves everybody";
     case SCISSOR_EGONE:
         return "; its rows are lost: start again once scissord runs";
     case SCISSOR_ECLOSED:
@@ -94,7 +97,7 @@ static void attention_scissor_stat(const struct attention *base, struct attentio
     struct scissor_session_info info;
     scissor_session_info(scissor->session, &info);
     *ret = (struct attention_stat){info.tokens_seen, (uint64_t)info.max_settled + info.fresh_count, info.segments_bytes,
-                                   info.evicted_rows};
+                                   info.evicted_rows, scissor_session_device(scissor->session)};
 }
 
 static void attention_scissor_free(struct attention *base) {
@@ -149,7 +152,7 @@ static int attention_scissor_connect_private(struct attention_scissor *scissor, 
                                              const struct attention_scissor_options *options, struct failure *failure) {
     const struct timespec pause = {0, 20 * 1000 * 1000};
     uint32_t mib = options->pool_mib ? options->pool_mib : attention_scissor_pool_mib(shape, options);
-    int r = private_daemon_start(mib, &scissor->daemon, failure);
+    int r = private_daemon_start(mib, options->device, &scissor->daemon, failure);
     if (r != 0)
         return r;
     for (int try = 0; try < CONNECT_TRIES; try++) {
@@ -202,6 +205,31 @@ static int attention_scissor_open(struct attention_scissor *scissor, const struc
     return r == 0 ? 0 : attention_scissor_fail(scissor, r, failure);
 }
 
+/* Whether `device`, a full name, is what the user asked for. A number is this process's, as is what it may see. */
+static bool attention_scissor_same_device(const char *wanted, const char *device) {
+    char why[8];
+    if (strcmp(wanted, "cuda") == 0)
+        return strncmp(device, "cuda:", 5) == 0;
+    if (strcmp(wanted, "host") == 0 || strncmp(wanted, "cuda:GPU-", 9) == 0)
+        return strncmp(device, wanted, strlen(wanted)) == 0;
+    struct kernel_backend *backend = kernel_backend_open(wanted, why, sizeof(why));
+    bool same = backend && strcmp(backend->device, device) == 0;
+    kernel_backend_close(backend);
+    return same;
+}
+
+/* A daemon that was there before has its pools where it has them. */
+static int attention_scissor_check_device(const struct attention_scissor *scissor,
+                                          const struct attention_scissor_options *options, struct failure *failure) {
+    const char *device = scissor_session_device(scissor->session);
+    if (!options->device || attention_scissor_same_device(options->device, device))
+        return 0;
+    return failure_set(
+        failure, SCISSOR_EDEVICE,
+        "the daemon has its pool on %s, not on %s; leave --device out, or --socket for a daemon of its own", device,
+        options->device);
+}
+
 int attention_scissor_new(const struct model_shape *shape, const struct attention_scissor_options *options,
                           struct attention **ret_attention, struct failure *failure) {
     struct attention_scissor *scissor = scissor_calloc(1, sizeof(*scissor));
@@ -218,6 +246,8 @@ int attention_scissor_new(const struct model_shape *shape, const struct attentio
     int r = attention_scissor_connect(scissor, shape, options, failure);
     if (r == 0)
         r = attention_scissor_open(scissor, shape, options, failure);
+    if (r == 0)
+        r = attention_scissor_check_device(scissor, options, failure);
     if (r != 0) {
         attention_scissor_free(&scissor->base);
         return r;

@@ -7,6 +7,7 @@
 struct attention_scissor_options {
     uint32_t pool_mib;     /* of the private daemon; 0: what this session needs */
     const char *directory; /* of the daemon's sockets; NULL: start a private daemon */
+    const char *device;    /* where the rows are to be, as scissord's --device; NULL: wherever the daemon has them */
     const char *name, *policy;
     const struct scissor_param *params;
     uint32_t param_count;

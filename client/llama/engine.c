@@ -77,6 +77,7 @@ static int engine_open_cache(struct engine *engine, size_t tokens, uint32_t max_
     const struct attention_scissor_options scissor = {
         .pool_mib = options->pool_mib,
         .directory = options->socket,
+        .device = options->device,
         .name = options->name,
         .policy = options->policy,
         .params = options->params,

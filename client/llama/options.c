@@ -54,6 +54,8 @@ static const struct option_entry option_table[] = {
     {.kind = OPTION_HEADING, .text = "The cache"},
     {OPTION_TEXT, "socket", "DIR", "directory of the daemon's sockets; without it a private daemon is started",
      AT(socket), 0, 0},
+    {OPTION_TEXT, "device", "DEVICE",
+     "where the cache is: host, cuda, cuda:N or cuda:GPU-UUID (host; with --socket any)", AT(device), 0, 0},
     {OPTION_NUMBER, "budget", "ROWS", "keep at most this many rows per KV head, fresh ones included (all)", AT(budget),
      32, 1u << 30},
     {OPTION_NUMBER, "guarantee", "ROWS", "rows that no other session can take (the budget)", AT(guarantee), 32,
@@ -236,6 +238,10 @@ static int options_check(struct options *options, struct failure *failure) {
         return failure_set(failure, SCISSOR_EINVAL, "--score-from leaves no token to score; raise --tokens");
     if (options->system && !options->chat)
         return failure_set(failure, SCISSOR_EINVAL, "--system needs --chat");
+    if (options->device && strcmp(options->device, "host") && strcmp(options->device, "cuda") &&
+        strncmp(options->device, "cuda:", 5))
+        return failure_set(failure, SCISSOR_EINVAL,
+                           "--device cannot be \"%.80s\": give host, cuda, cuda:N or cuda:GPU-UUID", options->device);
     if (options->fresh % 16 != 0)
         return failure_set(failure, SCISSOR_EINVAL, "--fresh must be a multiple of 16");
     if (options->budget && options->budget < options->fresh + 16)

@@ -24,7 +24,7 @@ struct options {
     uint32_t tokens, score_from;
     /* the cache */
     bool full;
-    const char *socket, *name, *policy;
+    const char *socket, *device, *name, *policy;
     uint32_t budget, guarantee; /* rows per KV head; 0: what the text needs, and the budget */
     uint32_t fresh, priority, wait_ms, pool_mib;
     uint32_t cache_dtype, compute_dtype; /* enum scissor_dtype */

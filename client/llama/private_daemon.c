@@ -88,7 +88,8 @@ static int private_daemon_open_log(const struct private_daemon *daemon, int flag
     return open(path, flags | O_CLOEXEC, 0600);
 }
 
-int private_daemon_start(uint32_t pool_mib, struct private_daemon **ret_daemon, struct failure *failure) {
+int private_daemon_start(uint32_t pool_mib, const char *device, struct private_daemon **ret_daemon,
+                         struct failure *failure) {
     char path[PRIVATE_PATH_BYTES], pool[32];
     struct private_daemon *daemon = scissor_calloc(1, sizeof(*daemon));
     if (!daemon)
@@ -100,7 +101,9 @@ int private_daemon_start(uint32_t pool_mib, struct private_daemon **ret_daemon, 
     }
     private_daemon_find(path);
     snprintf(pool, sizeof(pool), "%uMiB", pool_mib);
-    char *const argv[] = {path, "--pool", pool, "--dir", daemon->directory, "--config", "/dev/null", NULL};
+    char *const argv[] = {
+        path,           "--pool", pool, "--dir", daemon->directory, "--config", "/dev/null", device ? "--device" : NULL,
+        (char *)device, NULL};
     pid_t parent = getpid();
     int log = private_daemon_open_log(daemon, O_WRONLY | O_CREAT | O_APPEND);
     daemon->pid = log < 0 ? -1 : fork();

@@ -18,6 +18,7 @@ static void report_print(const struct report *report, const struct engine *engin
     fprintf(stream, ", \"mode\": \"%s\", \"tokens_seen\": %llu, \"tokens_read\": %zu, \"tokens_written\": %zu",
             engine->options->full ? "full" : "cached", (unsigned long long)stat.tokens_seen, report->tokens_read,
             report->tokens_written);
+    fprintf(stream, ", \"device\": \"%s\"", stat.device);
     fprintf(stream, ", \"rows_per_head\": %llu, \"bytes\": %llu, \"bytes_full\": %llu, \"evictions\": %llu",
             (unsigned long long)stat.rows_per_head, (unsigned long long)stat.bytes,
             (unsigned long long)(stat.tokens_seen * full_row), (unsigned long long)stat.evictions);

@@ -151,13 +151,21 @@ static void test_private_pool(void **state) {
 
 static void test_refusals(void **state) {
     (void)state;
-    char output[96], text[1024];
+    char output[96], text[4096];
     skip_if_told();
     in_directory("refused", output);
     assert_int_equal(RUN(output, "--prompt", "x", "--budget", "10"), 2);
     assert_int_equal(RUN(output, "--prompt", "x", "--socket", directory), 1);
     assert_true(harness_read_file(output, text, sizeof(text)) > 0);
     assert_non_null(strstr(text, "start scissord"));
+    assert_int_equal(RUN(output, "--prompt", "x", "--device", "gpu"), 2);
+    struct harness_daemon daemon;
+    assert_int_equal(harness_start(&daemon, NULL), 0);
+    assert_int_equal(RUN(output, "--prompt", "x", "-n", "1", "--socket", daemon.dir, "--device", "cuda"), 1);
+    assert_true(harness_read_file(output, text, sizeof(text)) > 0);
+    assert_non_null(strstr(text, "the daemon has its pool on host, not on cuda"));
+    assert_int_equal(RUN(output, "--prompt", "x", "-n", "1", "--socket", daemon.dir, "--device", "host"), 0);
+    assert_int_equal(harness_stop(&daemon), 0);
     assert_int_equal(RUN(output, "--prompt", "x", "--policy", "nonsense"), 1);
     assert_true(harness_read_file(output, text, sizeof(text)) > 0);
     assert_non_null(strstr(text, "nonsense"));
