@@ -1,34 +1,17 @@
-/* options.c - see options.h. Arguments are "--name VALUE", "--name=VALUE", "-n VALUE", flags "--name"; one word without
- * a dash is the model. */
+/* options.c - see options.h. One word without a dash is the model. */
 #include "options.h"
 
-#include <errno.h>
-#include <math.h>
 #include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum option_kind {
-    OPTION_HEADING,
-    OPTION_FLAG,   /* bool */
-    OPTION_TEXT,   /* const char * */
-    OPTION_NUMBER, /* uint32_t within low..high */
-    OPTION_LONG,   /* uint64_t */
-    OPTION_REAL,   /* double within low..high */
-    OPTION_DTYPE,  /* uint32_t, enum scissor_dtype up to high */
-    OPTION_PARAM,  /* appended to params */
-};
+#include "option_table.h"
 
-struct option_entry {
-    enum option_kind kind;
-    const char *name, *argument, *text;
-    size_t offset;
-    double low, high;
-};
+/* --compute was not given: as --cache, or f16 if rows of that type cannot be fresh. */
+#define OPTIONS_AS_CACHE UINT32_MAX
 
 #define AT(field) offsetof(struct options, field)
 
-static const struct option_entry option_table[] = {
+static const struct option_entry option_entries[] = {
     {.kind = OPTION_HEADING, .text = "What it reads"},
     {OPTION_TEXT, "model", "FILE", "the model, a GGUF file; may also be given without --model", AT(model), 0, 0},
     {OPTION_TEXT, "prompt", "TEXT", "text to go on with; follows --file if both are given", AT(prompt), 0, 0},
@@ -62,7 +45,7 @@ static const struct option_entry option_table[] = {
      1u << 30},
     {OPTION_TEXT, "policy", "NAME",
      "which rows go: pivotal (default), scissorhands, h2o, tova, streaming, window, random", AT(policy), 0, 0},
-    {OPTION_PARAM, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
+    {OPTION_CALL, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
     {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(fresh), 16, 1024},
     {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16, bf16, int8 or int4 (f16)", AT(cache_dtype), 0,
      SCISSOR_INT4},
@@ -80,151 +63,39 @@ static const struct option_entry option_table[] = {
     {OPTION_FLAG, "version", NULL, "print the version", AT(version), 0, 0},
 };
 
-#define OPTION_COUNT (sizeof(option_table) / sizeof(option_table[0]))
+/* There is one such option, --param. */
+static int options_take_param(void *context, const char *name, const char *text) {
+    struct options *options = context;
+    (void)name;
+    return option_read_param(text, options->params, &options->param_count);
+}
+
+static int options_take_word(void *context, const char *word) {
+    struct options *options = context;
+    if (options->model)
+        return SCISSOR_EINVAL;
+    options->model = word;
+    return 0;
+}
+
+static const struct option_table options_table = {
+    .usage = "usage: scissor-run MODEL.gguf --prompt TEXT [options]\n"
+             "       scissor-run MODEL.gguf --nll FILE [options]\n"
+             "Runs a Llama model whose KV cache scissord keeps within a budget.\n",
+    .entries = option_entries,
+    .count = sizeof(option_entries) / sizeof(option_entries[0]),
+    .call = options_take_param,
+    .word = options_take_word,
+};
 
 void options_print_help(FILE *stream) {
-    fprintf(stream, "usage: scissor-run MODEL.gguf --prompt TEXT [options]\n"
-                    "       scissor-run MODEL.gguf --nll FILE [options]\n"
-                    "Runs a Llama model whose KV cache scissord keeps within a budget.\n");
-    for (size_t i = 0; i < OPTION_COUNT; i++) {
-        const struct option_entry *entry = &option_table[i];
-        char left[40];
-        if (entry->kind == OPTION_HEADING) {
-            fprintf(stream, "\n%s:\n", entry->text);
-            continue;
-        }
-        snprintf(left, sizeof(left), "%s%s %s", entry->name[1] ? "--" : "-", entry->name,
-                 entry->argument ? entry->argument : "");
-        fprintf(stream, "  %-22s %s\n", left, entry->text);
-    }
-}
-
-/* ---------- values ---------- */
-
-static int option_read_real(const char *text, double low, double high, double *ret) {
-    char *end;
-    errno = 0;
-    double value = strtod(text, &end);
-    if (end == text || *end || errno || !(value >= low && value <= high))
-        return SCISSOR_EINVAL;
-    *ret = value;
-    return 0;
-}
-
-static int option_read_integer(const char *text, uint64_t low, uint64_t high, uint64_t *ret) {
-    char *end;
-    errno = 0;
-    if (*text < '0' || *text > '9')
-        return SCISSOR_EINVAL;
-    unsigned long long value = strtoull(text, &end, 10);
-    if (*end || errno || value < low || value > high)
-        return SCISSOR_EINVAL;
-    *ret = value;
-    return 0;
-}
-
-/* The first `count` of the types. */
-static int option_read_dtype(const char *text, uint32_t count, uint32_t *ret) {
-    static const char *const names[] = {[SCISSOR_F32] = "f32",
-                                        [SCISSOR_F16] = "f16",
-                                        [SCISSOR_BF16] = "bf16",
-                                        [SCISSOR_INT8] = "int8",
-                                        [SCISSOR_INT4] = "int4"};
-    for (uint32_t i = 0; i < count; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *ret = i;
-            return 0;
-        }
-    return SCISSOR_EINVAL;
-}
-
-static int option_read_param(const char *text, struct options *options) {
-    const char *equals = strchr(text, '=');
-    struct scissor_param param = {0};
-    if (!equals || equals == text || (size_t)(equals - text) >= sizeof(param.name) ||
-        options->param_count == SCISSOR_MAX_PARAMS || option_read_real(equals + 1, -HUGE_VAL, HUGE_VAL, &param.value))
-        return SCISSOR_EINVAL;
-    memcpy(param.name, text, (size_t)(equals - text));
-    options->params[options->param_count++] = param;
-    return 0;
-}
-
-static int option_read(const struct option_entry *entry, const char *text, struct options *options) {
-    void *to = (char *)options + entry->offset;
-    uint64_t integer;
-    int r = SCISSOR_EINVAL;
-    switch (entry->kind) {
-    case OPTION_TEXT:
-        *(const char **)to = text;
-        return 0;
-    case OPTION_NUMBER:
-        r = option_read_integer(text, (uint64_t)entry->low, (uint64_t)entry->high, &integer);
-        if (r == 0)
-            *(uint32_t *)to = (uint32_t)integer;
-        return r;
-    case OPTION_LONG:
-        return option_read_integer(text, 0, UINT64_MAX, to);
-    case OPTION_REAL:
-        return option_read_real(text, entry->low, entry->high, to);
-    case OPTION_DTYPE:
-        options->compute_given |= entry->offset == AT(compute_dtype);
-        return option_read_dtype(text, (uint32_t)entry->high + 1, to);
-    case OPTION_PARAM:
-        return option_read_param(text, options);
-    case OPTION_FLAG:
-    case OPTION_HEADING:
-        break;
-    }
-    return r;
-}
-
-/* ---------- the command line ---------- */
-
-/* The entry that `argument` names; *ret_value is what follows its "=", or NULL. */
-static const struct option_entry *option_find(const char *argument, const char **ret_value) {
-    bool is_long = argument[1] == '-';
-    const char *name = argument + (is_long ? 2 : 1);
-    size_t size = strcspn(name, "=");
-    for (size_t i = 0; i < OPTION_COUNT; i++) {
-        const char *known = option_table[i].name;
-        if (known && strlen(known) == size && strncmp(known, name, size) == 0 && is_long == (size > 1)) {
-            *ret_value = name[size] ? name + size + 1 : NULL;
-            return &option_table[i];
-        }
-    }
-    return NULL;
-}
-
-static int options_take(int argc, char **argv, int *index, struct options *options, struct failure *failure) {
-    const char *argument = argv[*index], *value;
-    if (argument[0] != '-' || argument[1] == '\0') {
-        if (options->model)
-            return failure_set(failure, SCISSOR_EINVAL, "\"%.80s\" is one word too many", argument);
-        options->model = argument;
-        return 0;
-    }
-    const struct option_entry *entry = option_find(argument, &value);
-    if (!entry)
-        return failure_set(failure, SCISSOR_EINVAL, "there is no option %.80s", argument);
-    if (entry->kind == OPTION_FLAG) {
-        if (value)
-            return failure_set(failure, SCISSOR_EINVAL, "%.80s takes no value", argument);
-        *(bool *)((char *)options + entry->offset) = true;
-        return 0;
-    }
-    if (!value && *index + 1 == argc)
-        return failure_set(failure, SCISSOR_EINVAL, "%.80s needs a value: %s", argument, entry->argument);
-    if (!value)
-        value = argv[++*index];
-    if (option_read(entry, value, options) != 0)
-        return failure_set(failure, SCISSOR_EINVAL, "%.40s cannot be \"%.80s\": %s", argument, value, entry->text);
-    return 0;
+    option_table_print(&options_table, stream);
 }
 
 static int options_check(struct options *options, struct failure *failure) {
     if (options->help || options->version)
         return 0;
-    if (!options->compute_given)
+    if (options->compute_dtype == OPTIONS_AS_CACHE)
         options->compute_dtype = options->cache_dtype <= SCISSOR_BF16 ? options->cache_dtype : SCISSOR_F16;
     if (!options->guarantee)
         options->guarantee = options->budget;
@@ -263,10 +134,9 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct fai
         .score_from = 2048,
         .fresh = 64,
         .cache_dtype = SCISSOR_F16,
+        .compute_dtype = OPTIONS_AS_CACHE,
     };
-    int r = 0;
-    for (int i = 1; i < argc && r == 0; i++)
-        r = options_take(argc, argv, &i, &options, failure);
+    int r = option_table_parse(&options_table, argc, argv, &options, failure);
     if (r == 0)
         r = options_check(&options, failure);
     if (r == 0)

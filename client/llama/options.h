@@ -28,7 +28,6 @@ struct options {
     uint32_t budget, guarantee; /* rows per KV head; 0: what the text needs, and the budget */
     uint32_t fresh, priority, wait_ms, pool_mib;
     uint32_t cache_dtype, compute_dtype; /* enum scissor_dtype */
-    bool compute_given;
     struct scissor_param params[SCISSOR_MAX_PARAMS];
     uint32_t param_count;
     uint32_t threads; /* 0: one per core */
