@@ -37,6 +37,9 @@ enum doctor_severity { DOCTOR_NOTE, DOCTOR_WARNING, DOCTOR_CRITICAL };
     X(LOST, "sessions-lost", WARNING, 1, "sessions", "could not be taken over at the start")                           \
     X(ORPHANS, "orphans", NOTE, 1, "sessions", "were taken over and wait for their client")                            \
     X(ORPHANS_LONG, "orphans", WARNING, 60, "s", "after the start there are such sessions")                            \
+    X(DEVICE_LOST, "device-lost", CRITICAL, 1, "", "the pool's device has failed")                                     \
+    X(QUARANTINED, "quarantined", WARNING, 10, "s",                                                                    \
+      "a session's memory waits for its client's process to let go of it")                                             \
     X(MACHINE, "limit-above-memory", WARNING, 90, "%",                                                                 \
       "of the memory of the machine, or of the daemon's cgroup, is the limit of all pools")                            \
     X(MACHINE_MOST, "limit-above-memory", CRITICAL, 100, "%", "the same")                                              \

@@ -18,7 +18,7 @@
 void doctor_examine_machine(const struct doctor_state *state, struct doctor_findings *ret) {
     uint64_t limit = 0;
     for (size_t i = 0; i < state->pool_count; i++)
-        limit += state->pools[i].limit_bytes;
+        limit += ctl_on_host(&state->pools[i]) ? state->pools[i].limit_bytes : 0;
     bool confined = state->cgroup_bytes && (!state->machine_bytes || state->cgroup_bytes < state->machine_bytes);
     uint64_t memory = confined ? state->cgroup_bytes : state->machine_bytes;
     double share = doctor_percent((double)limit, (double)memory);

@@ -48,6 +48,17 @@ static void examine_room(const struct proto_pool_stat *p, struct doctor_findings
     }
 }
 
+static void examine_device(const struct proto_pool_stat *p, struct doctor_findings *ret) {
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_DEVICE_LOST, p->device_lost != 0);
+    if (!f)
+        return;
+    doctor_say(f, "The device of pool %s (%s) has failed: its sessions are lost, and no others can be opened.",
+               NAME(p->name), NAME(p->device));
+    doctor_advise(f,
+                  "The log has the driver's words, and so may the kernel's (`dmesg | grep -i xid`). Restart scissord "
+                  "to use the device again.");
+}
+
 static void examine_fragments(const struct doctor_state *state, size_t index, struct doctor_findings *ret) {
     const struct proto_pool_stat *p = &state->pools[index];
     struct ctl_memory_sum all = ctl_memory_add(p, (uint32_t)index, state->memory, state->memory_count);
@@ -165,7 +176,7 @@ static void examine_front(const struct proto_pool_stat *p, struct doctor_finding
 
 static void examine_restart(const struct doctor_state *state, const struct proto_pool_stat *p,
                             struct doctor_findings *ret) {
-    struct doctor_finding *f = doctor_find(ret, DOCTOR_NO_STORE, state->service && !p->stored_max);
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_NO_STORE, state->service && !p->stored_max && ctl_on_host(p));
     if (f) {
         doctor_say(f, "scissord runs as a service but has no descriptor store: sessions end with its process.");
         doctor_advise(
@@ -213,6 +224,7 @@ void doctor_examine_pools(const struct doctor_state *state, struct doctor_findin
     for (size_t i = 0; i < state->pool_count; i++) {
         const struct proto_pool_stat *p = &state->pools[i];
         examine_room(p, ret);
+        examine_device(p, ret);
         examine_fragments(state, i, ret);
         examine_scores(state, i, ret);
         if (i) /* what follows is counted for the daemon, and the same in all pools */

@@ -103,11 +103,31 @@ static void examine_fresh(const struct proto_session_stat *s, struct doctor_find
     }
 }
 
+static void examine_quarantine(const struct proto_session_stat *s, struct doctor_findings *ret) {
+    char who[64];
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_QUARANTINED, s->quarantine_s);
+    if (!f)
+        return;
+    about(f, s, who);
+    doctor_say(f,
+               "%s has ended %s ago (threshold %g s), but process %u may still have its memory on the device open: %s "
+               "stay charged.",
+               who, TIME(s->quarantine_s * 1000000000ull), f->threshold, s->pid, BYTES(s->charged_bytes));
+    doctor_advise(f,
+                  "They are free as soon as process %u ends; end it if nobody needs it. An engine that goes on should "
+                  "close its sessions before it disconnects.",
+                  s->pid);
+}
+
 void doctor_examine_sessions(const struct doctor_state *state, struct doctor_findings *ret) {
     for (size_t i = 0; i < state->session_count; i++) {
         const struct proto_session_stat *s = &state->sessions[i];
         if (s->state == PROTO_SESSION_OPENING || s->state == PROTO_SESSION_CLOSING)
             continue;
+        if (s->state == PROTO_SESSION_QUARANTINED) {
+            examine_quarantine(s, ret);
+            continue;
+        }
         examine_eviction(s, ret);
         examine_idle(state, s, ret);
         if (!s->orphan) /* nobody is there who could settle */

@@ -67,7 +67,7 @@ json_t *ctl_json_pool(const struct proto_pool_stat *p) {
     snprintf(protocol, sizeof protocol, "%u.%u", p->version_major_minor >> 16, p->version_major_minor & 0xffffu);
     return json_pack(
         "{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:o, s:s}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:b, s:I, s:I, s:f, s:o, s:s}",
         "pool", ctl_json_text(p->name), "limit_bytes", INT(p->limit_bytes), "target_bytes", INT(p->target_bytes),
         "charged_bytes", INT(p->charged_bytes), "peak_bytes", INT(p->peak_bytes), "guaranteed_bytes",
         INT(p->guaranteed_bytes), "lent_bytes", INT(p->lent_bytes), "segments", INT(p->segments), "reclaims",
@@ -77,14 +77,16 @@ json_t *ctl_json_pool(const struct proto_pool_stat *p) {
         "sessions_closed", INT(p->closed), "sessions_refused", INT(p->refused), "front_restarts",
         INT(p->front_restarts), "draining", p->draining != 0, "stored_descriptors", INT(p->stored),
         "stored_descriptors_max", INT(p->stored_max), "sessions_taken_over", INT(p->taken_over), "sessions_lost",
-        INT(p->lost), "sessions_orphaned", INT(p->orphans), "changes_denied", INT(p->denied), "uptime_seconds",
-        SECONDS(p->uptime_ns), "version", ctl_json_text(p->version), "protocol", protocol);
+        INT(p->lost), "sessions_orphaned", INT(p->orphans), "changes_denied", INT(p->denied), "device",
+        ctl_json_text(*p->device ? p->device : "host"), "device_lost", p->device_lost != 0, "quarantined_bytes",
+        INT(p->quarantined_bytes), "sessions_quarantined", INT(p->quarantined), "uptime_seconds", SECONDS(p->uptime_ns),
+        "version", ctl_json_text(p->version), "protocol", protocol);
 }
 
 json_t *ctl_json_session(const struct proto_session_stat *s) {
     return json_pack(
         "{s:I, s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:o, s:f, s:o, s:f, s:b}",
+        "s:I, s:I, s:I, s:o, s:f, s:o, s:f, s:b, s:I}",
         "session", INT(s->session), "name", ctl_json_text(s->name), "policy", ctl_json_text(s->policy), "state",
         proto_session_state_name(s->state), "pid", INT(s->pid), "uid", INT(s->uid), "pool", INT(s->pool), "priority",
         INT(s->priority), "groups", INT(s->groups), "layers", INT(s->layers), "heads", INT(s->heads), "compute_dtype",
@@ -94,7 +96,7 @@ json_t *ctl_json_session(const struct proto_session_stat *s) {
         "charged_bytes", INT(s->charged_bytes), "guaranteed_bytes", INT(s->guaranteed_bytes), "tokens_seen",
         INT(s->tokens_seen), "settles", INT(s->settles), "settles_without_scores", INT(s->scores_lost), "evicted_rows",
         pack_evicted(s->evicted), "idle_seconds", SECONDS(s->idle_ns), "lowest_mass", gathered(s->lowest_mass),
-        "age_seconds", SECONDS(s->age_ns), "orphan", s->orphan != 0);
+        "age_seconds", SECONDS(s->age_ns), "orphan", s->orphan != 0, "quarantine_seconds", INT(s->quarantine_s));
 }
 
 /* {"up_to_tokens": 64, "rows": 3}, ...; the last one has null: there is no end. */
@@ -144,7 +146,7 @@ json_t *ctl_json_event(const struct proto_event *e, uint64_t dropped) {
         failed |= json_object_set_new(o, "rows", json_integer(INT(e->rows)));
     if (o && e->bytes)
         failed |= json_object_set_new(o, "bytes", json_integer(INT(e->bytes)));
-    if (o && (e->type == PROTO_EVENT_EVICTED || (e->type == PROTO_EVENT_CLOSED && e->code)))
+    if (o && (e->type == PROTO_EVENT_EVICTED || (e->type == PROTO_EVENT_CLOSED && e->code == SCISSOR_ECLOSED)))
         failed |= json_object_set_new(o, "reason", json_string(proto_reason_name(e->reason)));
     if (o && e->code)
         failed |= json_object_set_new(o, "code", json_string(scissor_errname(e->code)));

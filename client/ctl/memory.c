@@ -79,6 +79,9 @@ void ctl_view_memory(struct out *o, const struct proto_pool_stat *pool, uint32_t
                BYTES(pool->guaranteed_bytes), BYTES(pool->lent_bytes),
                BYTES(limit > pool->charged_bytes ? limit - pool->charged_bytes : 0),
                PERCENT(ctl_memory_fragmentation(&sum->sum), 1));
+    if (pool->quarantined)
+        out_printf(o, "%s are quarantined: sessions that ended, while a process may have their memory open\n",
+                   BYTES(pool->quarantined_bytes));
     struct table t;
     table_init(&t, titles, sizeof titles / sizeof titles[0]);
     for (size_t i = 0; i < count; i++) {
@@ -126,11 +129,12 @@ json_t *ctl_json_memory(const struct proto_pool_stat *pool, uint32_t index, cons
         }
     }
     uint64_t limit = pool->limit_bytes, charged = pool->charged_bytes;
-    return json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:o, s:o}", "pool", ctl_json_text(pool->name),
+    return json_pack("{s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:o, s:o}", "pool", ctl_json_text(pool->name),
                      "limit_bytes", INT(limit), "charged_bytes", INT(charged), "guaranteed_bytes",
                      INT(pool->guaranteed_bytes), "lent_bytes", INT(pool->lent_bytes), "free_bytes",
-                     INT(limit > charged ? limit - charged : 0), "fragmentation", ctl_memory_fragmentation(&sum->sum),
-                     "adds_up", sum->adds_up, "sum", pack_entry(&sum->sum), "sessions", list);
+                     INT(limit > charged ? limit - charged : 0), "quarantined_bytes", INT(pool->quarantined_bytes),
+                     "fragmentation", ctl_memory_fragmentation(&sum->sum), "adds_up", sum->adds_up, "sum",
+                     pack_entry(&sum->sum), "sessions", list);
 }
 
 struct memory {

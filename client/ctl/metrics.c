@@ -58,26 +58,35 @@ static const struct metric pool_metrics[] = {
                                                  "Scores that were NaN, infinite or negative")
                                                 POOL(front_restarts, U64, "front_restarts_total", "counter",
                                                      "Restarts of the process that speaks to clients")
-                                                    POOL(draining, U32, "draining", "gauge",
-                                                         "1 if no new session is let in")
-                                                        POOL(stored, U32, "descriptors_stored", "gauge",
-                                                             "Descriptors kept for the daemon's next process")
-                                                            POOL(
-                                                                stored_max, U32, "descriptors_stored_max", "gauge",
-                                                                "How many can be kept; 0: sessions end with the daemon")
-                                                                POOL(uptime_ns, NANOSECONDS, "uptime_seconds", "gauge",
-                                                                     "Since the daemon started")
+                                                    POOL(quarantined_bytes, U64, "quarantined_bytes", "gauge",
+                                                         "Charged to sessions that ended while a process may have "
+                                                         "their memory open") POOL(quarantined, U32,
+                                                                                   "sessions_quarantined", "gauge",
+                                                                                   "Sessions that ended while a "
+                                                                                   "process may have their memory open")
+                                                        POOL(device_lost, U32, "device_lost", "gauge",
+                                                             "1 if the pool's device has failed")
+                                                            POOL(draining, U32, "draining", "gauge",
+                                                                 "1 if no new session is let in")
+                                                                POOL(stored, U32, "descriptors_stored", "gauge",
+                                                                     "Descriptors kept for the daemon's next process")
+                                                                    POOL(stored_max, U32, "descriptors_stored_max",
+                                                                         "gauge",
+                                                                         "How many can be kept; 0: sessions end with "
+                                                                         "the daemon")
+                                                                        POOL(uptime_ns, NANOSECONDS, "uptime_seconds",
+                                                                             "gauge", "Since the daemon started")
 #define EVICTED(name, number, text)                                                 \
     FAMILY(proto_pool_stat, evicted, "scissord_pool_evicted_rows_total", "counter", \
            number ? "" : "Rows evicted, summed over KV heads", "reason", text, number)
-                                                                    PROTO_REASON_MAP(EVICTED)
+                                                                            PROTO_REASON_MAP(EVICTED)
 #undef EVICTED
 #define FRAMES(name, number, text)                                                 \
     FAMILY(proto_pool_stat, frames, "scissord_pool_score_frames_total", "counter", \
            number ? "" : "Score frames by what became of them", "fate", text, number)
-                                                                        PROTO_FRAME_MAP(FRAMES)
+                                                                                PROTO_FRAME_MAP(FRAMES)
 #undef FRAMES
-                                                                            {0}};
+                                                                                    {0}};
 
 static const struct metric session_metrics[] = {
     SESSION(charged_bytes, U64, "charged_bytes", "gauge", "What the session holds")

@@ -81,12 +81,14 @@ static unsigned put_rate(const struct top_state *s, struct top_grid *g, unsigned
 
 static void layout_counters(const struct top_state *s, struct top_grid *g, unsigned row) {
     const struct proto_pool_stat *first = top_frame_pool(&s->frame, 0);
-    uint32_t open = 0, waiting = 0, orphans = 0;
+    uint32_t open = 0, waiting = 0, orphans = 0, quarantined = 0, lost = 0;
     uint64_t refused = 0;
     for (size_t i = 0; i < s->frame.pools.count; i++) {
         open += first[i].sessions;
         waiting += first[i].waiting;
         orphans += first[i].orphans;
+        quarantined += first[i].quarantined;
+        lost += first[i].device_lost;
         refused += first[i].refused;
     }
     unsigned at = top_grid_put(g, row, 0, TOP_LOOK_BOLD, "sessions ");
@@ -95,6 +97,10 @@ static void layout_counters(const struct top_state *s, struct top_grid *g, unsig
     at = top_grid_put(g, row, at, TOP_LOOK_PLAIN, ", %s refused ever", COUNT(refused));
     if (orphans)
         at = top_grid_put(g, row, at, TOP_LOOK_WARN, ", %u without their client", orphans);
+    if (quarantined)
+        at = top_grid_put(g, row, at, TOP_LOOK_WARN, ", %u quarantined", quarantined);
+    if (lost)
+        at = top_grid_put(g, row, at, TOP_LOOK_WARN, ", device failed");
     if (first->draining)
         top_grid_put(g, row, at, TOP_LOOK_WARN, ", draining");
 }

@@ -8,9 +8,8 @@
 #include "dtype.h"
 #include "out.h"
 #include "top_layout.h"
+#include "view.h"
 
-#define COUNT(n) figure_count(&(struct figure){""}, n)
-#define NAME(text) figure_name(&(struct figure){""}, text)
 #define NAME_WANTED 14u
 #define NAME_LEAST 8u
 #define POLICY_LEAST 6u
@@ -73,7 +72,7 @@ static void session_cell(const struct top_state *s, size_t i, enum top_column co
         snprintf(text, CELL, "%u", p->pid);
         break;
     case TOP_COLUMN_STATE:
-        snprintf(text, CELL, "%s", p->orphan ? "orphan" : proto_session_state_name(p->state));
+        snprintf(text, CELL, "%s", ctl_session_state(p));
         text[strcspn(text, " ")] = 0;
         break;
     case TOP_COLUMN_POLICY:
@@ -178,7 +177,7 @@ static void layout_session(const struct top_state *s, struct top_grid *g, const 
     const struct proto_session_stat *p = top_frame_session(&s->frame, s->order[line]);
     if (line == s->cursor)
         top_grid_paint(g, row, TOP_LOOK_SELECTED);
-    else if (p->state == PROTO_SESSION_CLOSING || p->orphan)
+    else if (p->state == PROTO_SESSION_CLOSING || p->state == PROTO_SESSION_QUARANTINED || p->orphan)
         top_grid_paint(g, row, TOP_LOOK_DIM);
 }
 

@@ -22,10 +22,28 @@ void ctl_view_counters(struct out *o, const uint64_t *counters, size_t count, co
     out_printf(o, "%s", *between ? "" : "none");
 }
 
+bool ctl_on_host(const struct proto_pool_stat *p) {
+    return !*p->device || strcmp(p->device, "host") == 0;
+}
+
+const char *ctl_session_state(const struct proto_session_stat *s) {
+    return s->orphan ? "orphan" : proto_session_state_name(s->state);
+}
+
+static void view_device(struct out *o, const struct proto_pool_stat *p) {
+    if (!ctl_on_host(p))
+        out_printf(o, "  device      %s%s\n", NAME(p->device),
+                   p->device_lost ? ", which has failed; restart scissord to use it again" : "");
+    if (p->quarantined)
+        out_printf(o, "  quarantined %s of %u session%s that ended, until who has it open closes it or is gone\n",
+                   BYTES(p->quarantined_bytes), p->quarantined, plural(p->quarantined));
+}
+
 void ctl_view_pool(struct out *o, const struct proto_pool_stat *p) {
     out_bold(o, "pool %s", NAME(p->name));
     out_printf(o, "  scissord %s, up %s%s\n", NAME(p->version), TIME(p->uptime_ns),
                p->draining ? ", draining: no new sessions" : "");
+    view_device(o, p);
     out_printf(o, "  limit       %s", BYTES(p->limit_bytes));
     if (p->target_bytes && p->target_bytes != p->limit_bytes)
         out_printf(o, ", going down to %s as lent memory comes back", BYTES(p->target_bytes));
@@ -95,7 +113,7 @@ void ctl_view_sessions(struct out *o, const struct proto_session_stat *sessions,
         table_cell(&t, "%llu", (unsigned long long)s->session);
         table_cell(&t, "%s", NAME(s->name));
         table_cell(&t, "%u", s->pid);
-        table_cell(&t, "%s", proto_session_state_name(s->state));
+        table_cell(&t, "%s", ctl_session_state(s));
         table_cell(&t, "%s", COUNT(s->tokens_seen));
         cell_range(&t, s->settled_min, s->settled_max);
         table_cell(&t, "%s", COUNT(s->max_rows));
@@ -115,6 +133,9 @@ void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
                proto_session_state_name(s->state), s->pid, s->uid);
     if (s->orphan)
         out_printf(o, "  orphan      taken over from the process before; its client has not come back yet\n");
+    if (s->state == PROTO_SESSION_QUARANTINED)
+        out_printf(o, "  quarantined for %s: process %u may have its memory open\n",
+                   TIME(s->quarantine_s * 1000000000ull), s->pid);
     out_printf(o, "  shape       %u group%s, %u layers, %u KV heads in all, computes in %s, stores %s\n", s->groups,
                plural(s->groups), s->layers, s->heads, kernel_dtype_name(s->compute_dtype),
                kernel_dtype_name(s->storage_dtype));

@@ -11,6 +11,10 @@
 #define PERCENT(part, whole) figure_percent(&(struct figure){""}, (double)(part), (double)(whole))
 #define NAME(text) figure_name(&(struct figure){""}, text)
 
+/* Whether the pool's memory is the machine's. */
+bool ctl_on_host(const struct proto_pool_stat *p);
+/* What the session does, or that it has no client. */
+const char *ctl_session_state(const struct proto_session_stat *s);
 void ctl_view_pool(struct out *o, const struct proto_pool_stat *p);
 /* Two lines: what `top` has above its table. */
 void ctl_view_pool_brief(struct out *o, const struct proto_pool_stat *p);

@@ -353,11 +353,11 @@ static void is_lost_without_a_store(void **state) {
     stop(&m);
 }
 
-/* What `scissorctl stat` says about it. */
-static bool tool_says(const struct manager *m, const char *options, const char *text) {
+/* What scissorctl says about it. */
+static bool tool_says(const struct manager *m, const char *asked, const char *text) {
     char command[256], said[4096];
     int status;
-    snprintf(command, sizeof command, "%s stat --dir %s %s", harness_program("scissorctl"), m->daemon.dir, options);
+    snprintf(command, sizeof command, "%s %s --dir %s", harness_program("scissorctl"), asked, m->daemon.dir);
     assert_int_equal(harness_shell(command, HARNESS_PATIENCE_MS, said, sizeof said, &status), 0);
     assert_int_equal(status, 0);
     return strstr(said, text);
@@ -366,7 +366,7 @@ static bool tool_says(const struct manager *m, const char *options, const char *
 static bool tool_knows(const struct manager *m, uint64_t epoch) {
     char text[32];
     snprintf(text, sizeof text, "\"%016llx\"", (unsigned long long)epoch);
-    return tool_says(m, "--json", text);
+    return tool_says(m, "stat --json", text);
 }
 
 /* Each start is another epoch. Its client hears of a session that is lost once, and opens another one. */
@@ -389,7 +389,7 @@ static void restart_is_an_epoch(uint32_t store_max) {
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     uint64_t before = scissor_epoch(client);
     assert_true(tool_knows(&m, before));
-    assert_true(tool_says(&m, "", store_max ? "are kept for the next process" : "do not outlive this process"));
+    assert_true(tool_says(&m, "stat", store_max ? "are kept for the next process" : "do not outlive this process"));
     assert_int_equal(attention_step(&mine, session, 16, 0, out), 0);
     assert_int_equal(manager_restart(&m, SIGKILL, NULL), 0);
     int r = scissor_settle(session);
@@ -447,6 +447,7 @@ static void closes_for_the_dead(void **state) {
     assert_int_equal(harness_stat(&m.daemon, &stat), 0);
     assert_int_equal(stat.orphans, 1);
     assert_int_equal(stat.sessions, 1);
+    assert_true(tool_says(&m, "sessions", " orphan "));
     kill_client(pid);
     assert_int_equal(harness_wait_sessions(&m.daemon, 0, 5000), 0);
     assert_int_equal(harness_stat(&m.daemon, &stat), 0);

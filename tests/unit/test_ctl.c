@@ -254,6 +254,23 @@ static void test_views(void **state) {
     assert_shows(
         &o,
         "    0         2            100-128      4       0     910  0.000            60.00 %  |        |  11 budget\n");
+    struct proto_pool_stat on_gpu = some_pool;
+    on_gpu.device_lost = on_gpu.quarantined = 1;
+    on_gpu.quarantined_bytes = 6 << 20;
+    strcpy(on_gpu.device, "cuda:GPU-1");
+    ctl_view_pool(&o, &on_gpu);
+    assert_shows(&o, "device      cuda:GPU-1, which has failed; restart scissord");
+    assert_shows(&o, "quarantined 6.0 MiB of 1 session that ended");
+    s.orphan = 1;
+    ctl_view_sessions(&o, &s, NULL, 1);
+    assert_shows(&o, "3  reader   42  orphan ");
+    s.orphan = 0;
+    s.state = PROTO_SESSION_QUARANTINED;
+    s.quarantine_s = 30;
+    ctl_view_sessions(&o, &s, NULL, 1);
+    ctl_view_session(&o, &s);
+    assert_shows(&o, "3  reader   42  quarantined ");
+    assert_shows(&o, "quarantined for 30.0 s: process 42 may have its memory open");
     assert_shows(&o, "rows evicted        session 3 (reader)  1,234 rows  by pressure\n");
     out_deinit(&o);
 }

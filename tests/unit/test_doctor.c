@@ -162,6 +162,14 @@ CASE(orphans_long) {
     p->pool.orphans = 1;
     p->pool.uptime_ns = ill ? 60 * SECOND : 60 * SECOND - 1;
 }
+CASE(device_lost) {
+    p->pool.device_lost = ill;
+    proto_text_set(p->pool.device, sizeof p->pool.device, "cuda:GPU-1234");
+}
+CASE(quarantined) {
+    p->session.state = PROTO_SESSION_QUARANTINED;
+    p->session.quarantine_s = ill ? 10 : 9;
+}
 CASE(machine) {
     p->state.machine_bytes = 64 * MIB * 10 / 9 + (ill ? 0 : 1);
 }
@@ -266,6 +274,10 @@ static const struct {
     {lost, DOCTOR_LOST, "1 session of the process before"},
     {orphans, DOCTOR_ORPHANS, "wait for their client, 59.0 s after the start"},
     {orphans_long, DOCTOR_ORPHANS_LONG, "1 min 0 s after the start"},
+    {device_lost, DOCTOR_DEVICE_LOST, "The device of pool host (cuda:GPU-1234) has failed"},
+    {quarantined, DOCTOR_QUARANTINED,
+     "Session 7 (reader) has ended 10.0 s ago (threshold 10 s), but process 42 may still have its memory on the device "
+     "open: 10.0 MiB"},
     {machine, DOCTOR_MACHINE, "(90.0 %, threshold 90 %)"},
     {machine_most, DOCTOR_MACHINE_MOST, "The limit is 64.0 MiB on a machine with 64.0 MiB"},
     {files, DOCTOR_FILES, "32 segments, a descriptor each, and the daemon may open 35 files"},
