@@ -61,9 +61,11 @@ HARNESS_O := $(call obj,$(wildcard tests/*.c))
 SIMLIB_O  := $(call obj,$(filter-out tests/sim/test_%,$(wildcard tests/sim/*.c)))
 UNIT_T    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
 SIM_T     := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/sim/test_*.c)))
-# The kernels of kernels/cuda/, compiled as C++ and run by an emulator (tests/emulation/emulator.h).
+# The kernels of kernels/cuda/, compiled as C++ and run by an emulator (tests/emulation/emulator.h) that watches every
+# access, or, five times as fast, none.
 EMULATOR_O := $(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/emulation/*.c))) \
 	$(patsubst %,$(BUILD)/emulated/%.o,$(sort $(wildcard kernels/cuda/*.cu)))
+UNWATCHED_O := $(EMULATOR_O:$(BUILD)/emulated/%=$(BUILD)/unwatched/%)
 WRONG_O    := $(BUILD)/emulated/tests/emulation/wrong.cu.o
 EMULATED_T := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/emulation/test_*.c)))
 SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/system/test_*.c)))
@@ -199,8 +201,11 @@ $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
 # What stands for NVIDIA's driver in the tests, found there by LD_LIBRARY_PATH.
-FAKECUDA := $(BUILD)/tests/fakecuda/libcuda.so.1
-$(FAKECUDA): $(call obj,$(wildcard tests/fakecuda/*.c)) $(EMULATOR_O) $(BUILD)/kernels/dtype.o
+FAKECUDA := $(addprefix $(BUILD)/tests/fakecuda/,libcuda.so.1 unwatched/libcuda.so.1)
+$(firstword $(FAKECUDA)): $(EMULATOR_O)
+$(lastword $(FAKECUDA)): $(UNWATCHED_O)
+$(FAKECUDA): $(call obj,$(wildcard tests/fakecuda/*.c)) $(BUILD)/kernels/dtype.o
+	@mkdir -p $(@D)
 	$(call say,LINK)
 	$(Q)$(CC) -shared -Wl,-soname,$(@F) $^ -o $@ $(LDFLAGS_ALL) -lm
 $(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_O)
@@ -210,11 +215,17 @@ $(BENCHES): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O) $(BROKER_
 # The compiler's calls before each access to memory are answered by the emulator, so nothing here has a sanitizer: it
 # changes stacks, too.
 CXX ?= g++
+EMULATE = $(CXX) -x c++ -std=c++17 -g -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=off -fvisibility=hidden \
+	-Wall -Wextra -Wno-unknown-pragmas $(if $(WERROR),-Werror) -fPIC -include tests/emulation/device.h \
+	-Itests/emulation/include -Ikernels -MMD -MP -c $< -o $@
 $(BUILD)/emulated/%.cu.o: %.cu
 	$(call say,EMU)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) -x c++ -std=c++17 -O1 -g -fno-exceptions -fno-rtti -fno-math-errno -ffp-contract=off -fsanitize=thread -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas \
-		$(if $(WERROR),-Werror) -fPIC -include tests/emulation/device.h -Itests/emulation/include -Ikernels -MMD -MP -c $< -o $@
+	$(Q)$(EMULATE) -O1 -fsanitize=thread
+$(BUILD)/unwatched/%.cu.o: %.cu
+	$(call say,EMU)
+	@mkdir -p $(@D)
+	$(Q)$(EMULATE) -O2 -DEMULATOR_UNWATCHED
 $(call obj,$(filter-out tests/emulation/test_%,$(wildcard tests/emulation/*.c))): override SANITIZE :=
 $(EMULATED_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(EMULATOR_O) $(WRONG_O) $(KERNELS_O) $(PROTO_O)
 	$(call say,LINK)

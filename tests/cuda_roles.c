@@ -76,12 +76,15 @@ static void environment(const char *name, const char *value) {
 
 static void test_role(void **state) {
     const struct cuda_role *role = *state;
-    char directory[64], log[80], text[2048], delay[16], expected[64] = "";
+    char directory[64], log[80], text[2048], delay[16], library[256], expected[64] = "";
     const char *const argv[] = {self, role->name, NULL};
     int status;
     assert_int_equal(harness_directory(directory, sizeof directory), 0);
     snprintf(log, sizeof log, "%s/log", directory);
     snprintf(delay, sizeof delay, "%u", role->delay_us);
+    snprintf(library, sizeof library, "%s", harness_program("tests/fakecuda"));
+    strncat(library, role->unwatched ? "/unwatched" : "", sizeof library - strlen(library) - 1);
+    setenv("LD_LIBRARY_PATH", library, 1); /* for the process that is started */
     environment("FAKECUDA_DIR", directory);
     environment("FAKECUDA_DELAY_US", role->delay_us ? delay : NULL);
     environment("FAKECUDA_FAIL", role->fail);
@@ -94,15 +97,11 @@ static void test_role(void **state) {
         fail_msg("%s: status %d: %s", role->name, status, text);
 }
 
-/* LD_LIBRARY_PATH is for the processes that are started. */
 static int test_all(const char *group, const struct cuda_role *roles, size_t count) {
     struct CMUnitTest tests[64];
-    char library[256];
     ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
     if (length < 0 || count > sizeof tests / sizeof *tests)
         return 1;
-    snprintf(library, sizeof library, "%s", harness_program("tests/fakecuda"));
-    setenv("LD_LIBRARY_PATH", library, 1);
     for (size_t i = 0; i < count; i++)
         tests[i] = (struct CMUnitTest){roles[i].name, test_role, NULL, NULL, (void *)&roles[i]};
     const struct CMUnitTest *used = tests;

@@ -4,6 +4,7 @@
  * again with the role's name, on a fresh directory of devices. Roles use REQUIRE and end with _exit(0). */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/types.h>
@@ -28,6 +29,7 @@ struct cuda_role {
     const char *text; /* that its output must have besides; NULL: none */
     unsigned delay_us;
     const char *fail; /* FAKECUDA_FAIL */
+    bool unwatched;   /* on the driver that does not watch its kernels */
 };
 
 int cuda_roles_main(int argc, char **argv, const char *group, const struct cuda_role *roles, size_t count);

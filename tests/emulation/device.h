@@ -11,10 +11,24 @@
 extern "C" {
 #endif
 
-/* watch.c: accesses that the compiler must not split. */
+/* watch.c: accesses that the compiler must not split. Plain ones where nobody watches. */
+#ifndef EMULATOR_UNWATCHED
 void emulator_load_into(void *to, const void *from, size_t bytes);
 void emulator_store_from(void *to, const void *from, size_t bytes);
 uint32_t emulator_atomic_add(uint32_t *at, uint32_t value);
+#else
+static inline void emulator_load_into(void *to, const void *from, size_t bytes) {
+    __builtin_memcpy(to, from, bytes);
+}
+static inline void emulator_store_from(void *to, const void *from, size_t bytes) {
+    __builtin_memcpy(to, from, bytes);
+}
+static inline uint32_t emulator_atomic_add(uint32_t *at, uint32_t value) {
+    uint32_t old = *at;
+    *at += value;
+    return old;
+}
+#endif
 
 /* fiber.c */
 enum emulator_vote { EMULATOR_VOTE_OR, EMULATOR_VOTE_AND, EMULATOR_VOTE_COUNT };

@@ -4,6 +4,9 @@
  * this emulator answers itself (watch.c). Threads of a block are fibers that run until they wait; blocks run one after
  * another, in order. A launch ends at the first rule that a kernel breaks.
  *
+ * Compiled with EMULATOR_UNWATCHED a kernel's accesses are its own business: it runs five times as fast, what it
+ * touches and breaks is not seen, and memory that may not be accessed is not asked for. Barriers and warps are as ever.
+ *
  * One launch at a time in a process; others wait. */
 #pragma once
 

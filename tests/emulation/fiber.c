@@ -61,7 +61,9 @@ static void fiber_init(struct fiber *f, uint32_t index) {
     top[-1] = NULL; /* where fiber_main() would return to */
     top[-2] = (void *)(uintptr_t)fiber_main;
     f->stack = top - 8; /* and six registers */
+    uint32_t x = emulation.block.x, y = emulation.block.y;
     f->index = index;
+    f->thread = (struct emulator_dim){index % x, index / x % y, index / x / y};
     f->state = FIBER_READY;
 }
 
@@ -160,11 +162,16 @@ uint32_t emulator_warp(enum emulator_warp_kind kind, uint32_t mask, uint32_t val
                        int line) {
     struct fiber *me = emulation.now, *warp = me - me->index % EMULATOR_LANES;
     uint32_t ballot = 0;
-    *me = (struct fiber){me->stack, me->low, me->high,  me->index, FIBER_AT_WARP, file,
-                         line,      mask,    (int)kind, value,     lane,          0};
+    me->state = FIBER_AT_WARP;
+    me->file = file;
+    me->line = line;
+    me->mask = mask;
+    me->kind = (int)kind;
+    me->value = value;
+    me->lane = lane;
     if (!(mask >> me->index % EMULATOR_LANES & 1))
         emulation_break(EMULATOR_LANE, "the mask is %08x (%s:%d)", mask, file, line);
-    for (uint32_t l = 0; l < EMULATOR_LANES; l++) {
+    for (uint32_t l = EMULATOR_LANES; l-- > 0;) { /* who is not there yet is one of the last as a rule */
         if (!(mask >> l & 1))
             continue;
         if (warp[l].index >= emulation.threads || warp[l].state != FIBER_AT_WARP || warp[l].mask != mask ||
@@ -321,8 +328,8 @@ struct uint3 emulator_block_dim(void);
 struct uint3 emulator_grid_dim(void);
 
 struct uint3 emulator_thread(void) {
-    uint32_t i = emulation.now->index, x = emulation.block.x, y = emulation.block.y;
-    return (struct uint3){i % x, i / x % y, i / x / y};
+    struct emulator_dim t = emulation.now->thread;
+    return (struct uint3){t.x, t.y, t.z};
 }
 struct uint3 emulator_block(void) {
     return (struct uint3){emulation.at.x, emulation.at.y, emulation.at.z};
@@ -334,12 +341,20 @@ struct uint3 emulator_grid_dim(void) {
     return (struct uint3){emulation.grid.x, emulation.grid.y, emulation.grid.z};
 }
 
-float emulator_half_to_float(uint16_t bits) {
+/* Of each half: they are asked for more often than anything else. */
+static float floats[1u << 16];
+
+__attribute__((constructor)) static void floats_init(void) {
     static const uint32_t nan_bits = 0x7fffffff;
-    float f = kernel_f16_to_f32(bits);
-    if (f != f)
-        memcpy(&f, &nan_bits, sizeof f);
-    return f;
+    for (uint32_t bits = 0; bits < 1u << 16; bits++) {
+        floats[bits] = kernel_f16_to_f32((uint16_t)bits);
+        if (floats[bits] != floats[bits])
+            memcpy(&floats[bits], &nan_bits, sizeof nan_bits);
+    }
+}
+
+float emulator_half_to_float(uint16_t bits) {
+    return floats[bits];
 }
 uint16_t emulator_float_to_half(float f) {
     return f != f ? 0x7fff : kernel_f32_to_f16(f);

@@ -14,6 +14,7 @@ struct fiber {
     void *stack;         /* where it was when it stopped */
     uintptr_t low, high; /* its stack's memory */
     uint32_t index;      /* in the block */
+    struct emulator_dim thread;
     enum fiber_state state;
     const char *file; /* of the barrier or the warp operation */
     int line;

@@ -24,6 +24,9 @@
  * memory. So long as it is queued, freeing and closing that memory is not refused: the launch finds it when it runs
  * (use_after_free, use_after_close). A call that frees or closes waits for a launch that is running.
  *
+ * That takes time: a launch of attention over 1,500 rows about 10 ms. The library in unwatched/ beside this one is for
+ * long tests: its kernels are five times as fast, break no rule, and what they touch is not judged.
+ *
  * A module's image is what nvcc makes - a fat binary, whose part for compute capability 9.0 has the names of the
  * kernels in it, or a cubin - or, for tests where there is no nvcc, a text: "scissord-emulated" and a newline, then
  * names of kernels, one a line.

@@ -266,7 +266,7 @@ static void role_lost(const char *name) {
 /* ---------- tests ---------- */
 
 #define RULE(rule) \
-    { #rule, break_rule, #rule, NULL, 200000, NULL }
+    { #rule, break_rule, #rule, NULL, 200000, NULL, false }
 
 static const struct cuda_role roles[] = {
     RULE(use_after_free),
@@ -283,11 +283,11 @@ static const struct cuda_role roles[] = {
     RULE(unordered_overwrite),
     RULE(out_of_bounds),
     RULE(fork),
-    {"killed", role_killed, NULL, NULL, 0, NULL},
-    {"closed", role_closed, NULL, NULL, 0, NULL},
-    {"events", role_events, NULL, NULL, 0, NULL},
-    {"injected", role_injected, NULL, NULL, 0, NULL},
-    {"lost", role_lost, NULL, NULL, 0, "queue:1:700"},
+    {"killed", role_killed, NULL, NULL, 0, NULL, false},
+    {"closed", role_closed, NULL, NULL, 0, NULL, false},
+    {"events", role_events, NULL, NULL, 0, NULL, false},
+    {"injected", role_injected, NULL, NULL, 0, NULL, false},
+    {"lost", role_lost, NULL, NULL, 0, "queue:1:700", false},
 };
 
 int main(int argc, char **argv) {
