@@ -157,9 +157,10 @@ struct kernel_streams {
 };
 
 struct kernel_backend {
-    const char *name;   /* "host", "cuda" */
-    const char *path;   /* "reference", "avx2", "avx512", "avx512vnni", "NVIDIA ...": what runs the arithmetic */
-    const char *device; /* what another process opens the same one by: "host", "cuda:GPU-..." */
+    const char *name;        /* "host", "cuda" */
+    const char *path;        /* "reference", "avx2", "avx512", "avx512vnni", "NVIDIA ...": what runs the arithmetic */
+    const char *device;      /* what another process opens the same one by: "host", "cuda:GPU-..." */
+    uint32_t storage_dtypes; /* bits 1 << dtype: what settled rows can be kept in */
     /* NULL where an operation is done when its call returns (host). Else append and attend below are NULL. */
     const struct kernel_streams *streams;
     /* True where a segment's memory is gone for its importers, too, as soon as segment_free returns (host:

@@ -563,6 +563,7 @@ static struct kernel_backend *made(struct kernel_backend *b) {
     *b = (struct kernel_backend){.name = "cuda",
                                  .path = "fake",
                                  .device = FAKE_DEVICE_NAME,
+                                 .storage_dtypes = (1u << KERNEL_ELEMENT_DTYPES) - 1,
                                  .streams = &operations,
                                  .segment_new = segment_new,
                                  .segment_free = segment_free,

@@ -265,10 +265,14 @@ bool harness_alive(const struct harness_daemon *d) {
     return d->pid > 0 && waitid(P_PID, (id_t)d->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
 }
 
+const char *harness_device(void) {
+    return getenv("SCISSOR_TEST_DEVICE");
+}
+
 int harness_start_again(struct harness_daemon *d, const char *const *args) {
     const char *argv[HARNESS_ARGUMENTS] = {harness_program("scissord"), "--config", "/dev/null", "--dir", d->dir};
     size_t argc = 5;
-    const char *device = getenv("SCISSOR_TEST_DEVICE");
+    const char *device = harness_device();
     bool pool = false;
     if (device) {
         argv[argc++] = "--device";

@@ -57,6 +57,8 @@ struct harness_daemon {
     char log[80];  /* what it wrote to stderr */
 };
 
+/* What $SCISSOR_TEST_DEVICE says; NULL: daemons are on the host. */
+const char *harness_device(void);
 /* Starts scissord and waits until it is ready. `args`: more arguments, ended by NULL; NULL: none. The pool is 64 MiB
  * if the arguments do not say --pool, and on $SCISSOR_TEST_DEVICE if that is set. */
 int harness_start(struct harness_daemon *d, const char *const *args);

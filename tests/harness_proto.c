@@ -113,8 +113,10 @@ int harness_expect(int socket, uint16_t type, uint32_t request, void *ret_body, 
 
 int harness_hello_scores(const struct harness_daemon *d, uint32_t *ret_score_socket) {
     struct proto_welcome welcome;
-    struct proto_hello hello = {
-        .major = PROTO_VERSION_MAJOR, .minor = PROTO_VERSION_MINOR, .capabilities = PROTO_CAP_HOST, .name = "harness"};
+    struct proto_hello hello = {.major = PROTO_VERSION_MAJOR,
+                                .minor = PROTO_VERSION_MINOR,
+                                .capabilities = PROTO_CAP_HOST | PROTO_CAP_CUDA,
+                                .name = "harness"};
     int fd = harness_attach(d);
     if (fd < 0)
         return fd;

@@ -167,11 +167,17 @@ static struct pool *choose_pool(struct broker *b, const struct broker_peer *peer
     return best ? best : &b->pools[0];
 }
 
-/* Whether the client can use the pool's device, and the pool itself. */
-static int check_device(const struct broker_peer *peer, const struct pool *pool, char *why, size_t why_bytes) {
+/* Whether the client can use the pool's device, that the session's rows, and the pool itself is there. */
+static int check_device(const struct broker_peer *peer, const struct pool *pool, uint32_t storage_dtype, char *why,
+                        size_t why_bytes) {
     if (!speaks(peer, pool)) {
         snprintf(why, why_bytes, "the pool is on %s, and this client speaks host memory only",
                  pool->config.backend->device);
+        return SCISSOR_EINVAL;
+    }
+    if (!(pool->config.backend->storage_dtypes >> storage_dtype & 1)) {
+        snprintf(why, why_bytes, "%s rows cannot be kept on %s: f32, f16 and bf16 can",
+                 kernel_dtype_name(storage_dtype), pool->config.backend->device);
         return SCISSOR_EINVAL;
     }
     if (!pool->lost)
@@ -253,7 +259,7 @@ void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request
     }
     int code = admission_check(b, open, s, why, sizeof why);
     if (code == 0)
-        code = check_device(peer, pool, why, sizeof why);
+        code = check_device(peer, pool, open->storage_dtype, why, sizeof why);
     if (code == 0 && keeps)
         code = keep(peer, s, why, sizeof why);
     if (code == 0 && broker_random(b, s->token, sizeof s->token) < 0) {

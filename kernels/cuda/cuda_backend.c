@@ -239,6 +239,7 @@ static int backend_open(const char *device, struct cuda_backend **ret) {
     b->base = (struct kernel_backend){.name = "cuda",
                                       .path = b->device->name,
                                       .device = b->name,
+                                      .storage_dtypes = (1u << KERNEL_ELEMENT_DTYPES) - 1,
                                       .streams = &streams,
                                       .capacity = capacity,
                                       .segment_new = segment_new,

@@ -108,14 +108,14 @@ static bool has_vnni(void) {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
-#define HOST_BACKEND(path_name)                                                                                    \
-    {                                                                                                              \
-        .name = "host", .path = path_name, .device = "host", .revocable = true, .segment_new = host_segment_new,   \
-        .segment_free = host_segment_free, .segment_export = host_segment_export,                                  \
-        .segment_import = host_segment_import, .segment_address = host_segment_address,                            \
-        .segment_descriptor = host_segment_descriptor, .segment_adopt = host_segment_adopt,                        \
-        .segment_leave = host_segment_leave, .settle = settle, .shrink = shrink, .v_norms = v_norms, .copy = copy, \
-        .append = append, .attend = attend, .synchronise = synchronise,                                            \
+#define HOST_BACKEND(path_name)                                                                                       \
+    {                                                                                                                 \
+        .name = "host", .path = path_name, .device = "host", .storage_dtypes = (1u << KERNEL_DTYPE_COUNT) - 1,        \
+        .revocable = true, .segment_new = host_segment_new, .segment_free = host_segment_free,                        \
+        .segment_export = host_segment_export, .segment_import = host_segment_import,                                 \
+        .segment_address = host_segment_address, .segment_descriptor = host_segment_descriptor,                       \
+        .segment_adopt = host_segment_adopt, .segment_leave = host_segment_leave, .settle = settle, .shrink = shrink, \
+        .v_norms = v_norms, .copy = copy, .append = append, .attend = attend, .synchronise = synchronise,             \
     }
 
 /* Best first. */

@@ -208,6 +208,7 @@ void fake_backend_init(struct fake_backend *f, bool revocable) {
         .base = {.name = "fake",
                  .path = "scalar",
                  .device = "host",
+                 .storage_dtypes = (1u << KERNEL_DTYPE_COUNT) - 1,
                  .revocable = revocable,
                  .segment_new = segment_new,
                  .segment_free = segment_free,
