@@ -153,15 +153,20 @@ static bool speaks(const struct broker_peer *peer, const struct pool *pool) {
     return !pool->config.backend->streams || peer->capabilities & PROTO_CAP_CUDA;
 }
 
-/* The pool that was named, or else, of those that work and whose memory the client can open, the one with the most
+static bool stores(const struct pool *pool, uint32_t dtype) {
+    return dtype < KERNEL_DTYPE_COUNT && pool->config.backend->storage_dtypes >> dtype & 1;
+}
+
+/* The pool that was named, or else, of those that work and whose memory client and rows can use, the one with the most
  * room. NULL: there is no such number. */
-static struct pool *choose_pool(struct broker *b, const struct broker_peer *peer, uint32_t wanted) {
+static struct pool *choose_pool(struct broker *b, const struct broker_peer *peer, const struct proto_open *open) {
     struct pool *best = NULL;
-    if (wanted != PROTO_ANY_POOL)
-        return wanted < b->pool_count ? &b->pools[wanted] : NULL;
+    if (open->pool != PROTO_ANY_POOL)
+        return open->pool < b->pool_count ? &b->pools[open->pool] : NULL;
     for (uint32_t i = 0; i < b->pool_count; i++) {
         struct pool *pool = &b->pools[i];
-        if (speaks(peer, pool) && !pool->lost && (!best || pool_room(pool) > pool_room(best)))
+        if (speaks(peer, pool) && stores(pool, open->storage_dtype) && !pool->lost &&
+            (!best || pool_room(pool) > pool_room(best)))
             best = pool;
     }
     return best ? best : &b->pools[0];
@@ -175,7 +180,7 @@ static int check_device(const struct broker_peer *peer, const struct pool *pool,
                  pool->config.backend->device);
         return SCISSOR_EINVAL;
     }
-    if (!(pool->config.backend->storage_dtypes >> storage_dtype & 1)) {
+    if (!stores(pool, storage_dtype)) {
         snprintf(why, why_bytes, "%s rows cannot be kept on %s: f32, f16 and bf16 can",
                  kernel_dtype_name(storage_dtype), pool->config.backend->device);
         return SCISSOR_EINVAL;
@@ -248,7 +253,7 @@ void admission_open(struct broker *b, struct broker_peer *peer, uint32_t request
         b->pools[0].refused++;
         return;
     }
-    struct pool *pool = choose_pool(b, peer, open->pool);
+    struct pool *pool = choose_pool(b, peer, open);
     bool keeps = pool && pool->keeps;
     struct session *s = scissor_calloc(1, sizeof *s);
     if (s && keeps && !(s->keep = keep_new(&b->keeper, open)))

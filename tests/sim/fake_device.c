@@ -306,6 +306,7 @@ void fake_device_init(struct fake_backend *f) {
     f->base.name = "gpu";
     f->base.device = "cuda:GPU-fake";
     f->base.streams = &streams;
+    f->base.storage_dtypes = (1u << KERNEL_ELEMENT_DTYPES) - 1;
     f->base.segment_new = segment_new;
     f->base.segment_free = segment_free;
     f->base.segment_descriptor = NULL;

@@ -72,8 +72,10 @@ static int expect_refusal(int fd) {
 }
 
 static struct proto_hello good_hello(void) {
-    return (struct proto_hello){
-        .major = PROTO_VERSION_MAJOR, .minor = PROTO_VERSION_MINOR, .capabilities = PROTO_CAP_HOST | PROTO_CAP_CUDA, .name = "test"};
+    return (struct proto_hello){.major = PROTO_VERSION_MAJOR,
+                                .minor = PROTO_VERSION_MINOR,
+                                .capabilities = PROTO_CAP_HOST | PROTO_CAP_CUDA,
+                                .name = "test"};
 }
 
 /* ---------- the greeting ---------- */

@@ -106,6 +106,22 @@ static void test_capabilities(void **state) {
     assert_int_equal(rig.peers[able].code, SCISSOR_EINVAL);
 }
 
+/* Quantised rows are for the host's memory; that is said when a session is opened. */
+static void test_storage(void **state) {
+    (void)state;
+    rig_init_gpu(&rig, 16 * MIB, 64 * MIB);
+    int peer = rig_connect(&rig);
+    struct proto_open spec = four_mib(1);
+    spec.storage_dtype = KERNEL_INT8;
+    assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
+    assert_int_equal(rig.peers[peer].code, SCISSOR_EINVAL);
+    assert_non_null(strstr(rig.peers[peer].text, "int8"));
+    assert_non_null(strstr(rig.peers[peer].text, "cuda:GPU-fake"));
+    spec.pool = PROTO_ANY_POOL;
+    int s = rig_open_now(&rig, peer, &spec);
+    assert_true(s >= 0 && !rig.sessions[s].fence);
+}
+
 static void test_host_alone(void **state) {
     (void)state;
     rig_init(&rig, 16 * MIB, true);
@@ -473,6 +489,7 @@ static void test_kept_beside_it(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_capabilities, teardown),
+        cmocka_unit_test_teardown(test_storage, teardown),
         cmocka_unit_test_teardown(test_host_alone, teardown),
         cmocka_unit_test_teardown(test_handles, teardown),
         cmocka_unit_test_teardown(test_settle_waits_for_the_step, teardown),
