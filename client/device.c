@@ -185,6 +185,10 @@ int scissor__device_drain(struct scissor_session *s, uint64_t deadline) {
     return r == -EAGAIN ? SCISSOR_ETIMEDOUT : scissor__device_fail(s, r);
 }
 
+bool scissor__device_lost(const struct scissor_session *s) {
+    return s->device && streams_of(s)->lost(s->backend);
+}
+
 void scissor__device_close(struct scissor_session *s) {
     s->device->fence = streams_of(s)->fence_free(s->backend, s->device->fence);
 }

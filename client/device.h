@@ -46,6 +46,8 @@ bool scissor__device_idle(const struct scissor_session *session);
 /* Waits for that, and for what an open step has queued; the lock is given up meanwhile. ETIMEDOUT, EDEVICE, ENOMEM:
  * it cannot be known. */
 int scissor__device_drain(struct scissor_session *session, uint64_t deadline);
+/* Whether this process has lost the session's device: nothing runs there any more, and nothing can be closed. */
+bool scissor__device_lost(const struct scissor_session *session);
 /* Closes the events; nothing is queued any more. */
 void scissor__device_close(struct scissor_session *session);
 /* Frees what is left; all of it is idle or was never used. */

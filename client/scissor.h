@@ -204,7 +204,8 @@ SCISSOR_API int scissor_positions(struct scissor_session *session, uint32_t laye
  * step's work is on one stream: another one in the same step is EINVAL; the calls with host pointers have a stream of
  * their own that counts as another. From step to step it may change. Between a step and its settle, and a settle and
  * the next step, nothing has to be waited for: the streams do that. An error of work that is queued is told by a later
- * call. On a session in host memory these give EINVAL with a text. */
+ * call. After an EDEVICELOST of its own work a process cannot use the GPU any more, and what its sessions had there is
+ * another's only when it has ended. On a session in host memory these give EINVAL with a text. */
 
 /* Where the session's rows are: "host", or "cuda:GPU-..." with the device's UUID. Valid until it is closed. */
 SCISSOR_API const char *scissor_session_device(const struct scissor_session *session);

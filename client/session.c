@@ -21,10 +21,14 @@ static void session_unlink(struct scissor_session *s) {
         }
 }
 
-/* Tells the daemon and waits until it has the memory back. A new daemon that does not have the session has it back. */
+/* Tells the daemon and waits until it has the memory back. A new daemon that does not have the session has it back.
+ * Where this process has lost the device, nothing could be closed: what the session has stays until the process ends.
+ */
 static int session_give_back(struct scissor_session *s) {
     struct client_call call = {.answer = PROTO_CLOSED, .session = s};
     struct proto_close close = {.session = s->id};
+    if (scissor__device_lost(s))
+        return 0;
     int r = s->absent ? 0 : scissor__client_call(s->client, &call, PROTO_CLOSE, &close, 0);
     return s->absent ? 0 : r;
 }

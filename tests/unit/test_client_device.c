@@ -409,8 +409,10 @@ static void operations_fail(void **state) {
             while (s && (r = scissor_close(s)) != 0 && r != SCISSOR_EDEVICELOST)
                 assert_true(r == how[i].code); /* what was to fail has done so here */
             fake_device.fail_after = -1;
-            if (how[i].error == -ENOTRECOVERABLE)
+            if (how[i].error == -ENOTRECOVERABLE) {
                 fake_device_discard();
+                connect_anew(); /* the daemon has the session still */
+            }
             for (int k = 0; k < 4; k++)
                 fake_device_daemon()->streams->wait(fake_device_daemon(), STREAM(k));
             vectors_free();
