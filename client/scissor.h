@@ -44,7 +44,7 @@ enum scissor_dtype {
     SCISSOR_F16 = 1,
     SCISSOR_BF16 = 2,
     /* Settled rows only: 64 channels share a scale and an offset, 68 and 36 bytes in all. K and V of INT4 are rotated
-     * before; who attends through this library sees nothing of that. */
+     * before; who attends through this library sees nothing of that. In host memory only. */
     SCISSOR_INT8 = 3,
     SCISSOR_INT4 = 4,
 };
