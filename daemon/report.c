@@ -19,7 +19,7 @@ static void report_on_status(uv_timer_t *timer) {
     struct report *r = timer->data;
     struct server *s = r->server;
     struct proto_pool_stat stat;
-    char text[256], charged[32], limit[32], more[96] = "";
+    char text[256], charged[32], limit[32], more[160] = "";
     if (s->phase != SERVER_RUNNING)
         return;
     broker_pool_stat(s->broker, 0, server_now(), &stat);
@@ -28,6 +28,10 @@ static void report_on_status(uv_timer_t *timer) {
         used = snprintf(more, sizeof more, ", %" PRIu32 " wait for memory", stat.waiting);
     if (stat.orphans)
         used += snprintf(more + used, sizeof more - (size_t)used, ", %" PRIu32 " wait for their client", stat.orphans);
+    if (stat.quarantined)
+        used += snprintf(more + used, sizeof more - (size_t)used, ", %" PRIu32 " quarantined", stat.quarantined);
+    if (stat.device_lost)
+        used += snprintf(more + used, sizeof more - (size_t)used, ", device failed");
     if (stat.draining)
         snprintf(more + used, sizeof more - (size_t)used, ", draining");
     snprintf(text, sizeof text, "%" PRIu32 " session%s, %s of %s%s", stat.sessions, stat.sessions == 1 ? "" : "s",

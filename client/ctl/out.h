@@ -41,7 +41,7 @@ void table_print(const struct table *t, struct out *o, const char *indent);
 
 /* A short-lived text: call as `figure_bytes(&(struct figure){""}, n)`. */
 struct figure {
-    char text[40];
+    char text[48]; /* a name or a device (PROTO_DEVICE_BYTES) */
 };
 const char *figure_bytes(struct figure *f, uint64_t bytes); /* "12.3 MiB", "17 B" */
 const char *figure_count(struct figure *f, uint64_t count); /* "12,345" */
@@ -49,5 +49,5 @@ const char *figure_time(struct figure *f, uint64_t ns);     /* "12 ms", "3.4 s",
 const char *figure_percent(struct figure *f, double part, double whole); /* "12.3 %" */
 /* One bar for each count, as high as its share of the largest; at most 8. Blocks where the locale has them. */
 const char *figure_bars(struct figure *f, const uint64_t *counts, size_t count);
-/* What a client chose to be called, with everything that a terminal might take for a command replaced by '?'. */
+/* What a client or a device is called, with everything that a terminal might take for a command replaced by '?'. */
 const char *figure_name(struct figure *f, const char *name);
