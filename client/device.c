@@ -284,7 +284,8 @@ static int append_on(struct scissor_session *s, uint32_t layer, const void *k, c
     return 0;
 }
 
-/* Scratch of the batch is the first session's; it is idle when the stream is. */
+/* Scratch of the batch is the first session's; it is idle when the stream is, which is behind all that the session has
+ * queued on others. */
 static int reserve_workspace(struct scissor_session *s, size_t bytes, void *stream) {
     struct kernel_backend *b = s->backend;
     struct client_device *d = s->device;
@@ -306,9 +307,11 @@ static int reserve_workspace(struct scissor_session *s, size_t bytes, void *stre
 static int attend_set_up(const struct scissor_attend_item *items, size_t item_count, size_t heads, void *stream) {
     struct scissor_session *first = items[0].session;
     struct kernel_backend *b = first->backend;
-    int r = reserve_workspace(first, b->streams->attend_workspace(b, first->items, heads), stream);
+    int r = 0;
     for (size_t i = 0; i < item_count && r == 0; i++)
         r = enter_step(items[i].session, stream);
+    if (r == 0)
+        r = reserve_workspace(first, b->streams->attend_workspace(b, first->items, heads), stream);
     for (size_t i = 0; i < item_count && r == 0; i++) {
         struct scissor_session *s = items[i].session;
         r = scissor__device_planes_queue(s, &s->groups[s->layers[items[i].layer].group], stream);
