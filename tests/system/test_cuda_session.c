@@ -308,6 +308,85 @@ static void quantised_rows_are_refused(void **state) {
     scissor_disconnect(client);
 }
 
+/* The operator ends a session whose work is not done: the memory is the client's until it has closed it. */
+static void operator_closes(void **state) {
+    struct scissor_client *client;
+    char command[256], text[256];
+    float *out;
+    int status, r = 0;
+    (void)state;
+    struct scissor_session *s = role_opened(on_device.dir, &model, &client);
+    engine.used = 0;
+    assert_int_equal(step_on(&model, s, 16, engine.streams[0], &out), 0);
+    snprintf(command, sizeof command, "%s --dir %s close %llu", harness_program("scissorctl"), on_device.dir,
+             (unsigned long long)scissor_session_id(s));
+    assert_int_equal(harness_shell(command, HARNESS_PATIENCE_MS, text, sizeof text, &status), 0);
+    assert_int_equal(status, 0);
+    for (int i = 0; i < HARNESS_PATIENCE_MS / 10 && r == 0; i++) {
+        r = scissor_settle(s);
+        if (r == 0)
+            r = step_on(&model, s, 1, engine.streams[1], &out);
+        harness_sleep_ms(10);
+    }
+    assert_int_equal(r, SCISSOR_ECLOSED);
+    assert_int_equal(scissor_close(s), SCISSOR_ECLOSED);
+    nothing_is_left();
+    scissor_disconnect(client);
+}
+
+/* Steps that only append: for rows that nobody has to look at. */
+static int fill(const struct attention_model *m, struct scissor_session *s, uint32_t rows) {
+    size_t kv = (size_t)m->kv_heads * m->head_dim;
+    for (uint32_t done = 0; done < rows; done += 16) {
+        int r = scissor_step_begin(s, 16);
+        for (uint32_t layer = 0; layer < m->layers && !r; layer++)
+            r = scissor_append_device(s, layer, engine.vectors, engine.vectors + 16 * kv * sizeof(float), SCISSOR_F32,
+                                      engine.streams[0]);
+        if (!r)
+            r = scissor_step_end(s);
+        if (!r)
+            r = scissor_settle_device(s, engine.streams[0]);
+        if (r && r != SCISSOR_SCORES_LOST)
+            return r;
+    }
+    return 0;
+}
+
+/* Lent memory goes to a session that has a right to it, as soon as the client that had it has closed it. */
+static void lent_memory_is_released(void **state) {
+    const struct attention_model large = {
+        .seed = 9, .layers = 8, .kv_heads = 8, .q_heads = 8, .head_dim = 128, .storage_dtype = SCISSOR_F16};
+    const char *const args[] = {"--device", "cuda", "--pool", "48MiB", NULL};
+    struct harness_daemon small;
+    struct scissor_client *client;
+    struct scissor_session *s[2] = {NULL, NULL};
+    struct scissor_session_spec spec = spec_of(&large, "streaming");
+    struct scissor_session_info before, after;
+    (void)state;
+    spec.compute_dtype = SCISSOR_F16;
+    spec.wait_ms = 10000;
+    spec.groups[0].guaranteed_rows = 32;
+    spec.groups[0].max_rows = 4096;
+    assert_int_equal(harness_start(&small, args), 0);
+    assert_int_equal(scissor_connect(small.dir, &client), 0);
+    assert_int_equal(scissor_open(client, &spec, &s[0]), 0);
+    assert_int_equal(fill(&large, s[0], 2000), 0);
+    scissor_session_info(s[0], &before);
+    spec.groups[0].guaranteed_rows = spec.groups[0].max_rows = 16 + 512;
+    assert_int_equal(scissor_open(client, &spec, &s[1]), 0);
+    assert_int_equal(fill(&large, s[1], 512), 0);
+    scissor_session_info(s[0], &after);
+    print_message("the first session had %llu MiB, and has %llu\n", (unsigned long long)(before.segments_bytes >> 20),
+                  (unsigned long long)(after.segments_bytes >> 20));
+    assert_true(before.segments_bytes > after.segments_bytes);
+    assert_int_equal(scissor_settled_count(s[1], 7, 7), 512);
+    assert_int_equal(fill(&large, s[0], 32), 0);
+    assert_int_equal(scissor_close(s[0]), 0);
+    assert_int_equal(scissor_close(s[1]), 0);
+    scissor_disconnect(client);
+    assert_int_equal(harness_stop(&small), 0);
+}
+
 static void killed_in_a_step(void **state) {
     char output[96], text[64];
     (void)state;
@@ -400,6 +479,7 @@ static int tests_on_device(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_as_the_host),    cmocka_unit_test(two_clients),
         cmocka_unit_test(streams_are_checked), cmocka_unit_test(quantised_rows_are_refused),
+        cmocka_unit_test(operator_closes),     cmocka_unit_test(lent_memory_is_released),
         cmocka_unit_test(killed_in_a_step),    cmocka_unit_test(one_client_loses_its_device),
         cmocka_unit_test(daemon_starts_anew),  cmocka_unit_test(scissor_run_gives_the_same_text),
     };
