@@ -405,12 +405,16 @@ static void killed_in_a_step(void **state) {
     role_ends_well(role_start("attends", NULL));
 }
 
+static void skip_on_a_real_device(void) {
+    if (!getenv("SCISSOR_TEST_GPU"))
+        return;
+    print_message("SKIP: a real driver fails no launch when it is asked to\n");
+    skip();
+}
+
 static void one_client_loses_its_device(void **state) {
     (void)state;
-    if (getenv("SCISSOR_TEST_GPU")) {
-        print_message("SKIP: a real driver fails no launch when it is asked to\n");
-        skip();
-    }
+    skip_on_a_real_device();
     setenv("FAKECUDA_FAIL", "cuLaunchKernel:40:719", 1);
     pid_t pid = role_start("loses", NULL);
     unsetenv("FAKECUDA_FAIL");
@@ -418,6 +422,38 @@ static void one_client_loses_its_device(void **state) {
     role_ends_well(pid);
     role_ends_well(other);
     nothing_is_left();
+}
+
+/* The daemon's own work fails for good: its sessions there are over, and it lives. */
+static void daemon_loses_its_device(void **state) {
+    const char *const args[] = {"--device", "cuda", NULL};
+    struct harness_daemon failing;
+    struct scissor_client *client;
+    struct scissor_session_spec spec = spec_of(&model, "pivotal");
+    struct scissor_session *another = NULL;
+    float *out;
+    int r = 0;
+    (void)state;
+    skip_on_a_real_device();
+    setenv("FAKECUDA_FAIL", "cuLaunchKernel:20:719", 1);
+    assert_int_equal(harness_start(&failing, args), 0);
+    unsetenv("FAKECUDA_FAIL");
+    struct scissor_session *s = role_opened(failing.dir, &model, &client);
+    engine.used = 0;
+    for (int i = 0; i < 40 && (r == 0 || r == SCISSOR_SCORES_LOST); i++) {
+        r = step_on(&model, s, 8, engine.streams[0], &out);
+        if (r == 0)
+            r = scissor_settle_device(s, engine.streams[0]);
+    }
+    assert_int_equal(r, SCISSOR_EDEVICELOST);
+    assert_int_equal(scissor_step_begin(s, 1), SCISSOR_EDEVICELOST);
+    assert_int_equal(scissor_close(s), SCISSOR_EDEVICELOST);
+    assert_int_equal(scissor_open(client, &spec, &another), SCISSOR_EDEVICELOST);
+    assert_string_not_equal(scissor_last_text(client), "");
+    assert_true(harness_alive(&failing));
+    assert_int_equal(harness_wait_sessions(&failing, 0, HARNESS_PATIENCE_MS), 0);
+    scissor_disconnect(client);
+    assert_int_equal(harness_stop(&failing), 0);
 }
 
 /* Another process of the daemon knows nothing of what was on the device. */
@@ -477,11 +513,17 @@ static int stop(void **state) {
 
 static int tests_on_device(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_as_the_host),    cmocka_unit_test(two_clients),
-        cmocka_unit_test(streams_are_checked), cmocka_unit_test(quantised_rows_are_refused),
-        cmocka_unit_test(operator_closes),     cmocka_unit_test(lent_memory_is_released),
-        cmocka_unit_test(killed_in_a_step),    cmocka_unit_test(one_client_loses_its_device),
-        cmocka_unit_test(daemon_starts_anew),  cmocka_unit_test(scissor_run_gives_the_same_text),
+        cmocka_unit_test(same_as_the_host),
+        cmocka_unit_test(two_clients),
+        cmocka_unit_test(streams_are_checked),
+        cmocka_unit_test(quantised_rows_are_refused),
+        cmocka_unit_test(operator_closes),
+        cmocka_unit_test(lent_memory_is_released),
+        cmocka_unit_test(killed_in_a_step),
+        cmocka_unit_test(one_client_loses_its_device),
+        cmocka_unit_test(daemon_loses_its_device),
+        cmocka_unit_test(daemon_starts_anew),
+        cmocka_unit_test(scissor_run_gives_the_same_text),
     };
     return cmocka_run_group_tests_name("cuda: sessions", tests, start, stop);
 }

@@ -15,6 +15,7 @@
 #include "alloc.h"
 #include "client_set_up.h"
 #include "fake_device.h"
+#include "internal.h"
 
 #define STEP_FLOATS (16 * 2 * 16) /* rows, heads and channels of client_model */
 
@@ -464,6 +465,25 @@ static void nothing_is_closed_under_work(void **state) {
     close_well(s);
 }
 
+/* Nor by the end of the client: what a device works on is left to the end of the process, or here to the test. */
+static void a_client_ends_under_work(void **state) {
+    (void)state;
+    float *out;
+    struct scissor_session *s = opened();
+    assert_int_equal(step_on(s, 4, STREAM(0), &out), 0);
+    fake_device.stuck = true;
+    scissor_set_timeout(client, 30);
+    unsigned before = fake_device.allocations;
+    client_take_device(client);
+    scissor_disconnect(client);
+    assert_int_equal(fake_device.faults, 0);
+    assert_int_equal(fake_device.allocations, before);
+    fake_device.stuck = false;
+    fake_device_daemon()->streams->wait(fake_device_daemon(), STREAM(0));
+    client = s->client = client_connected();
+    scissor__session_free(s);
+}
+
 static void operator_closes_under_work(void **state) {
     (void)state;
     const int codes[] = {SCISSOR_ECLOSED, SCISSOR_EDEVICELOST};
@@ -536,6 +556,7 @@ int main(void) {
         TEST(operations_fail),
         TEST(memory_fails),
         TEST(nothing_is_closed_under_work),
+        TEST(a_client_ends_under_work),
         TEST(operator_closes_under_work),
         TEST(refused_settles_are_passed_on),
         TEST(restarts_end_sessions),
