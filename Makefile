@@ -41,6 +41,7 @@ $(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg inih libsystemd)
 $(BUILD)/client/%.o: EXTRA = $(call PKG,nanomsg)
 $(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson ncursesw libmicrohttpd) -Iclient
 $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
+$(BUILD)/client/eval/%.o: EXTRA = -Iclient
 $(BUILD)/tests/%.o: EXTRA = $(call PKG,cmocka nanomsg libuv libpcre2-8 openblas jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/tests/bench/%.o: EXTRA = $(call PKG,nanomsg libuv jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/kernels/quant.o: ISA = -O3
@@ -57,6 +58,7 @@ BROKER_O  := $(call obj,$(wildcard daemon/broker/*.c daemon/broker/policy/*.c))
 DAEMON_O  := $(call obj,$(wildcard daemon/*.c))
 CTL_O     := $(call obj,$(wildcard client/ctl/*.c))
 LLAMA_O   := $(call obj,$(wildcard client/llama/*.c))
+EVAL_O    := $(call obj,$(wildcard client/eval/*.c))
 HARNESS_O := $(call obj,$(wildcard tests/*.c))
 SIMLIB_O  := $(call obj,$(filter-out tests/sim/test_%,$(wildcard tests/sim/*.c)))
 UNIT_T    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/unit/test_*.c)))
@@ -72,13 +74,13 @@ SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/syste
 GPU_KERNELS_T := $(BUILD)/tests/gpu/test_cuda_attend $(BUILD)/tests/gpu/test_cuda_move
 GPU_T     := $(GPU_KERNELS_T) $(BUILD)/tests/gpu/test_processes $(BUILD)/tests/gpu/bench
 BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
-PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 libscissor.3)
-PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run
+PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 scissor-eval.1 libscissor.3)
+PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run $(BUILD)/scissor-eval
 LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so
 
 # `make deps check` installs before it builds, however many jobs there are.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
-$(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(HARNESS_O) $(SIMLIB_O): | deps
+$(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(EVAL_O) $(HARNESS_O) $(SIMLIB_O): | deps
 $(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) $(BUILD)/kernels/cuda/image.fatbin model: | deps
 endif
 
@@ -141,6 +143,10 @@ $(BUILD)/scissor-run: $(LLAMA_O) $(BUILD)/libscissor.a
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg libpcre2-8 openblas) -lm
 
+$(BUILD)/scissor-eval: $(EVAL_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(BUILD)/libscissor.a
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg libpcre2-8 openblas) -lm
+
 $(BUILD)/libscissor.a: $(LIB_O)
 	$(call say,AR)
 	$(Q)rm -f $@ && ar rcs $@ $^
@@ -179,11 +185,13 @@ $(BUILD)/man/scissorctl.1: client/ctl/scissorctl.1.in client/ctl/help.awk $(BUIL
 	$(Q)awk -v part=options -f client/ctl/help.awk $@.help >$@.options
 	$(Q)$(call insert,COMMANDS,$@.commands) -e '/^@OPTIONS@$$/{r $@.options' -e 'd}' $< >$@
 
-$(BUILD)/man/scissor-run.1: client/llama/scissor-run.1.in client/llama/options.awk $(BUILD)/scissor-run
+$(BUILD)/man/scissor-run.1: client/llama/scissor-run.1.in
+$(BUILD)/man/scissor-eval.1: client/eval/scissor-eval.1.in
+$(BUILD)/man/scissor-run.1 $(BUILD)/man/scissor-eval.1: $(BUILD)/man/%.1: client/llama/options.awk $(BUILD)/%
 	$(call say,GEN)
 	@mkdir -p $(@D)
-	$(Q)$(BUILD)/scissor-run --help | awk -f client/llama/options.awk >$@.options
-	$(Q)$(call insert,OPTIONS,$@.options) $< >$@
+	$(Q)$(BUILD)/$* --help | awk -f client/llama/options.awk >$@.options
+	$(Q)$(call insert,OPTIONS,$@.options) $(filter %.in,$^) >$@
 
 $(BUILD)/man/libscissor.3: client/libscissor.3.in proto/scissor_error.h $(BUILD)/tests/readme_example.c
 	$(call say,GEN)
@@ -194,7 +202,7 @@ $(BUILD)/man/libscissor.3: client/libscissor.3.in proto/scissor_error.h $(BUILD)
 
 # ---------- tests ----------
 
-$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
+$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/client/eval/main.o,$(EVAL_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih ncursesw libmicrohttpd libsystemd) -lm
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)

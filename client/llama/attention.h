@@ -15,6 +15,7 @@
 struct attention_stat {
     uint64_t tokens_seen;
     uint64_t rows_per_head; /* kept now, of the head that keeps most */
+    uint64_t settled;       /* ... of these, not in a fresh buffer */
     uint64_t bytes;         /* of K and V held now */
     uint64_t evictions;     /* rows, over all heads */
     const char *device;     /* that has the rows: "host", "cuda:GPU-..." */

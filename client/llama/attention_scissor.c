@@ -96,7 +96,8 @@ static void attention_scissor_stat(const struct attention *base, struct attentio
     const struct attention_scissor *scissor = (const struct attention_scissor *)base;
     struct scissor_session_info info;
     scissor_session_info(scissor->session, &info);
-    *ret = (struct attention_stat){info.tokens_seen, (uint64_t)info.max_settled + info.fresh_count, info.segments_bytes,
+    *ret = (struct attention_stat){info.tokens_seen,  (uint64_t)info.max_settled + info.fresh_count,
+                                   info.max_settled,  info.segments_bytes,
                                    info.evicted_rows, scissor_session_device(scissor->session)};
 }
 
@@ -132,8 +133,7 @@ static uint64_t attention_scissor_row_extra(const struct attention_scissor_optio
 /* A pool that surely holds this one session: its settled pages and fresh buffers in whole segments, one more page per
  * head for rows on the move, what is kept beside the rows, an eighth and 32 MiB for what else the daemon charges. It is
  * a limit and takes nothing, so too much does no harm. */
-static uint32_t attention_scissor_pool_mib(const struct model_shape *shape,
-                                           const struct attention_scissor_options *options) {
+uint32_t attention_scissor_pool_mib(const struct model_shape *shape, const struct attention_scissor_options *options) {
     uint32_t compute = (uint32_t)kernel_dtype_size(options->compute_dtype);
     uint32_t per_segment = layout_pages_per_segment(options->storage_dtype, shape->head_dim);
     uint64_t heads = (uint64_t)shape->layers * shape->kv_heads;

@@ -20,3 +20,6 @@ struct attention_scissor_options {
  * failures come with a text that says what to do. */
 int attention_scissor_new(const struct model_shape *shape, const struct attention_scissor_options *options,
                           struct attention **ret_attention, struct failure *failure);
+
+/* The pool that a private daemon has for a session of these options alone. */
+uint32_t attention_scissor_pool_mib(const struct model_shape *shape, const struct attention_scissor_options *options);

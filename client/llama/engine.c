@@ -27,6 +27,10 @@ void engine_catch_signals(void) {
     signal(SIGPIPE, SIG_IGN);
 }
 
+bool engine_was_interrupted(void) {
+    return engine_interrupted != 0;
+}
+
 static void engine_set_threads(uint32_t threads) {
     cpu_set_t set;
     if (threads == 0 && sched_getaffinity(0, sizeof(set), &set) == 0)
@@ -139,7 +143,7 @@ int engine_read(struct engine *engine, const uint32_t *tokens, size_t count, siz
     int r = 0;
     for (size_t at = 0; at < count && r == 0;) {
         uint32_t rows, scored;
-        if (engine_interrupted)
+        if (engine_was_interrupted())
             r = ENGINE_INTERRUPTED;
         if (r == 0)
             r = engine_step(engine, tokens, at, count, logits_from, &rows, &scored, failure);

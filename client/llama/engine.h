@@ -39,3 +39,5 @@ int engine_read(struct engine *engine, const uint32_t *tokens, size_t count, siz
 /* Has Ctrl-C and SIGTERM end engine_read with ENGINE_INTERRUPTED, so that a private daemon is cleaned up; a second one
  * ends the process at once. Ignores SIGPIPE. */
 void engine_catch_signals(void);
+/* Whether one of them came. */
+bool engine_was_interrupted(void);

@@ -1,4 +1,4 @@
-# The option section of scissor-run(1), in mdoc(7), from what `scissor-run --help` prints.
+# The option section of scissor-run(1) and scissor-eval(1), in mdoc(7), from what their --help prints.
 function end_list() {
     if (in_list)
         print ".El"

@@ -24,12 +24,13 @@ void progress_show(struct progress *progress, size_t done) {
     if (!progress->enabled || taken < PROGRESS_AFTER || now - progress->shown < PROGRESS_EVERY)
         return;
     progress->shown = now;
-    fprintf(stderr, "\r%s %zu of %zu tokens, %.0f a second ", progress->what, done, progress->total,
-            (double)done / taken);
+    unsigned left = (unsigned)(taken * (double)(progress->total - done) / (double)(done ? done : 1));
+    fprintf(stderr, "\r%s %zu of %zu tokens, %.0f a second, %u:%02u left ", progress->what, done, progress->total,
+            (double)done / taken, left / 60, left % 60);
     fflush(stderr);
 }
 
 void progress_end(struct progress *progress) {
     if (progress->shown > 0)
-        fprintf(stderr, "\r%60s\r", "");
+        fprintf(stderr, "\r%79s\r", "");
 }

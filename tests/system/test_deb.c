@@ -78,7 +78,7 @@ static void test_contents(void **state) {
                               "usr/share/doc/scissord:\nchangelog.gz\ncopyright\n");
     must("cd \"$T\" && ls scissor-run/usr/bin libscissor-dev/usr/include && ls libscissor0/usr/lib/*/");
     assert_string_equal(text, "libscissor-dev/usr/include:\nscissor.h\nscissor_error.h\n\n"
-                              "scissor-run/usr/bin:\nscissor-run\nlibscissor.so.0\n");
+                              "scissor-run/usr/bin:\nscissor-eval\nscissor-run\nlibscissor.so.0\n");
     must("for p in \"$P\"/*.deb; do dpkg-deb -c \"$p\"; done | awk '$2 != \"root/root\" || $1 ~ /^-.......w|^-....w/'");
     assert_string_equal(text, "");
 }

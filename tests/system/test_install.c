@@ -49,6 +49,7 @@ static void test_files(void **state) {
     (void)state;
     must("cd \"$D\" && find . ! -type d | sort");
     assert_string_equal(text, "./etc/scissord.conf\n"
+                              "./opt/kv/bin/scissor-eval\n"
                               "./opt/kv/bin/scissor-run\n"
                               "./opt/kv/bin/scissorctl\n"
                               "./opt/kv/bin/scissord\n"
@@ -65,6 +66,7 @@ static void test_files(void **state) {
                               "./opt/kv/lib/sysusers.d/scissord.conf\n"
                               "./opt/kv/lib/tmpfiles.d/scissord.conf\n"
                               "./opt/kv/share/bash-completion/completions/scissorctl\n"
+                              "./opt/kv/share/man/man1/scissor-eval.1\n"
                               "./opt/kv/share/man/man1/scissor-run.1\n"
                               "./opt/kv/share/man/man1/scissorctl.1\n"
                               "./opt/kv/share/man/man3/libscissor.3\n"
@@ -75,7 +77,7 @@ static void test_files(void **state) {
     must("readlink \"$P/lib/libscissor.so\"");
     assert_string_equal(text, "libscissor.so.0\n");
     must("find \"$D\" -type f -perm /111 | sed 's|.*/||' | sort");
-    assert_string_equal(text, "scissor-run\nscissorctl\nscissord\n");
+    assert_string_equal(text, "scissor-eval\nscissor-run\nscissorctl\nscissord\n");
     must("find \"$D\" ! -type l -perm /022");
     assert_string_equal(text, "");
     must("\"$P/bin/scissord\" --version; \"$P/bin/scissor-run\" --version");

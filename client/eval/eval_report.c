@@ -1,0 +1,141 @@
+/* eval_report.c - see eval_report.h. */
+#include "eval_report.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "dtype.h"
+#include "llama/text_output.h"
+
+/* "moby_dick" of "books/moby_dick.txt". */
+static int report_text_name(const char *path, const char **ret_name) {
+    const char *slash = strrchr(path, '/');
+    *ret_name = slash && slash[1] ? slash + 1 : path;
+    const char *dot = strrchr(*ret_name, '.');
+    return (int)(dot && dot != *ret_name ? (size_t)(dot - *ret_name) : strlen(*ret_name));
+}
+
+/* ---------- JSON ---------- */
+
+/* JSON has no NaN. */
+static void json_write_number(FILE *stream, const char *key, double value) {
+    if (isfinite(value))
+        fprintf(stream, ", \"%s\": %.9g", key, value);
+    else
+        fprintf(stream, ", \"%s\": null", key);
+}
+
+static void json_write_figures(FILE *stream, const char *name, size_t size, const struct figures *figures) {
+    fprintf(stream, "{\"text\": ");
+    json_write_string(stream, name, size);
+    fprintf(stream, ", \"tokens\": %.0f, \"scored\": %.0f", figures->tokens, figures->scored);
+    json_write_number(stream, "nll", figures->nll);
+    json_write_number(stream, "nll_full", figures->nll_full);
+    json_write_number(stream, "ppl_ratio", figures_ppl_ratio(figures));
+    json_write_number(stream, "kl", figures->kl);
+    json_write_number(stream, "top1", figures->top1);
+    fprintf(stream, ", \"bytes_peak\": %.0f, \"bytes_mean\": %.0f, \"bytes_full\": %.0f, \"rows\": %.0f}",
+            figures->bytes_peak, figures->bytes_mean, figures->bytes_full, figures->rows);
+}
+
+static void json_write_interval(FILE *stream, const char *lead, const struct interval *interval) {
+    if (isfinite(interval->low) && isfinite(interval->high))
+        fprintf(stream, "%s: [%.9g, %.9g]", lead, interval->low, interval->high);
+    else
+        fprintf(stream, "%s: null", lead);
+}
+
+static void json_write_intervals(FILE *stream, const struct figures *texts, size_t count) {
+    struct figures_intervals intervals;
+    if (figures_intervals(texts, count, &intervals) != 0) {
+        fprintf(stream, "null");
+        return;
+    }
+    json_write_interval(stream, "{\"ppl_ratio\"", &intervals.ppl_ratio);
+    json_write_interval(stream, ", \"kl\"", &intervals.kl);
+    json_write_interval(stream, ", \"top1\"", &intervals.top1);
+    fprintf(stream, "}");
+}
+
+static void json_write_config(FILE *stream, const struct eval_config *config) {
+    char name[CONFIG_NAME_BYTES], budget[32];
+    config_name(config, name);
+    config_budget_name(config, budget);
+    fprintf(stream, "{\"name\": ");
+    json_write_string(stream, name, strlen(name));
+    fprintf(stream, ", \"policy\": \"%s\", \"cache\": \"%s\", \"budget\": \"%s\", \"fresh\": %u, \"params\": {",
+            config->policy, kernel_dtype_name(config->cache), budget, config->fresh);
+    for (uint32_t i = 0; i < config->param_count; i++) {
+        fprintf(stream, "%s", i ? ", " : "");
+        json_write_string(stream, config->params[i].name,
+                          strnlen(config->params[i].name, sizeof(config->params[i].name)));
+        fprintf(stream, ": %.9g", config->params[i].value);
+    }
+    fprintf(stream, "}");
+}
+
+void eval_report_json(const struct evaluation *evaluation, FILE *stream) {
+    const struct eval_options *options = evaluation->options;
+    const char *name;
+    int size = report_text_name(options->model, &name);
+    fprintf(stream, "{\"model\": ");
+    json_write_string(stream, name, (size_t)size);
+    fprintf(stream, ", \"tokens\": %u, \"score_from\": %u, \"seconds\": %.1f,\n \"configurations\": [", options->tokens,
+            options->score_from, evaluation->seconds);
+    for (uint32_t i = 0; i < options->config_count; i++) {
+        const struct figures *texts = evaluation_texts(evaluation, i);
+        struct figures mean;
+        fprintf(stream, "%s\n  ", i ? "," : "");
+        json_write_config(stream, &options->configs[i]);
+        fprintf(stream, ",\n   \"texts\": [");
+        for (uint32_t j = 0; j < options->text_count; j++) {
+            size = report_text_name(options->texts[j], &name);
+            fprintf(stream, "%s\n    ", j ? "," : "");
+            json_write_figures(stream, name, (size_t)size, &texts[j]);
+        }
+        figures_mean(texts, options->text_count, &mean);
+        fprintf(stream, "],\n   \"mean\": ");
+        json_write_figures(stream, "mean", 4, &mean);
+        fprintf(stream, ",\n   \"interval\": ");
+        json_write_intervals(stream, texts, options->text_count);
+        fprintf(stream, "}");
+    }
+    fprintf(stream, "]}\n");
+}
+
+/* ---------- the table ---------- */
+
+static void table_write_figures(FILE *stream, int size, const char *name, const struct figures *figures) {
+    fprintf(stream, "  %-24.*s %9.4f %9.4f %8.4f %7.4f %7.4f %9.2f %7.2f %7.0f\n", size, name, figures->nll,
+            figures->nll_full, figures_ppl_ratio(figures), figures->kl, figures->top1, figures->bytes_peak / (1 << 20),
+            figures->bytes_full / figures->bytes_peak, figures->rows);
+}
+
+static void table_write_intervals(FILE *stream, const struct figures *texts, size_t count) {
+    struct figures_intervals i;
+    if (figures_intervals(texts, count, &i) == 0)
+        fprintf(stream, "  %-24s ppl ratio %.4f to %.4f, KL %.4f to %.4f, top-1 %.4f to %.4f\n", "95 % interval",
+                i.ppl_ratio.low, i.ppl_ratio.high, i.kl.low, i.kl.high, i.top1.low, i.top1.high);
+}
+
+void eval_report_table(const struct evaluation *evaluation, FILE *stream) {
+    const struct eval_options *options = evaluation->options;
+    fprintf(stream, "  %-24s %9s %9s %8s %7s %7s %9s %7s %7s\n", "", "nll", "nll full", "ppl", "KL", "top-1",
+            "peak MiB", "smaller", "rows");
+    for (uint32_t i = 0; i < options->config_count; i++) {
+        const struct figures *texts = evaluation_texts(evaluation, i);
+        struct figures mean;
+        char name[CONFIG_NAME_BYTES];
+        config_name(&options->configs[i], name);
+        fprintf(stream, "%s\n", name);
+        for (uint32_t j = 0; j < options->text_count; j++) {
+            const char *text;
+            int size = report_text_name(options->texts[j], &text);
+            table_write_figures(stream, size, text, &texts[j]);
+        }
+        figures_mean(texts, options->text_count, &mean);
+        if (options->text_count > 1)
+            table_write_figures(stream, 4, "mean", &mean);
+        table_write_intervals(stream, texts, options->text_count);
+    }
+}

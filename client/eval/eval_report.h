@@ -1,0 +1,13 @@
+/* eval_report.h - an evaluation's figures, as a table for people or as JSON.
+ *
+ * The JSON is one object: model, tokens, score_from, seconds and `configurations`, each with what it is, `texts` (one
+ * object a text), `mean` (the same keys) and `interval` (95 % bootstrap intervals of the mean; null for one text). */
+#pragma once
+
+#include <stdio.h>
+
+#include "evaluation.h"
+
+/* Memory for the intervals may lack: they are left out then. */
+void eval_report_json(const struct evaluation *evaluation, FILE *stream);
+void eval_report_table(const struct evaluation *evaluation, FILE *stream);

@@ -1,0 +1,155 @@
+/* test_eval.c - scissor-eval with the test model: a session that keeps every row predicts what the full cache does, one
+ * that does not is worse and within its bytes, and a run leaves nothing behind. */
+#include <jansson.h>
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "harness.h"
+
+static const char text_path[] = "/usr/share/common-licenses/GPL-3";
+static const char *skip_reason;
+static char output[96];
+
+static int setup(void **state) {
+    char directory[64];
+    const char *model = getenv("MODEL");
+    (void)state;
+    if (!model || access(model, R_OK) || access(text_path, R_OK))
+        skip_reason = "needs the test model ($MODEL) and Debian's GPL-3";
+    if (harness_directory(directory, sizeof directory))
+        return -1;
+    snprintf(output, sizeof output, "%s/output", directory);
+    return 0;
+}
+
+static void skip_if_told(void) {
+    if (skip_reason) {
+        printf("SKIP: %s\n", skip_reason);
+        skip();
+    }
+}
+
+/* Runs scissor-eval with the model on 256 tokens of the text and up to 24 more arguments; its exit status. */
+static int run(const char *const *more) {
+    const char *argv[40] = {harness_program("scissor-eval"), getenv("MODEL"), "--tokens", "256", "--score-from", "128"};
+    int argc = 6, status = -1;
+    while (*more)
+        argv[argc++] = *more++;
+    argv[argc++] = "--text";
+    argv[argc] = text_path;
+    assert_int_equal(harness_run(argv, output, &status), 0);
+    return status;
+}
+#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
+
+static double number(const json_t *object, const char *key) {
+    json_t *value = json_object_get(object, key);
+    if (!json_is_number(value))
+        fail_msg("no number '%s'", key);
+    return json_number_value(value);
+}
+
+/* The figures of the one text. */
+static const json_t *text_of(const json_t *configs, size_t i) {
+    return json_array_get(json_object_get(json_array_get(configs, i), "texts"), 0);
+}
+
+static void check_kept(const json_t *text, double kl) {
+    assert_true(number(text, "kl") > -1e-6 && number(text, "kl") < kl);
+    assert_true(fabs(number(text, "ppl_ratio") - 1) < 0.01);
+    assert_true(number(text, "top1") > 0.95);
+    assert_true(number(text, "rows") == 255);
+}
+
+static void test_figures(void **state) {
+    json_error_t error;
+    (void)state;
+    skip_if_told();
+    if (RUN("--json", "--budget", "all", "--config", "f32", "--config", "f16", "--config", "streaming,f16,96",
+            "--config", "int4,2x") != 0) {
+        char text[4096];
+        harness_read_file(output, text, sizeof text);
+        fail_msg("%s", text);
+    }
+    json_t *json = json_load_file(output, 0, &error);
+    if (!json)
+        fail_msg("%s", error.text);
+    const json_t *configs = json_object_get(json, "configurations");
+    assert_int_equal(json_array_size(configs), 4);
+    for (size_t i = 0; i < 4; i++) {
+        assert_true(number(text_of(configs, i), "scored") == 127);
+        assert_true(number(text_of(configs, i), "bytes_full") == 256 * 23040);
+        assert_true(number(text_of(configs, i), "nll_full") == number(text_of(configs, 0), "nll_full"));
+        assert_true(number(text_of(configs, i), "bytes_mean") <= number(text_of(configs, i), "bytes_peak"));
+    }
+    check_kept(text_of(configs, 0), 1e-6);
+    check_kept(text_of(configs, 1), 1e-4); /* f16 rounds */
+    const json_t *streaming = text_of(configs, 2), *half = text_of(configs, 3);
+    assert_true(number(streaming, "kl") > 0.05 && number(streaming, "top1") < 0.95);
+    assert_true(number(streaming, "rows") == 96);
+    assert_true(number(streaming, "bytes_peak") == 96 * 23040);
+    assert_true(number(half, "bytes_peak") <= number(half, "bytes_full") / 2);
+    assert_true(number(half, "kl") > 0 && number(half, "kl") < number(streaming, "kl"));
+    json_decref(json);
+}
+
+static void test_failures(void **state) {
+    char text[4096];
+    (void)state;
+    skip_if_told();
+    assert_int_equal(RUN("--budget", "20x"), 1);
+    assert_true(harness_read_file(output, text, sizeof text) > 0);
+    assert_non_null(strstr(text, "pivotal f16 20x: fewer rows"));
+    assert_int_equal(RUN("--policy", "best"), 1);
+    assert_true(harness_read_file(output, text, sizeof text) > 0);
+    assert_non_null(strstr(text, "best f16 all: "));
+    assert_int_equal(RUN("--config", "pivotal,,"), 2);
+    assert_int_equal(RUN("--text", "/nonexistent"), 1);
+    assert_true(harness_read_file(output, text, sizeof text) > 0);
+    assert_non_null(strstr(text, "cannot open /nonexistent"));
+}
+
+/* Ctrl-C ends it and its daemon: tests/run.sh complains about a process that stays. */
+static void test_interrupted(void **state) {
+    (void)state;
+    skip_if_told();
+    const char *argv[] = {harness_program("scissor-eval"),
+                          getenv("MODEL"),
+                          "--tokens",
+                          "4096",
+                          "--budget",
+                          "5x",
+                          "--progress",
+                          "--text",
+                          text_path,
+                          NULL};
+    char text[4096];
+    int status;
+    pid_t pid;
+    assert_int_equal(harness_spawn(argv, output, &pid), 0);
+    for (int i = 0; i < 1000; i++) {
+        harness_sleep_ms(20);
+        if (harness_read_file(output, text, sizeof text) > 0 && strstr(text, " left"))
+            break;
+    }
+    assert_non_null(strstr(text, "comparing "));
+    assert_int_equal(kill(pid, SIGINT), 0);
+    assert_int_equal(harness_wait(pid, 20000, &status), 0);
+    assert_int_equal(status, 130);
+}
+
+int main(void) {
+    harness_init(240);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_figures), cmocka_unit_test(test_failures),
+                                       cmocka_unit_test(test_interrupted)};
+    return cmocka_run_group_tests_name("eval", tests, setup, NULL);
+}
