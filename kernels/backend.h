@@ -142,7 +142,8 @@ struct kernel_streams {
     int (*fence_new)(struct kernel_backend *b, struct kernel_fence **ret);
     int (*fence_export)(struct kernel_backend *b, struct kernel_fence *f, struct kernel_handle ret[2]);
     int (*fence_import)(struct kernel_backend *b, const struct kernel_handle handles[2], struct kernel_fence **ret);
-    /* Nothing queued waits for it any more, and of the owner's no importer is left. NULL is allowed; returns NULL. */
+    /* Nothing queued waits for it any more, and of the owner's no importer is left, or the process is about to end.
+     * NULL is allowed; returns NULL. */
     struct kernel_fence *(*fence_free)(struct kernel_backend *b, struct kernel_fence *f);
     /* What is on the stream so far is what the other side has to wait for. */
     int (*fence_signal)(struct kernel_backend *b, struct kernel_fence *f, void *stream);

@@ -112,6 +112,12 @@ static void free_bookkeeping(struct session *s) {
         s->groups[i].pages = s->groups[i].segments = 0;
 }
 
+static void free_fence(struct session *s) {
+    struct kernel_backend *device = s->pool->config.backend;
+    if (s->fence)
+        s->fence = device->streams->fence_free(device, s->fence);
+}
+
 void session_release(struct session *s, bool keep_pages) {
     struct kernel_backend *device = s->pool->config.backend;
 
@@ -119,15 +125,14 @@ void session_release(struct session *s, bool keep_pages) {
         keep_close(s);
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
         device->segment_free(device, s->segments[i].memory);
-    if (s->fence)
-        s->fence = device->streams->fence_free(device, s->fence);
+    free_fence(s);
     free_bookkeeping(s);
     if (!keep_pages)
         session_release_pages(s);
 }
 
 void session_abandon(struct session *s) {
-    s->fence = NULL;
+    free_fence(s);
     free_bookkeeping(s);
     session_release_pages(s);
 }

@@ -24,6 +24,8 @@ struct fake_backend {
     struct kernel_segment *alive; /* all */
     struct fake_work *work;       /* queued, oldest first */
     uint64_t fences;
+    struct kernel_fence *made;
+    bool ending;          /* its owner's process is about to end */
     bool client_is_quick; /* a client's work ends while the broker waits for it */
     bool lost;
     uint32_t longest_wait_us; /* that the broker was ready to wait for a client */

@@ -18,6 +18,7 @@
     } while (0)
 
 struct kernel_fence {
+    struct kernel_fence *next; /* of all that ever were: a client may have one open that its owner has freed */
     uint64_t client_signalled, client_reached; /* the client's event: records, and how many of them are done */
     uint64_t followed;                         /* how many of those the broker's stream has followed */
     uint64_t signalled, reached;               /* the broker's event */
@@ -221,6 +222,7 @@ static int fence_new(struct kernel_backend *b, struct kernel_fence **ret) {
     if (!fence)
         return -ENOTRECOVERABLE;
     fake_of(b)->fences++;
+    LL_PREPEND(fake_of(b)->made, fence);
     *ret = fence;
     return 0;
 }
@@ -241,14 +243,13 @@ static struct kernel_fence *fence_free(struct kernel_backend *b, struct kernel_f
     struct fake_work *w;
     if (!fence)
         return NULL;
-    if (f->lost) /* what is queued is not done any more, and never looked at */
+    f->fences--;
+    if (f->lost || f->ending) /* what is queued is not done any more */
         return NULL;
     DL_FOREACH(f->work, w)
     RULE(w->kind != WORK_SIGNAL || w->fence != fence, "fence-in-use");
     DL_FOREACH2(f->alive, s, after)
     RULE(s->fence != fence, "fence-in-use");
-    f->fences--;
-    free(fence);
     return NULL;
 }
 
@@ -334,7 +335,12 @@ void fake_device_end(struct fake_backend *f) {
         DL_DELETE2(f->alive, s, before, after);
         f->now.segment_free(&f->base, s);
     }
-    f->lost = false;
+    struct kernel_fence *fence, *next_fence;
+    LL_FOREACH_SAFE(f->made, fence, next_fence) {
+        LL_DELETE(f->made, fence);
+        free(fence);
+    }
+    f->lost = f->ending = false;
     f->fences = 0;
 }
 

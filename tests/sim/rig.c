@@ -83,10 +83,11 @@ void rig_deinit(struct rig *r) {
     rig_jobs(r);
     broker_check(r->broker);
     r->broker = broker_free(r->broker);
-    if (r->gpu.lost)
+    MUST(r->device.segments == 0 && r->host.segments == 0 && (r->gpu.segments == 0 || r->gpu.lost));
+    MUST(r->device.bytes == 0 && r->host.bytes == 0 && r->gpu.fences == 0);
+    if (r->gpu.base.name)
         fake_device_end(&r->gpu);
-    MUST(r->device.segments == 0 && r->host.segments == 0 && r->gpu.segments == 0);
-    MUST(r->device.bytes == 0 && r->host.bytes == 0 && r->gpu.bytes == 0 && r->gpu.fences == 0);
+    MUST(r->gpu.segments == 0 && r->gpu.bytes == 0);
 }
 
 /* ---------- clients ---------- */
@@ -463,6 +464,7 @@ void rig_take_over(struct rig *r) {
 }
 
 void rig_restart(struct rig *r) {
+    r->gpu.ending = true;
     r->broker = broker_leave(r->broker);
     r->job_count = 0;
     if (r->gpu.base.name)

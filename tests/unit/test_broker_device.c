@@ -362,6 +362,7 @@ static void test_end_of_the_daemon(void **state) {
     rig_hang_up(&rig, peer);
     rig_jobs(&rig);
     assert_true(broker_is_quiet(rig.broker));
+    rig.gpu.ending = true;
     rig.broker = broker_free(rig.broker);
     assert_int_equal(rig.gpu.segments, 2);
     fake_device_end(&rig.gpu);
