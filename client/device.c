@@ -105,7 +105,7 @@ static struct kernel_backend *device_open(struct scissor_client *client, const c
     return client->devices[client->device_count++] = b;
 }
 
-struct kernel_backend *scissor__device_backend(struct scissor_client *client, const char *name, int *ret_code) {
+static struct kernel_backend *device_find(struct scissor_client *client, const char *name, int *ret_code) {
     for (uint32_t i = 0; i < client->device_count; i++)
         if (strcmp(client->devices[i]->device, name) == 0)
             return client->devices[i];
@@ -122,7 +122,7 @@ static uint32_t most_kv_heads(const struct scissor_session *s) {
 int scissor__device_open(struct scissor_session *s, const struct proto_opened *opened) {
     struct kernel_handle events[2] = {{.fd = -1}, {.fd = -1}};
     int r;
-    s->backend = scissor__device_backend(s->client, opened->device, &r);
+    s->backend = device_find(s->client, opened->device, &r);
     if (!s->backend) {
         s->backend = s->client->backend;
         return r;

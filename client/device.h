@@ -36,8 +36,6 @@ struct client_device {
 /* Opens the device that OPENED names, for the client if it is its first session there, and the session's events.
  * Gives EPROTO if it cannot be such a session; EDEVICE, EDEVICELOST with client->text; ENOMEM. */
 int scissor__device_open(struct scissor_session *session, const struct proto_opened *opened);
-/* The device of `name`, or NULL with client->text and *ret_code. */
-struct kernel_backend *scissor__device_backend(struct scissor_client *client, const char *name, int *ret_code);
 /* What is on the stream so far is what the daemon has to wait for; should the event fail, it is waited for here. Gives
  * the backend's code. */
 int scissor__device_signal(struct scissor_session *session, void *stream);

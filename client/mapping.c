@@ -269,7 +269,7 @@ void scissor__session_release(struct scissor_session *s) {
     uint16_t count = 0;
     if (s->in_step || !s->segments_condemned)
         return;
-    if (s->device && (scissor__device_lost(s) || !scissor__device_idle(s)))
+    if (s->device && (s->busy || scissor__device_lost(s) || !scissor__device_idle(s)))
         return;
     s->segments_condemned = false;
     for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
