@@ -43,19 +43,8 @@ static void test_config(void **state) {
     config_name(&config, name);
     assert_string_equal(name, "pivotal bf16 819");
     assert_true(config.budget_given);
-    static const char *const wrong[] = {"",
-                                        ",",
-                                        "h2o,",
-                                        "0x",
-                                        "0.5x",
-                                        "x",
-                                        "31",
-                                        "5x5",
-                                        "a=b=1",
-                                        "=1",
-                                        "Pivotal",
-                                        "pivotal!",
-                                        "a_policy_of_a_long_name",
+    static const char *const wrong[] = {"",    ",",     "h2o,", "0x",      "0.5x",     "31",
+                                        "5x5", "a=b=1", "=1",   "Pivotal", "pivotal!", "a_policy_of_a_long_name",
                                         "1e9x"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct eval_config before = config;
