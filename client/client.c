@@ -119,6 +119,7 @@ static void end_session(struct scissor_session *s) {
 void scissor_disconnect(struct scissor_client *client) {
     if (!client)
         return;
+    scissor__watch_stop(client);
     /* Unmapped first: when the daemon sees the connection go, it takes the memory away. */
     while (client->sessions) {
         struct scissor_session *s = client->sessions;

@@ -136,7 +136,7 @@ int scissor__device_open(struct scissor_session *s, const struct proto_opened *o
     for (int i = 0; i < 2; i++)
         memcpy(events[i].opaque, opened->events[i], sizeof events[i].opaque);
     r = streams_of(s)->fence_import(s->backend, events, &s->device->fence);
-    return r < 0 ? scissor__device_fail(s, r) : 0;
+    return r < 0 ? scissor__device_fail(s, r) : scissor__watch_start(s->client);
 }
 
 bool scissor__device_idle(const struct scissor_session *s) {

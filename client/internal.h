@@ -193,6 +193,11 @@ struct scissor_client {
     pthread_mutex_t lock;
     pthread_cond_t news;
     bool reading; /* a thread sleeps on the socket and will apply what comes */
+    struct {
+        bool on, end;
+        int wake; /* eventfd */
+        pthread_t thread;
+    } watch; /* watch.c */
     int failure;
     uint32_t last_request;
     struct client_call *calls;
@@ -240,6 +245,13 @@ int scissor__client_call(struct scissor_client *client, struct client_call *call
 uint64_t scissor__client_deadline(const struct scissor_client *client);
 /* Waits until the session's settle is answered, or known not to be done: settle_rows is 0 then. */
 int scissor__client_wait_settled(struct scissor_session *session, uint64_t deadline);
+
+/* ---------- watch.c ---------- */
+
+/* Starts the client's thread if it is not there; the lock is held. ENOMEM, ESYSTEM. */
+int scissor__watch_start(struct scissor_client *client);
+/* Ends it, without the lock. */
+void scissor__watch_stop(struct scissor_client *client);
 
 /* ---------- recover.c ---------- */
 

@@ -1,5 +1,6 @@
 /* harness_proto.c - the daemon's protocols by hand: the attach socket, control requests and the scores' address. */
 #include "harness.h"
+#include "layout.h"
 
 #include <errno.h>
 #include <nanomsg/nn.h>
@@ -216,6 +217,11 @@ int harness_stat(const struct harness_daemon *d, struct proto_pool_stat *ret_sta
         return n < 0 ? (int)n : -EBADMSG;
     }
     memcpy(ret_stat, answer + sizeof(struct proto_answer), sizeof *ret_stat);
+    if (harness_device()) {
+        ret_stat->sessions -= ret_stat->quarantined;
+        ret_stat->charged_bytes -= ret_stat->quarantined_bytes;
+        ret_stat->segments -= ret_stat->quarantined_bytes / SCISSOR_SEGMENT_BYTES;
+    }
     return 0;
 }
 

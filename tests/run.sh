@@ -50,7 +50,7 @@ run_one() {
     local -a device=()
     if [ -n "${SCISSOR_TEST_DEVICE:-}" ] && [ -z "${SCISSOR_TEST_GPU:-}" ]; then
         mkdir "$directory/gpu"
-        device=(LD_LIBRARY_PATH="$(realpath "${BUILD:-build}")/tests/fakecuda" FAKECUDA_DIR="$directory/gpu")
+        device=(LD_LIBRARY_PATH="$(realpath "${BUILD:-build}")/tests/fakecuda/unwatched" FAKECUDA_DIR="$directory/gpu")
     fi
     env TMPDIR="$directory" "${device[@]}" timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null &
     running=$!

@@ -54,6 +54,8 @@ uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool) {
     uint64_t bytes = 0;
     const struct session *s;
     DL_FOREACH(b->sessions, s) {
+        for (uint32_t i = 0; s->pool == pool && s->releasing && !s->ending && i < s->group_count; i++)
+            bytes += quarantined(&s->groups[i]);
         if (s->pool != pool || !s->job.running || s->job.kind == JOB_OPEN)
             continue;
         if (s->ending && !(s->job.kind == JOB_CLOSE && s->job.take_lease))
@@ -163,6 +165,8 @@ static bool is_retried(const struct session *s, const struct pool *pool) {
 void arbiter_tick(struct broker *b, const struct pool *pool, uint64_t now) {
     struct session *s, *next;
     DL_FOREACH_SAFE(b->sessions, s, next) {
+        if (s->pool == pool && s->releasing && now >= s->release_by)
+            s->releasing = false;
         if (is_retried(s, pool) && now >= s->shrink_after)
             session_next(b, s, now);
     }
@@ -171,9 +175,12 @@ void arbiter_tick(struct broker *b, const struct pool *pool, uint64_t now) {
 uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool) {
     uint64_t first = UINT64_MAX;
     const struct session *s;
-    DL_FOREACH(b->sessions, s)
-    if (is_retried(s, pool) && s->shrink_after < first)
-        first = s->shrink_after;
+    DL_FOREACH(b->sessions, s) {
+        if (is_retried(s, pool) && s->shrink_after < first)
+            first = s->shrink_after;
+        if (s->pool == pool && s->releasing && s->release_by < first)
+            first = s->release_by;
+    }
     return first;
 }
 

@@ -30,6 +30,7 @@
 #define BROKER_CLOSE_GRACE_NS 1000000000ull /* how long the operator's close waits for a step to end */
 #define BROKER_CLOSE_RETRY_NS 5000000ull    /* how often it looks */
 #define BROKER_SHRINK_RETRY_NS 10000000ull  /* after a lease was refused, while somebody waits for memory */
+#define BROKER_RELEASE_NS 200000000ull      /* what a client closes within this time counts as on its way back */
 #define BROKER_PRIORITY_MOST 1000u
 #define BROKER_POOL_LEAST (1ull << 20)
 #define BROKER_POOL_MOST (1ull << 50)
@@ -246,7 +247,7 @@ void limits_keep(struct session *s);
 
 /* ---------- arbiter.c ---------- */
 
-/* Committed bytes that jobs which run now will give back. */
+/* Committed bytes that jobs which run now, or clients that have just been told to, will give back. */
 uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool);
 /* Sets targets so that `bytes` of committed memory come back, and starts what can start. */
 void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64_t now);

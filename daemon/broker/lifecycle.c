@@ -473,6 +473,16 @@ static void take_over(struct session *s) {
         count_evicted(s, i, s->job.evicted[i]);
 }
 
+/* Segments that the job took wait for the client to close them. */
+static void note_release(struct session *s, uint64_t now) {
+    bool left = false;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        left |= s->groups[i].quarantined > 0;
+    if (left && s->job.moved_count > 0)
+        s->release_by = now + BROKER_RELEASE_NS;
+    s->releasing = left && now < s->release_by;
+}
+
 void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
     struct session *s = job->session;
     struct pool *pool = s->pool;
@@ -488,6 +498,7 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
         close_done(b, s, now);
     } else {
         take_over(s);
+        note_release(s, now);
         b->bad_scores += job->bad_scores;
         session_apply_released(s);
         if (kind == JOB_SETTLE)

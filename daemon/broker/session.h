@@ -116,14 +116,17 @@ struct session {
     bool keep_limits;            /* budgets or priority are not in the snapshot yet */
     uint32_t keep_extra;         /* descriptors promised by the store that are not in keep->room yet */
     struct session_request asked;
-    uint64_t deadline;     /* of waiting for memory, or for scores */
-    bool queued;           /* in its pool's queue */
-    bool expired;          /* in the queue past its deadline, because jobs that make room are on their way */
-    uint64_t last_ns;      /* last message */
-    uint64_t opened_ns;    /* when it was asked for, or taken over */
-    uint64_t sequence;     /* of the last score frame */
-    bool scores_missing;   /* of this period: not all came, or not all could be used */
-    bool settle_lost;      /* the settle that runs goes on without all of its scores */
+    uint64_t deadline;   /* of waiting for memory, or for scores */
+    bool queued;         /* in its pool's queue */
+    bool expired;        /* in the queue past its deadline, because jobs that make room are on their way */
+    uint64_t last_ns;    /* last message */
+    uint64_t opened_ns;  /* when it was asked for, or taken over */
+    uint64_t sequence;   /* of the last score frame */
+    bool scores_missing; /* of this period: not all came, or not all could be used */
+    bool settle_lost;    /* the settle that runs goes on without all of its scores */
+    /* Its client was told to close segments, and has until then before nobody counts on it. */
+    uint64_t release_by;
+    bool releasing;
     uint64_t shrink_after; /* tried in vain, as the client held the lease: not again before this, or its next settle */
     bool ending;           /* is to be closed as soon as no job runs */
     bool close_asked;

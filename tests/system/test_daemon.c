@@ -110,7 +110,9 @@ static void test_files(void **state) {
     struct harness_daemon d;
     struct stat st;
     assert_int_equal(harness_start(&d, NULL), 0);
-    assert_int_equal(harness_wait_log(&d, "scissord " SCISSOR_VERSION ": ready; pool 64 MiB of host memory (", 0), 0);
+    const char *ready = "scissord " SCISSOR_VERSION ": ready; pool 64 MiB of ";
+    assert_int_equal(harness_wait_log(&d, ready, 0), 0);
+    assert_int_equal(harness_wait_log(&d, harness_device() ? " of cuda:GPU-" : " of host memory (", 0), 0);
     assert_int_equal(stat(d.dir, &st), 0);
     assert_int_equal(st.st_mode & 07777 & ~0750, 0);
     assert_int_equal(mode_of(&d, PROTO_ATTACH_SOCKET), 0660);

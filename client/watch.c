@@ -1,0 +1,91 @@
+/* watch.c - a thread for a client with sessions on a device, which closes memory that the daemon takes back.
+ *
+ * On the host the daemon takes memory away itself. A device's memory is free only when its importer has closed it, and
+ * a session that rests makes no call by which it could: so this thread hears what the daemon says while nobody else
+ * reads the socket, and closes what is condemned as soon as the session's work on the device is done. It blocks all
+ * signals, sleeps in poll() else, and is there from the client's first device session until scissor_disconnect(). */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define BUSY_MS 5      /* between two looks at whether a device has done its work */
+#define DETACHED_MS 50 /* between two looks at whether there is a connection again, or whether the reader has read */
+
+/* True if something stays to be closed. */
+static bool release_all(struct scissor_client *client) {
+    bool left = false;
+    for (struct scissor_session *s = client->sessions; s; s = s->next)
+        if (s->device && client->attached && !s->busy && !s->closing && !s->failure) {
+            scissor__session_release(s);
+            left |= s->segments_condemned && !s->in_step;
+        }
+    return left;
+}
+
+/* Sleeps until the daemon says something, or for `timeout_ms` (-1: for ever). The lock is given up. */
+static void sleep_on_socket(struct scissor_client *client, int timeout_ms) {
+    struct pollfd fds[2] = {{.fd = client->fd, .events = POLLIN}, {.fd = client->watch.wake, .events = POLLIN}};
+    client->polling++;
+    pthread_mutex_unlock(&client->lock);
+    poll(fds, 2, timeout_ms);
+    pthread_mutex_lock(&client->lock);
+    client->polling--;
+    bool up = client->up;
+    scissor__client_drain(client);
+    if (!up || !client->up)
+        pthread_cond_broadcast(&client->news);
+}
+
+static void *watch(void *data) {
+    struct scissor_client *client = data;
+    pthread_mutex_lock(&client->lock);
+    while (!client->watch.end) {
+        bool left = release_all(client);
+        /* What is there to be read is the reader's, who says when it has read. */
+        if (!client->up || client->reading)
+            scissor__client_sleep(client, scissor__now() + DETACHED_MS * 1000000u);
+        else
+            sleep_on_socket(client, left ? BUSY_MS : -1);
+    }
+    pthread_mutex_unlock(&client->lock);
+    return NULL;
+}
+
+int scissor__watch_start(struct scissor_client *client) {
+    sigset_t all, before;
+    if (client->watch.on)
+        return 0;
+    client->watch.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (client->watch.wake < 0)
+        return SCISSOR_ESYSTEM;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&client->watch.thread, NULL, watch, client);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (error) {
+        close(client->watch.wake);
+        errno = error;
+        return error == EAGAIN ? SCISSOR_ENOMEM : SCISSOR_ESYSTEM;
+    }
+    client->watch.on = true;
+    return 0;
+}
+
+void scissor__watch_stop(struct scissor_client *client) {
+    if (!client->watch.on)
+        return;
+    uint64_t one = 1;
+    pthread_mutex_lock(&client->lock);
+    client->watch.end = true;
+    if (write(client->watch.wake, &one, sizeof one) < 0)
+        (void)errno; /* full: then it wakes all the same */
+    pthread_cond_broadcast(&client->news);
+    pthread_mutex_unlock(&client->lock);
+    pthread_join(client->watch.thread, NULL);
+    close(client->watch.wake);
+    client->watch.on = false;
+}
