@@ -289,6 +289,12 @@ bench: all $(BENCHES) ## print timings as ratios to something measured in the sa
 demo: all model ## three model processes share one small pool
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/demo.sh
 
+.PHONY: eval eval-quick
+eval: all model ## compare policies and budgets over the texts in TEXTS= (an hour or more, says how long)
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) TEXTS=$(TEXTS) tests/eval.sh
+eval-quick: all model ## the same over two texts, 4,096 tokens of each: some minutes
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) TEXTS=$(TEXTS) tests/eval.sh quick
+
 .PHONY: model
 model: ## fetch the test model into the cache directory (about 90 MB, once)
 	$(Q)tests/fetch-model.sh $(MODEL)

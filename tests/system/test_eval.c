@@ -147,9 +147,36 @@ static void test_interrupted(void **state) {
     assert_int_equal(status, 130);
 }
 
+/* What `make eval` runs, on little: figures, table and, with gnuplot, the plot. */
+static void test_table(void **state) {
+    char text[8192], folder[64];
+    int status;
+    (void)state;
+    skip_if_told();
+    assert_int_equal(harness_directory(folder, sizeof folder), 0);
+    setenv("T", folder, 1);
+    setenv("EVAL_TOKENS", "256", 1);
+    setenv("EVAL_CONFIGS", "streaming,f16,2x pivotal,int4,2x,recent=32 pivotal,int4,3x,recent=32", 1);
+    assert_int_equal(harness_shell("cp /usr/share/common-licenses/GPL-3 $T/a.txt && cp $T/a.txt $T/b.txt && "
+                                   "cp $T/a.txt $T/c.txt && TEXTS=$T EVAL_OUT=$T/out tests/eval.sh quick",
+                                   100000, text, sizeof text, &status),
+                     0);
+    if (status || !strstr(text, "2 texts of 256 tokens, 3 configurations and the full cache: about ") ||
+        !strstr(text, "\n| pivotal int4, recent 32 | 3x | ") || !strstr(text, "\n| streaming f16 | 2x | "))
+        fail_msg("exit status %d: %s", status, text);
+    assert_int_equal(harness_shell("cd $T/out && test -s eval.json && test -s eval.md && test -s eval.gnuplot && "
+                                   "if command -v gnuplot >/dev/null; then test -s eval.svg && test -s eval.png; fi",
+                                   10000, text, sizeof text, &status),
+                     0);
+    assert_int_equal(status, 0);
+    assert_int_equal(harness_shell("TEXTS=$T/nothing tests/eval.sh 2>&1", 10000, text, sizeof text, &status), 0);
+    assert_int_equal(status, 1);
+    assert_non_null(strstr(text, "name a folder with TEXTS="));
+}
+
 int main(void) {
     harness_init(240);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_figures), cmocka_unit_test(test_failures),
-                                       cmocka_unit_test(test_interrupted)};
+                                       cmocka_unit_test(test_interrupted), cmocka_unit_test(test_table)};
     return cmocka_run_group_tests_name("eval", tests, setup, NULL);
 }
