@@ -103,6 +103,10 @@ static void test_shrink_and_grow_in_one_settle(void **state) {
     (void)state;
     struct proto_lease *lease;
     struct proto_settled settled;
+    if (harness_device()) {
+        print_message("SKIP: this client closes nothing, so on a device what is taken from it does not come back\n");
+        skip();
+    }
     start(small_pool);
     int fd = harness_hello(&daemon_), other = harness_hello(&daemon_);
     struct proto_open open = segment_open(2, 64, 640), want = segment_open(1, 128, 128);
@@ -252,7 +256,8 @@ static void test_name_in_the_log(void **state) {
     strcpy(open.name, "x\nscissord: forged \033[2J");
     assert_int_equal(harness_open(fd, &open, &opened, NULL), 0);
     close(fd);
-    assert_int_equal(harness_wait_log(&daemon_, "session closed", HARNESS_PATIENCE_MS), 0);
+    assert_int_equal(
+        harness_wait_log(&daemon_, harness_device() ? "memory quarantined" : "session closed", HARNESS_PATIENCE_MS), 0);
     assert_true(harness_read_file(daemon_.log, log, sizeof log) > 0);
     assert_null(strstr(log, "\nscissord: forged"));
     assert_null(strchr(log, 033));
