@@ -54,7 +54,7 @@ def plot(figures):
         yield from (f"{x:.4f} {y:.6f}" for x, y in sorted(points))
         yield "EOD"
     yield "set logscale xy"
-    yield "set xrange [*<4:*>50]"
+    yield "set xrange [*<4:50<*]"
     yield "set xlabel 'bytes, % of a full f16 cache'"
     yield "set ylabel 'KL divergence a token, nats'"
     yield "set xtics (2, 5, 10, 20, 30, 50, 100)"
