@@ -96,7 +96,8 @@ $(BUILD)/%.o: %.c
 
 # ---------- the kernels of the CUDA backend ----------
 
-# One fat binary in every program, if there is an nvcc: NVCC= builds without. CUDA_ARCHS is "75 90" and the like, or
+# One fat binary in every program, if there is an nvcc: NVCC= builds without, and NVCC=emulated builds programs for the
+# tests' CUDA driver alone, which has the kernels itself and wants their names. CUDA_ARCHS is "75 90" and the like, or
 # all; PTX of the newest is for devices that are newer still. A build remembers both for the next make, as `make
 # install` is often run by another user.
 -include $(BUILD)/kernels/cuda/choice.mk
@@ -119,12 +120,13 @@ $(IMAGE).cu: FORCE
 		printf '%s\n' "$$text" >$@; }
 $(IMAGE).fatbin: $(IMAGE).cu
 	$(call say,NVCC)
-	$(Q)$(NVCC) -fatbin $(NVCC_FLAGS) -MMD -MP -MF $@.d -MT $@ $< -o $@
+	$(Q)$(if $(filter emulated,$(NVCC)),{ echo scissord-emulated; sed -n 's/^ *X(\(scissor_[a-z0-9_]*\),.*/\1/p' kernels/cuda/launch.h; } >$@,\
+		$(NVCC) -fatbin $(NVCC_FLAGS) -MMD -MP -MF $@.d -MT $@ $< -o $@)
 $(IMAGE).o: $(IMAGE).cu
 ifneq ($(NVCC),)
 $(IMAGE).o: $(IMAGE).fatbin
 $(IMAGE).o: EXTRA = -DCUDA_IMAGE='"$(IMAGE).fatbin"' \
-	-DCUDA_IMAGE_ARCHS='"$(addprefix sm_,$(CUDA_LIST)), PTX compute_$(CUDA_NEWEST)"'
+	-DCUDA_IMAGE_ARCHS='"$(if $(filter emulated,$(NVCC)),for the driver of the tests alone,$(addprefix sm_,$(CUDA_LIST)), PTX compute_$(CUDA_NEWEST))"'
 endif
 .PHONY: FORCE
 FORCE:
@@ -269,9 +271,23 @@ CUDA_T    := $(EMULATED_T) $(filter $(BUILD)/tests/unit/test_cuda_% $(BUILD)/tes
 KERNELS_T := $(addprefix $(CURDIR)/tests/gpu/,compiled.sh clang.sh fake_check.sh)
 KERNELS_P := all $(GPU_T) $(FAKECUDA) $(addprefix $(BUILD)/tests/,gpu/launches system/test_cuda_work)
 RUN_CUDA   = $(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh
-.PHONY: check-cuda check-kernels gpu-check
-check-cuda: $(CUDA_T) $(KERNELS_P) ## the CUDA backend without a GPU: its part of check, and check-kernels
+# Tests with sessions, once more with their daemons on the device of the tests' CUDA driver.
+DEVICE_T  := $(addprefix $(BUILD)/tests/system/test_,session daemon attach attack budget death front demo)
+.PHONY: check-cuda check-device check-kernels gpu-check
+check-cuda: ## the CUDA backend without a GPU: its part of check, check-device and check-kernels
+check-device: ## sessions of real daemons and clients on a CUDA driver without a GPU
+ifneq ($(NVCC),)
+check-cuda: $(CUDA_T) $(DEVICE_T) $(KERNELS_P)
 	$(RUN_CUDA) $(CUDA_T) $(KERNELS_T)
+	$(Q)$(MAKE) --no-print-directory check-device
+check-device: all $(DEVICE_T) $(FAKECUDA)
+	$(Q)$(MAKE) --no-print-directory model
+	$(Q)SCISSOR_TEST_DEVICE=cuda BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(DEVICE_T)
+else
+# Programs that were built without nvcc have no kernels to launch.
+check-cuda check-device:
+	$(Q)$(MAKE) --no-print-directory NVCC=emulated BUILD=$(BUILD)/emulated-driver $@
+endif
 check-kernels: $(KERNELS_P) ## the kernels before nvcc (CUDA_ARCHS="75 90", or all) and clang, and gpu-check without a GPU
 	$(RUN_CUDA) $(KERNELS_T)
 gpu-check: $(KERNELS_P) ## on a machine with a GPU: tests and benchmark of the CUDA backend

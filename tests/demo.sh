@@ -3,7 +3,8 @@
 #
 # Two start and borrow what is free above their guarantees; the third comes when that is gone, and its guarantee is
 # taken back from them. Shows the pool while they run, prints what became of each, and writes
-# $BUILD/demo/summary.json. DEMO_TOKENS, DEMO_NEW and DEMO_POOL_MIB change the size, DEMO_OUT the place.
+# $BUILD/demo/summary.json. DEMO_TOKENS, DEMO_NEW and DEMO_POOL_MIB change the size, DEMO_OUT the place, DEMO_DEVICE the
+# device (host).
 set -euo pipefail
 export LC_ALL=C.UTF-8
 build=${BUILD:-build}
@@ -11,6 +12,7 @@ model=${MODEL:?the model file}
 tokens=${DEMO_TOKENS:-4096}
 new=${DEMO_NEW:-120}
 pool_mib=${DEMO_POOL_MIB:-64}
+device=${DEMO_DEVICE:-host}
 budget=1344 guarantee=512
 texts=(GPL-3 LGPL-2.1 MPL-2.0)
 question=$'\n\nExplain in a few sentences what the text above is about.'
@@ -49,7 +51,7 @@ print(int(eval(sys.argv[1])))' "$1"
 
 start_daemon() {
     mkdir -m 700 "$work/run"
-    "$build/scissord" --pool "${pool_mib}MiB" --dir "$work/run" 2>"$out/scissord.log" </dev/null &
+    "$build/scissord" --device "$device" --pool "${pool_mib}MiB" --dir "$work/run" 2>"$out/scissord.log" </dev/null &
     daemon=$!
     running+=("$daemon")
     for _ in $(seq 100); do
@@ -95,7 +97,7 @@ alive() {
     return 1
 }
 
-echo "scissord with a pool of $pool_mib MiB; three processes of SmolLM2-135M read up to $tokens tokens each"
+echo "scissord with a pool of $pool_mib MiB ($device); three processes of SmolLM2-135M read up to $tokens tokens each"
 readers=()
 start_daemon
 start_reader "${texts[0]}"

@@ -13,7 +13,7 @@ nvdisasm=${NVDISASM:-$(command -v nvdisasm /usr/local/cuda/bin/nvdisasm "$fetche
 launches=${BUILD:-build}/tests/gpu/launches
 archs=${CUDA_ARCHS:-75 90}
 [ "$archs" != all ] || archs="75 80 86 89 90 100 120"
-if ! command -v "$nvcc" >/dev/null; then
+if [ "$nvcc" = emulated ] || ! command -v "$nvcc" >/dev/null; then
     echo "SKIP: there is no nvcc"
     echo "[  SKIPPED ] 1 test(s), listed below:"
     exit 0
