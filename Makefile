@@ -118,10 +118,15 @@ $(IMAGE).cu: FORCE
 	[ "$$text" = "$$(cat $@ 2>/dev/null)" ] || { \
 		printf '%s\n' $(if $(NVCC),'NVCC ?= $(NVCC)') 'CUDA_ARCHS ?= $(CUDA_ARCHS)' >$(@D)/choice.mk && \
 		printf '%s\n' "$$text" >$@; }
+ifeq ($(NVCC),emulated)
+$(IMAGE).fatbin: $(IMAGE).cu kernels/cuda/launch.h
+	$(call say,GEN)
+	$(Q){ echo scissord-emulated; sed -n 's/^ *X(\(scissor_[a-z0-9_]*\),.*/\1/p' kernels/cuda/launch.h; } >$@
+else
 $(IMAGE).fatbin: $(IMAGE).cu
 	$(call say,NVCC)
-	$(Q)$(if $(filter emulated,$(NVCC)),{ echo scissord-emulated; sed -n 's/^ *X(\(scissor_[a-z0-9_]*\),.*/\1/p' kernels/cuda/launch.h; } >$@,\
-		$(NVCC) -fatbin $(NVCC_FLAGS) -MMD -MP -MF $@.d -MT $@ $< -o $@)
+	$(Q)$(NVCC) -fatbin $(NVCC_FLAGS) -MMD -MP -MF $@.d -MT $@ $< -o $@
+endif
 $(IMAGE).o: $(IMAGE).cu
 ifneq ($(NVCC),)
 $(IMAGE).o: $(IMAGE).fatbin
