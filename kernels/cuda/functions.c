@@ -2,6 +2,7 @@
 #include "functions.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "image.h"
 
@@ -11,11 +12,28 @@ static const char *const names[CUDA_KERNEL_COUNT] = {
 #undef CUDA_KERNEL_NAME
 };
 
+/* Adds to the driver's words what can be done. One that is older than the compiler may call the image anything. */
+static int explain(const struct cuda_device *d, int r) {
+    char said[160];
+    int has = 0, built = kernel_cuda_image_version();
+    if (r != -ENOEXEC && r != -ELIBBAD)
+        return r;
+    snprintf(said, sizeof said, "%.120s", cuda_why());
+    (void)d->driver->driver_version(&has);
+    if (r == -ELIBBAD || has < built)
+        return cuda_fail(-ELIBBAD,
+                         "%s: the driver (CUDA %d.%d) is older than the CUDA that built this program (%d.%d): update "
+                         "the driver, or build with an older nvcc",
+                         said, has / 1000, has % 1000 / 10, built / 1000, built % 1000 / 10);
+    return cuda_fail(r, "%s: kernels are for %s, the device is sm_%d%d: build with CUDA_ARCHS=%d%d", said,
+                     kernel_cuda_image_archs(), d->major, d->minor, d->major, d->minor);
+}
+
 int cuda_functions_load(struct cuda_functions *f, struct cuda_device *d) {
     cuda_module module;
     int r = CUDA_DEVICE_CALL(d, module_load, &module, kernel_cuda_image);
     if (r < 0)
-        return r;
+        return explain(d, r);
     for (unsigned i = 0; i < CUDA_KERNEL_COUNT && r == 0; i++)
         r = CUDA_DEVICE_CALL(d, module_function, &f->function[i], module, names[i]);
     if (r < 0) {

@@ -17,7 +17,7 @@ struct cuda_functions {
 };
 
 /* Both with the context current. There is an image (kernel_cuda_image_bytes); -ENOEXEC if it has nothing for this
- * device. */
+ * device, -ELIBBAD if the driver is older than the compiler that made it: cuda_why() then says what to do. */
 int cuda_functions_load(struct cuda_functions *f, struct cuda_device *d);
 void cuda_functions_unload(struct cuda_functions *f, struct cuda_device *d);
 /* Queues a launch. `parameter` is the kernel's struct, copied; a grid of nothing is no launch. */

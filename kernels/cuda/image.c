@@ -20,10 +20,15 @@ __asm__(".pushsection .rodata\n"
         ".popsection\n");
 #else
 #define CUDA_IMAGE_ARCHS ""
+#define CUDA_IMAGE_VERSION 0
 const unsigned char kernel_cuda_image[1];
 const size_t kernel_cuda_image_bytes = 0;
 #endif
 
 const char *kernel_cuda_image_archs(void) {
     return CUDA_IMAGE_ARCHS;
+}
+
+int kernel_cuda_image_version(void) {
+    return CUDA_IMAGE_VERSION + 0; /* of a compiler that does not say it the macro is empty */
 }

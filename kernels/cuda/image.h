@@ -9,3 +9,5 @@ extern const size_t kernel_cuda_image_bytes;
 /* What the image is for: "sm_75 sm_90, PTX compute_90", PTX being what newer devices compile for themselves; "" if
  * there is no image. */
 const char *kernel_cuda_image_archs(void);
+/* The CUDA version of the compiler, as cuDriverGetVersion() gives the driver's (13000: 13.0); 0 if it is not known. */
+int kernel_cuda_image_version(void);

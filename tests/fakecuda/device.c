@@ -6,6 +6,7 @@
 #include "fake.h"
 
 #define DEFAULT_DEVICES "00112233445566778899aabbccddeeff,1073741824"
+#define DEFAULT_VERSION 13000
 #define STACK 8
 
 struct fake_device fake_devices[FAKE_DEVICES];
@@ -49,7 +50,8 @@ static bool known(cuda_ordinal device) {
 
 cuda_result cuDriverGetVersion(int *ret) {
     FAKE_ENTER(cuDriverGetVersion, false);
-    *ret = 13000;
+    const char *version = getenv("FAKECUDA_VERSION");
+    *ret = version ? atoi(version) : DEFAULT_VERSION;
     return 0;
 }
 
@@ -101,6 +103,12 @@ cuda_result cuDeviceGetAttribute(int *ret, cuda_attribute attribute, cuda_ordina
         return 0;
     case CUDA_ATTRIBUTE_COMPUTE_MODE:
         *ret = fake_devices[device].mode;
+        return 0;
+    case CUDA_ATTRIBUTE_MEMORY_CLOCK:
+        *ret = 1000000;
+        return 0;
+    case CUDA_ATTRIBUTE_BUS_WIDTH:
+        *ret = 32;
         return 0;
     case CUDA_ATTRIBUTE_UNIFIED_ADDRESSING:
         *ret = 1;

@@ -8,6 +8,7 @@
  *   FAKECUDA_DEVICES  "UUID,bytes[,mode];..." with the UUID as 32 hexadecimal digits; one of 1 GiB if unset
  *   FAKECUDA_DELAY_US how long each piece of queued work is late, 300 if unset
  *   FAKECUDA_FAIL     "call:n[:code]": the n-th such call fails; fakecuda_fail() does the same
+ *   FAKECUDA_VERSION  of CUDA, as cuDriverGetVersion() says it: 13000 if unset
  *
  * It is stricter than a driver: what CUDA leaves undefined ends the process with SIGABRT, after a line with the name of
  * the rule that was broken. Order is judged by vector clocks. Every piece of queued work has a place in its stream;

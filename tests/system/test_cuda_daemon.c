@@ -1,5 +1,6 @@
 /* test_cuda_daemon.c - scissord --device cuda, the program, on the driver in tests/fakecuda, which ends a daemon that
- * frees memory while a client has it open, or that works on it out of order.
+ * frees memory while a client has it open, or that works on it out of order; with SCISSOR_TEST_GPU=1 in the environment
+ * on the one that the machine has, but for what only the other one does when it is asked to.
  *
  * Clients are this program again, with a role as its first argument, as a process opens the driver once. One that has
  * come to where it shall be writes a file and waits. */
@@ -20,7 +21,7 @@
 #include "harness.h"
 #include "scissor.h"
 
-#define UUID "cuda:GPU-00112233-4455-6677-8899-aabbccddeeff"
+#define FAKE_UUID "cuda:GPU-00112233-4455-6677-8899-aabbccddeeff"
 #define DEVICE_FAILED 700 /* CUDA_ERROR_ILLEGAL_ADDRESS */
 
 static const struct attention_model model = {.seed = 5,
@@ -31,6 +32,26 @@ static const struct attention_model model = {.seed = 5,
                                              .compute_dtype = SCISSOR_F16,
                                              .storage_dtype = SCISSOR_F16,
                                              .scale = 0.125f};
+
+static bool on_gpu(void) {
+    return getenv("SCISSOR_TEST_GPU");
+}
+
+/* What the device's name is, or how it begins where that is the machine's. */
+static const char *device_name(void) {
+    return on_gpu() ? "cuda:GPU-" : FAKE_UUID;
+}
+
+static bool is_device(const char *name) {
+    return on_gpu() ? strncmp(name, device_name(), strlen(device_name())) == 0 : strcmp(name, FAKE_UUID) == 0;
+}
+
+static void skip_on_gpu(const char *why) {
+    if (!on_gpu())
+        return;
+    print_message("SKIP: %s\n", why);
+    skip();
+}
 
 /* ---------- roles ---------- */
 
@@ -83,7 +104,7 @@ static int role(const char *name, const char *mark, const char *directory) {
     int r = open_session(directory, &client, &s);
     if (strcmp(name, "opens") == 0)
         return r ? end_of(r) : 0;
-    if (r || strcmp(scissor_session_device(s), UUID) != 0)
+    if (r || !is_device(scissor_session_device(s)))
         return 2;
     if (strcmp(name, "steps") == 0) { /* until it hears that it is over */
         if (leave_mark(mark) < 0)
@@ -187,21 +208,58 @@ static void kill_role(pid_t pid) {
 
 static void test_start(void **state) {
     struct harness_daemon d;
-    char text[4096];
+    char text[4096], ready[128], device[96];
     (void)state;
     start(&d);
-    assert_int_equal(harness_wait_log(&d, ": ready; pool 32 MiB of " UUID " memory (Fake GPU 0)", HARNESS_PATIENCE_MS),
-                     0);
-    assert_string_equal(stat_of(&d).device, UUID);
-    assert_true(tool_says(&d, "stat", "device      " UUID));
+    snprintf(ready, sizeof ready, ": ready; pool 32 MiB of %s%s", device_name(),
+             on_gpu() ? "" : " memory (Fake GPU 0)");
+    snprintf(device, sizeof device, "device      %s", device_name());
+    assert_int_equal(harness_wait_log(&d, ready, HARNESS_PATIENCE_MS), 0);
+    assert_true(is_device(stat_of(&d).device));
+    assert_true(tool_says(&d, "stat", device));
     assert_int_equal(harness_stop(&d), 0);
     assert_true(harness_read_file(d.log, text, sizeof text) > 0);
     assert_null(strstr(text, "still open"));
+}
 
+static void test_devices_refused(void **state) {
+    (void)state;
+    skip_on_gpu("which devices there are not depends on the machine");
+    new_devices();
     refuses("cuda:7", "8MiB", "no device cuda:7: the driver shows 1; use --device host");
     refuses("cuda:GPU-ff", "8MiB", "no device cuda:GPU-ff among the 1");
     refuses("opencl", "8MiB", "\"opencl\" is no device");
-    refuses("cuda", "2GiB", "a pool of 2 GiB is more than " UUID " has, which is 1 GiB");
+    refuses("cuda", "2GiB", "a pool of 2 GiB is more than " FAKE_UUID " has, which is 1 GiB");
+}
+
+/* Kernels that the driver does not take: what to do is said. */
+static void test_kernels_refused(void **state) {
+    static const struct {
+        const char *version;
+        unsigned code;
+        const char *text;
+    } cases[] = {
+        {"12040", 222, "the driver (CUDA 12.4) is older than the CUDA that built this program ("},
+        {"12040", 200, "the driver (CUDA 12.4) is older than the CUDA that built this program ("},
+        {"12040", 209, "the driver (CUDA 12.4) is older than the CUDA that built this program ("},
+        {"99000", 222, "update the driver, or build with an older nvcc; use --device host"},
+        {"99000", 209, "the device is sm_90: build with CUDA_ARCHS=90; use --device host"},
+        {"99000", 218, "the device is sm_90: build with CUDA_ARCHS=90; use --device host"},
+        {"99000", 221, "the device is sm_90: build with CUDA_ARCHS=90; use --device host"},
+        {"99000", 2, "out of memory; use --device host"},
+    };
+    (void)state;
+    skip_on_gpu("a real driver refuses no kernels when it is asked to");
+    new_devices();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char fail[48];
+        snprintf(fail, sizeof fail, "cuModuleLoadData:1:%u", cases[i].code);
+        setenv("FAKECUDA_FAIL", fail, 1);
+        setenv("FAKECUDA_VERSION", cases[i].version, 1);
+        refuses("cuda", "8MiB", cases[i].text);
+    }
+    unsetenv("FAKECUDA_FAIL");
+    unsetenv("FAKECUDA_VERSION");
 }
 
 /* A client of before the GPUs gets a text that it can show. */
@@ -222,7 +280,8 @@ static void test_host_client(void **state) {
     harness_open_default(&spec);
     assert_true(harness_open(fd, &spec, &opened, &failed) < 0);
     assert_int_equal(failed.code, SCISSOR_EINVAL);
-    assert_non_null(strstr(failed.text, "the pool is on " UUID));
+    assert_non_null(strstr(failed.text, "the pool is on "));
+    assert_non_null(strstr(failed.text, device_name()));
     close(fd);
     assert_int_equal(harness_stop(&d), 0);
 }
@@ -302,6 +361,7 @@ static void test_device_fails(void **state) {
     char fail[32];
     int status;
     (void)state;
+    skip_on_gpu("a real driver fails no launch when it is asked to");
     snprintf(fail, sizeof fail, "cuLaunchKernel:40:%u", DEVICE_FAILED);
     setenv("FAKECUDA_FAIL", fail, 1);
     start(&d);
@@ -338,9 +398,10 @@ int main(int argc, char **argv) {
     char library[256];
     const struct CMUnitTest none[] = {cmocka_unit_test(test_none)},
                             tests[] = {
-                                cmocka_unit_test(test_start),          cmocka_unit_test(test_host_client),
-                                cmocka_unit_test(test_killed_clients), cmocka_unit_test(test_quarantine),
-                                cmocka_unit_test(test_operator),       cmocka_unit_test(test_end_in_quarantine),
+                                cmocka_unit_test(test_start),           cmocka_unit_test(test_devices_refused),
+                                cmocka_unit_test(test_kernels_refused), cmocka_unit_test(test_host_client),
+                                cmocka_unit_test(test_killed_clients),  cmocka_unit_test(test_quarantine),
+                                cmocka_unit_test(test_operator),        cmocka_unit_test(test_end_in_quarantine),
                                 cmocka_unit_test(test_device_fails),
                             };
     if (argc == 4) {
@@ -348,9 +409,12 @@ int main(int argc, char **argv) {
         return role(argv[1], argv[2], argv[3]);
     }
     harness_init(240);
+    unsetenv("SCISSOR_TEST_DEVICE"); /* the harness would leave out what is in quarantine */
     if (!has_kernels())
         return cmocka_run_group_tests_name("the daemon on a device", none, NULL, NULL);
-    snprintf(library, sizeof library, "%s", harness_program("tests/fakecuda"));
-    setenv("LD_LIBRARY_PATH", library, 1); /* for the processes that are started */
+    if (!on_gpu()) {
+        snprintf(library, sizeof library, "%s", harness_program("tests/fakecuda"));
+        setenv("LD_LIBRARY_PATH", library, 1); /* for the processes that are started */
+    }
     return cmocka_run_group_tests_name("the daemon on a device", tests, NULL, NULL);
 }
