@@ -148,9 +148,10 @@ struct kernel_streams {
     /* What is on the stream so far is what the other side has to wait for. */
     int (*fence_signal)(struct kernel_backend *b, struct kernel_fence *f, void *stream);
     /* What comes on the stream from now on waits for what the other side, or this one, has signalled so far. An owner
-     * must not let its stream wait for what an importer may never finish: fence_wait() first. */
+     * does not let its stream wait for an importer, which may signal again at any moment and never come to an end. */
     int (*fence_follow)(struct kernel_backend *b, struct kernel_fence *f, bool own, void *stream);
-    /* Waits in the host until that is done: 0, or -EAGAIN if it is not after so many microseconds (0: asks once). */
+    /* Waits in the host until that is done: 0, or -EAGAIN if it is not after so many microseconds (0: asks once). What
+     * is queued after a 0 comes after it. */
     int (*fence_wait)(struct kernel_backend *b, struct kernel_fence *f, bool own, uint32_t timeout_us);
 
     /* A sticky error: nothing works any more until the process ends. Calls answer -ENOTRECOVERABLE. */

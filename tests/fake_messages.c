@@ -330,8 +330,6 @@ static void handle_settle(struct fake *f, uint32_t request, const struct proto_s
     }
     if (f->fold)
         check_period(f, s, settle);
-    if (s->fence)
-        f->device->streams->fence_follow(f->device, s->fence, false, f->device->streams->own(f->device));
     for (uint32_t g = 0, head = 0; g < s->shape.group_count; g++) {
         uint32_t slots = s->shape.groups[g].max_rows - s->shape.fresh_rows;
         uint64_t after = s->tokens + settle->rows;

@@ -12,8 +12,8 @@
 #define BATCH_MOVES 32768u
 
 /* How long a settle waits for the client's work on the device. A client that knows its step's sums has nothing left
- * there. */
-#define CLIENT_WORK_US 200000u
+ * there, and one that has asked too early keeps a thread that others want. */
+#define CLIENT_WORK_US 2000u
 
 static void scratch_deinit(struct job_scratch *scratch) {
     scissor_free(scratch->victims);
@@ -107,15 +107,12 @@ static void grow_group(struct session *s, struct broker_job *job, uint32_t group
     (void)session_group_grow(s, group, orders->want_pages);
 }
 
-/* A device with streams does what it is told later. Its stream must not wait for what a client may never finish, as
- * all sessions share it: so the host looks first, and only what is done is followed. 0, -EAGAIN or another errno. */
-static int follow_client(struct session *s, uint32_t timeout_us) {
+/* A device with streams does what it is told later. Its stream never waits for a client, as all sessions share it: what
+ * the host has looked at, its client may have recorded again by then, for work that does not end. What is queued after
+ * the host has seen the event comes after the client's work anyway. 0, -EAGAIN or another errno. */
+static int wait_for_client(struct session *s, uint32_t timeout_us) {
     struct kernel_backend *device = s->pool->config.backend;
-    const struct kernel_streams *streams = device->streams;
-    if (!streams)
-        return 0;
-    int r = streams->fence_wait(device, s->fence, false, timeout_us);
-    return r < 0 ? r : streams->fence_follow(device, s->fence, false, streams->own(device));
+    return device->streams ? device->streams->fence_wait(device, s->fence, false, timeout_us) : 0;
 }
 
 /* From here on the client sees what was done: it is done, or the client's stream waits for it. */
@@ -135,7 +132,7 @@ static int finish(struct session *s, struct broker_job *job, struct job_scratch 
 }
 
 static int run_settle(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
-    int r = follow_client(s, CLIENT_WORK_US);
+    int r = wait_for_client(s, CLIENT_WORK_US);
     if (r < 0)
         return r == -EAGAIN ? SCISSOR_ESTATE : SCISSOR_ESYSTEM;
     int code = shrink_groups(s, job, scratch);
@@ -161,7 +158,7 @@ static void lease_give(struct session *s) {
 }
 
 static int run_shrink(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
-    int r = job->take_lease ? follow_client(s, 0) : 0;
+    int r = job->take_lease ? wait_for_client(s, 0) : 0;
     job->lease_refused = r == -EAGAIN;
     if (r < 0)
         return job->lease_refused ? 0 : SCISSOR_ESYSTEM;

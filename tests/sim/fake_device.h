@@ -4,8 +4,8 @@
  * and the fence like a real one, by what was sent to it. Rules, each of which ends the test with its name:
  *
  *     freed-while-open       memory is freed that a client has open
- *     follow-unreached       the broker's stream waits for a client's event that is not reached
- *     work-before-client     work on a client's memory is queued, and its event was not followed
+ *     follow-client          the broker's stream waits for a client's event: it may be recorded again just before that
+ *     work-before-client     work on a client's memory is queued, and its event was not seen to be reached
  *     fence-in-use           a fence is freed that something queued is to signal */
 #pragma once
 

@@ -158,7 +158,7 @@ static void test_settle_waits_for_the_step(void **state) {
     rig_jobs(&rig);
     assert_int_equal(s->code, SCISSOR_ESTATE);
     assert_string_equal(rig.peers[peer].text, "the step's work has not ended on the device; nothing has changed");
-    assert_true(rig.gpu.longest_wait_us >= 50000 && rig.gpu.longest_wait_us <= 1000000);
+    assert_true(rig.gpu.longest_wait_us > 0 && rig.gpu.longest_wait_us <= 5000); /* others want the thread */
     assert_int_equal(s->control->generation, 1);
     assert_int_equal(stat_of(1).charged_bytes, charged);
     assert_int_equal(stat_of(1).settles, 0);
