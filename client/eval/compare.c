@@ -29,8 +29,11 @@ void compare_logits(const struct compare_full *full, const float *logits, size_t
         double log_p = (double)full->logits[i] - full->log_sum;
         kl += (double)expf((float)log_p) * ((double)full->logits[i] - (double)logits[i] + shift);
     }
+    size_t top = compare_top(logits, full->vocabulary);
     *ret = (struct comparison){.nll = log_sum - (double)logits[next],
                                .nll_full = full->log_sum - (double)full->logits[next],
                                .kl = kl,
-                               .top1 = compare_top(logits, full->vocabulary) == full->top};
+                               .top1 = top == full->top,
+                               .right = top == next,
+                               .right_full = full->top == next};
 }

@@ -17,9 +17,10 @@ struct compare_full {
 void compare_full_init(struct compare_full *full, const float *logits, size_t vocabulary);
 
 struct comparison {
-    double nll, nll_full; /* of the token that came, natural logarithm */
-    double kl;            /* full || logits, over the whole vocabulary, in nats */
-    bool top1;            /* both have the same likeliest token */
+    double nll, nll_full;   /* of the token that came, natural logarithm */
+    double kl;              /* full || logits, over the whole vocabulary, in nats */
+    bool top1;              /* both have the same likeliest token */
+    bool right, right_full; /* that is the one that came */
 };
 
 void compare_logits(const struct compare_full *full, const float *logits, size_t next, struct comparison *ret);

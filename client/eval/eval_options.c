@@ -30,6 +30,8 @@ static const struct option_entry eval_option_entries[] = {
     {OPTION_NUMBER, "score-from", "N",
      "compare the predictions after token N, counted from 0, and later (11/16 of them)", AT(options.score_from), 0,
      TOKENS_MAX},
+    {OPTION_CALL, "task", "NAME", "passkey: whether a number in the text is found again, instead of predictions", 0, 0,
+     0},
     {.kind = OPTION_HEADING, .text = "What it compares with a full cache"},
     {OPTION_CALL, "budget", "ROWS",
      "rows per KV head, fresh ones included; 5x: that fit into a fifth of a full f16 "
@@ -75,6 +77,10 @@ static int eval_call(void *context, const char *name, const char *text) {
         return config_read(&tried, text) != 0
                    ? SCISSOR_EINVAL
                    : eval_append(arguments->configs, &arguments->config_count, EVAL_MAX_CONFIGS, text);
+    if (strcmp(name, "task") == 0) {
+        arguments->options.passkey = strcmp(text, "passkey") == 0;
+        return arguments->options.passkey ? 0 : SCISSOR_EINVAL;
+    }
     if (strcmp(name, "param") == 0)
         return option_read_param(text, arguments->standard.params, &arguments->standard.param_count);
     if (strlen(text) >= sizeof(arguments->standard.policy))

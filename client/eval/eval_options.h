@@ -19,6 +19,7 @@ struct eval_options {
     struct eval_config configs[EVAL_MAX_CONFIGS];
     uint32_t config_count;
     uint32_t threads; /* 0: one per core */
+    bool passkey;     /* --task passkey */
     bool json, progress, help, version;
 };
 

@@ -74,14 +74,19 @@ static void json_write_config(FILE *stream, const struct eval_config *config) {
     fprintf(stream, "}");
 }
 
-void eval_report_json(const struct evaluation *evaluation, FILE *stream) {
-    const struct eval_options *options = evaluation->options;
+static void json_write_model(FILE *stream, const struct eval_options *options) {
     const char *name;
     int size = report_text_name(options->model, &name);
     fprintf(stream, "{\"model\": ");
     json_write_string(stream, name, (size_t)size);
-    fprintf(stream, ", \"tokens\": %u, \"score_from\": %u, \"seconds\": %.1f,\n \"configurations\": [", options->tokens,
-            options->score_from, evaluation->seconds);
+    fprintf(stream, ", \"tokens\": %u", options->tokens);
+}
+
+void eval_report_json(const struct evaluation *evaluation, FILE *stream) {
+    const struct eval_options *options = evaluation->options;
+    json_write_model(stream, options);
+    fprintf(stream, ", \"score_from\": %u, \"seconds\": %.1f,\n \"configurations\": [", options->score_from,
+            evaluation->seconds);
     for (uint32_t i = 0; i < options->config_count; i++) {
         const struct figures *texts = evaluation_texts(evaluation, i);
         struct figures mean;
@@ -89,7 +94,8 @@ void eval_report_json(const struct evaluation *evaluation, FILE *stream) {
         json_write_config(stream, &options->configs[i]);
         fprintf(stream, ",\n   \"texts\": [");
         for (uint32_t j = 0; j < options->text_count; j++) {
-            size = report_text_name(options->texts[j], &name);
+            const char *name;
+            int size = report_text_name(options->texts[j], &name);
             fprintf(stream, "%s\n    ", j ? "," : "");
             json_write_figures(stream, name, (size_t)size, &texts[j]);
         }
@@ -138,4 +144,58 @@ void eval_report_table(const struct evaluation *evaluation, FILE *stream) {
             table_write_figures(stream, 4, "mean", &mean);
         table_write_intervals(stream, texts, options->text_count);
     }
+}
+
+/* ---------- the task passkey ---------- */
+
+static struct passkey_count passkey_sum(const struct passkey_count counts[PASSKEY_DEPTHS]) {
+    struct passkey_count sum = {0};
+    for (uint32_t i = 0; i < PASSKEY_DEPTHS; i++) {
+        sum.full += counts[i].full;
+        sum.solved += counts[i].solved;
+    }
+    return sum;
+}
+
+static void passkey_write_json(const struct evaluation *evaluation, FILE *stream) {
+    const struct eval_options *options = evaluation->options;
+    json_write_model(stream, options);
+    fprintf(stream, ", \"task\": \"passkey\", \"texts\": %u, \"seconds\": %.1f,\n \"configurations\": [",
+            options->text_count, evaluation->seconds);
+    for (uint32_t i = 0; i < options->config_count; i++) {
+        const struct passkey_count *counts = evaluation->counts + (size_t)i * PASSKEY_DEPTHS;
+        struct passkey_count sum = passkey_sum(counts);
+        fprintf(stream, "%s\n  ", i ? "," : "");
+        json_write_config(stream, &options->configs[i]);
+        fprintf(stream, ", \"full\": %u, \"solved\": %u,\n   \"depths\": [", sum.full, sum.solved);
+        for (uint32_t j = 0; j < PASSKEY_DEPTHS; j++)
+            fprintf(stream, "%s{\"depth\": %.2f, \"full\": %u, \"solved\": %u}", j ? ", " : "", passkey_depth(j),
+                    counts[j].full, counts[j].solved);
+        fprintf(stream, "]}");
+    }
+    fprintf(stream, "]}\n");
+}
+
+static void passkey_write_table(const struct evaluation *evaluation, FILE *stream) {
+    const struct eval_options *options = evaluation->options;
+    fprintf(stream, "%-32s %9s  by depth, %%:", "numbers found", "in all");
+    for (uint32_t i = 0; i < PASSKEY_DEPTHS; i++)
+        fprintf(stream, " %5.0f", 100 * passkey_depth(i));
+    for (uint32_t i = 0; i < options->config_count; i++) {
+        const struct passkey_count *counts = evaluation->counts + (size_t)i * PASSKEY_DEPTHS;
+        struct passkey_count sum = passkey_sum(counts);
+        char name[CONFIG_NAME_BYTES];
+        config_name(&options->configs[i], name);
+        fprintf(stream, "\n%-32s %4u of %2u              ", name, sum.solved, sum.full);
+        for (uint32_t j = 0; j < PASSKEY_DEPTHS; j++)
+            fprintf(stream, " %2u/%2u", counts[j].solved, counts[j].full);
+    }
+    fprintf(stream, "\n");
+}
+
+void eval_report_passkey(const struct evaluation *evaluation, FILE *stream) {
+    if (evaluation->options->json)
+        passkey_write_json(evaluation, stream);
+    else
+        passkey_write_table(evaluation, stream);
 }

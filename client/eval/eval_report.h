@@ -11,3 +11,7 @@
 /* Memory for the intervals may lack: they are left out then. */
 void eval_report_json(const struct evaluation *evaluation, FILE *stream);
 void eval_report_table(const struct evaluation *evaluation, FILE *stream);
+
+/* Of --task passkey, either form as the options say. A configuration has `depths`, each with the numbers of texts of
+ * which the full cache had the number (`full`) and the session had it, too (`solved`), and the sums of these. */
+void eval_report_passkey(const struct evaluation *evaluation, FILE *stream);

@@ -28,20 +28,31 @@ static int evaluation_encode_all(const struct engine *engine, const struct eval_
     return r;
 }
 
-static int evaluation_compute(struct evaluation *evaluation, const struct engine *engine,
-                              const struct token_list *lists, struct failure *failure) {
+/* Takes the texts as they are. */
+static int evaluation_compare(struct evaluation *evaluation, struct lockstep *lockstep, const struct token_list *lists,
+                              struct failure *failure) {
     const struct eval_options *options = evaluation->options;
     struct figures figures[EVAL_MAX_CONFIGS];
-    struct lockstep lockstep;
-    struct progress progress;
-    size_t passes = (size_t)options->text_count * (1 + options->config_count);
-    progress_init(&progress, "comparing", passes * (options->tokens - 1), options->progress);
-    int r = lockstep_init(&lockstep, options, engine->model, &progress, failure);
+    int r = 0;
     for (uint32_t i = 0; i < options->text_count && r == 0; i++) {
-        r = lockstep_run(&lockstep, lists[i].ids, figures, failure);
+        r = lockstep_run(lockstep, lists[i].ids, figures, failure);
         for (uint32_t j = 0; j < options->config_count && r == 0; j++)
             evaluation->figures[j * options->text_count + i] = figures[j];
     }
+    return r;
+}
+
+static int evaluation_compute(struct evaluation *evaluation, const struct engine *engine,
+                              const struct token_list *lists, struct failure *failure) {
+    const struct eval_options *options = evaluation->options;
+    struct lockstep lockstep;
+    struct progress progress;
+    size_t passes = (size_t)options->text_count * (1 + options->config_count) * (options->passkey ? PASSKEY_DEPTHS : 1);
+    progress_init(&progress, "comparing", passes * (options->tokens - 1), options->progress);
+    int r = lockstep_init(&lockstep, options, engine->model, &progress, failure);
+    if (r == 0)
+        r = options->passkey ? passkey_run(&lockstep, engine->tokenizer, lists, evaluation->counts, failure)
+                             : evaluation_compare(evaluation, &lockstep, lists, failure);
     lockstep_deinit(&lockstep);
     progress_end(&progress);
     evaluation->seconds = progress_now() - progress.start;
@@ -56,7 +67,8 @@ int evaluation_run(struct evaluation *evaluation, const struct eval_options *opt
     *evaluation = (struct evaluation){.options = options};
     evaluation->figures =
         scissor_calloc((size_t)options->config_count * options->text_count, sizeof(*evaluation->figures));
-    if (!evaluation->figures)
+    evaluation->counts = scissor_calloc((size_t)options->config_count * PASSKEY_DEPTHS, sizeof(*evaluation->counts));
+    if (!evaluation->figures || !evaluation->counts)
         return failure_set_memory(failure);
     int r = engine_init(&engine, &engine_options, failure);
     if (r == 0)
@@ -71,6 +83,7 @@ int evaluation_run(struct evaluation *evaluation, const struct eval_options *opt
 
 void evaluation_deinit(struct evaluation *evaluation) {
     scissor_free(evaluation->figures);
+    scissor_free(evaluation->counts);
     *evaluation = (struct evaluation){0};
 }
 

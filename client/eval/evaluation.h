@@ -1,12 +1,14 @@
-/* evaluation.h - all texts through all configurations, and the figures of it. */
+/* evaluation.h - all texts through all configurations, and what came of it. */
 #pragma once
 
 #include "eval_options.h"
 #include "figures.h"
+#include "passkey.h"
 
 struct evaluation {
     const struct eval_options *options;
-    struct figures *figures; /* [config_count][text_count] */
+    struct figures *figures;      /* [config_count][text_count] */
+    struct passkey_count *counts; /* [config_count][PASSKEY_DEPTHS], of --task passkey instead */
     double seconds;
 };
 

@@ -23,6 +23,8 @@ void figures_mean(const struct figures *texts, size_t count, struct figures *ret
         mean.nll_full += part * texts[i].nll_full;
         mean.kl += part * texts[i].kl;
         mean.top1 += part * texts[i].top1;
+        mean.right += part * texts[i].right;
+        mean.right_full += part * texts[i].right_full;
         mean.bytes_peak += part * texts[i].bytes_peak;
         mean.bytes_mean += part * texts[i].bytes_mean;
         mean.bytes_full += part * texts[i].bytes_full;

@@ -6,9 +6,10 @@
 
 /* Of a configuration and a text; of the mean, everything is the mean. */
 struct figures {
-    double tokens, scored; /* of the text; positions that were compared */
-    double nll, nll_full;  /* mean over them */
-    double kl, top1;       /* nats a token; share of the positions */
+    double tokens, scored;    /* of the text; positions that were compared */
+    double nll, nll_full;     /* mean over them */
+    double kl, top1;          /* nats a token; share of the positions */
+    double right, right_full; /* share of the positions whose likeliest token came; of the full cache's */
     double bytes_peak, bytes_mean, bytes_full;
     double rows; /* most that a KV head held */
 };

@@ -18,7 +18,7 @@ struct lockstep_session {
     struct attention *attention;
     struct forward *forward;
     struct comparison_sum {
-        double nll, nll_full, kl, top1;
+        double nll, nll_full, kl, top1, right, right_full;
     } sum;
     double bytes_sum;
     uint64_t bytes_peak, rows;
@@ -100,7 +100,8 @@ static int lockstep_await_daemon(struct lockstep *lockstep, struct failure *fail
 int lockstep_init(struct lockstep *lockstep, const struct eval_options *options, const struct model *model,
                   struct progress *progress, struct failure *failure) {
     uint32_t mib;
-    *lockstep = (struct lockstep){.options = options, .model = model, .progress = progress};
+    *lockstep =
+        (struct lockstep){.options = options, .model = model, .progress = progress, .score_from = options->score_from};
     int r = lockstep_pool(lockstep, &mib, failure);
     if (r == 0)
         r = private_daemon_start(mib, options->device, &lockstep->daemon, failure);
@@ -164,7 +165,7 @@ static uint32_t lockstep_min(uint32_t a, uint32_t b) {
 
 /* How many of the last rows of a step that ends before `to` are compared. */
 static uint32_t lockstep_scored(const struct lockstep_text *text, uint32_t rows, uint32_t to) {
-    uint32_t from = text->lockstep->options->score_from;
+    uint32_t from = text->lockstep->score_from;
     return to > from ? lockstep_min(to - from, rows) : 0;
 }
 
@@ -195,6 +196,8 @@ static void lockstep_compare(struct lockstep_text *text, struct lockstep_session
     session->sum.nll_full += comparison.nll_full;
     session->sum.kl += comparison.kl;
     session->sum.top1 += comparison.top1;
+    session->sum.right += comparison.right;
+    session->sum.right_full += comparison.right_full;
     session->scored++;
 }
 
@@ -258,6 +261,8 @@ static struct figures lockstep_figures(const struct lockstep_text *text, const s
                             .nll_full = session->sum.nll_full / scored,
                             .kl = session->sum.kl / scored,
                             .top1 = session->sum.top1 / scored,
+                            .right = session->sum.right / scored,
+                            .right_full = session->sum.right_full / scored,
                             .bytes_peak = (double)session->bytes_peak,
                             .bytes_mean = session->bytes_sum / (tokens - 1),
                             .bytes_full = (double)config_full_bytes(&text->lockstep->model->shape, tokens),

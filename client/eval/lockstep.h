@@ -17,7 +17,8 @@ struct lockstep {
     const struct model *model;
     struct private_daemon *daemon;
     struct progress *progress;
-    size_t done; /* tokens of the progress: each text's, for the full cache and for each configuration */
+    uint32_t score_from; /* as in the options; another one for the next text may be put here */
+    size_t done;         /* tokens of the progress: each text's, for the full cache and for each configuration */
 };
 
 /* Starts the daemon, with a pool for all configurations at once, and waits until it answers. EINVAL: a budget is too

@@ -9,7 +9,9 @@
 #include "llama/engine.h"
 
 static int main_print(const struct evaluation *evaluation, struct failure *failure) {
-    if (evaluation->options->json)
+    if (evaluation->options->passkey)
+        eval_report_passkey(evaluation, stdout);
+    else if (evaluation->options->json)
         eval_report_json(evaluation, stdout);
     else
         eval_report_table(evaluation, stdout);

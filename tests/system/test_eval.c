@@ -42,11 +42,14 @@ static void skip_if_told(void) {
 static int run(const char *const *more) {
     const char *argv[40] = {harness_program("scissor-eval"), getenv("MODEL"), "--tokens", "256", "--score-from", "128"};
     int argc = 6, status = -1;
+    pid_t pid;
     while (*more)
         argv[argc++] = *more++;
     argv[argc++] = "--text";
     argv[argc] = text_path;
-    assert_int_equal(harness_run(argv, output, &status), 0);
+    unlink(output);
+    assert_int_equal(harness_spawn(argv, output, &pid), 0);
+    assert_int_equal(harness_wait(pid, 120000, &status), 0);
     return status;
 }
 #define RUN(...) run((const char *const[]){__VA_ARGS__, NULL})
@@ -147,6 +150,26 @@ static void test_interrupted(void **state) {
     assert_int_equal(status, 130);
 }
 
+/* A window has forgotten what is not in it; with every row a session knows what the full cache knows. */
+static void test_passkey(void **state) {
+    json_error_t error;
+    (void)state;
+    skip_if_told();
+    assert_int_equal(RUN("--json", "--task", "passkey", "--tokens", "192", "--threads", "1", "--config", "f32,all",
+                         "--config", "window,f16,80"),
+                     0);
+    json_t *json = json_load_file(output, 0, &error);
+    if (!json)
+        fail_msg("%s", error.text);
+    const json_t *configs = json_object_get(json, "configurations");
+    const json_t *all = json_array_get(configs, 0), *window = json_array_get(configs, 1);
+    assert_true(number(all, "full") >= 8 && number(all, "solved") == number(all, "full"));
+    assert_true(number(window, "full") == number(all, "full") && number(window, "solved") >= 1);
+    for (size_t i = 0; i < 5; i++)
+        assert_true(number(json_array_get(json_object_get(window, "depths"), i), "solved") == 0);
+    json_decref(json);
+}
+
 /* What `make eval` runs, on little: figures, table and, with gnuplot, the plot. */
 static void test_table(void **state) {
     char text[8192], folder[64];
@@ -177,6 +200,7 @@ static void test_table(void **state) {
 int main(void) {
     harness_init(240);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_figures), cmocka_unit_test(test_failures),
-                                       cmocka_unit_test(test_interrupted), cmocka_unit_test(test_table)};
+                                       cmocka_unit_test(test_interrupted), cmocka_unit_test(test_passkey),
+                                       cmocka_unit_test(test_table)};
     return cmocka_run_group_tests_name("eval", tests, setup, NULL);
 }

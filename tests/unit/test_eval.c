@@ -105,7 +105,9 @@ static void test_compare(void **state) {
     assert_true(near(found.nll, log(2), 1e-6));
     assert_true(near(found.nll_full, log(4), 1e-6));
     assert_false(found.top1);
+    assert_true(found.right && !found.right_full);
     compare_logits(&full, p, 0, &found);
+    assert_true(found.right && found.right_full);
     assert_true(near(found.kl, 0, 1e-12));
     assert_true(found.nll == found.nll_full);
     assert_true(found.top1);
@@ -233,6 +235,7 @@ static void test_wrong_options(void **state) {
         "m --text a --config ,",
         "m --text a --param x",
         "m --text a --cache f64",
+        "m --text a --task summary",
         "m --text a --policy a_policy_of_a_long_name",
         "m --text a --fresh 40",
         "m --text a --tokens 100 --score-from 99",
@@ -288,14 +291,14 @@ static json_t *report(const struct evaluation *evaluation) {
 static void test_report(void **state) {
     static struct eval_options o;
     struct figures figures[4] = {
-        {4096, 2047, 3.5, 3.25, 0.1, 0.8, 1000, 900, 5000, 832},
-        {4096, 2047, 2.5, 2.25, 0.3, 0.6, 1000, 900, 5000, 832},
+        {4096, 2047, 3.5, 3.25, 0.1, 0.8, 0.5, 0.6, 1000, 900, 5000, 832},
+        {4096, 2047, 2.5, 2.25, 0.3, 0.6, 0.5, 0.6, 1000, 900, 5000, 832},
         {.nll = NAN, .kl = INFINITY},
     };
     (void)state;
     assert_int_equal(
         parse(&o, "a/m.gguf --tokens 4096 --config h2o,share=0.5,5x --config all --text b/one.txt two\"\x01"), 0);
-    json_t *json = report(&(struct evaluation){&o, figures, 12.5});
+    json_t *json = report(&(struct evaluation){&o, figures, NULL, 12.5});
     const json_t *configs = json_object_get(json, "configurations"), *first = json_array_get(configs, 0);
     assert_int_equal(json_array_size(configs), 2);
     assert_string_equal(json_string_value(json_object_get(json, "model")), "m");
@@ -315,18 +318,44 @@ static void test_report(void **state) {
     assert_true(json_is_null(json_object_get(broken, "kl")));
     json_decref(json);
     o.text_count = 1;
-    json = report(&(struct evaluation){&o, figures, 12.5});
+    json = report(&(struct evaluation){&o, figures, NULL, 12.5});
     first = json_array_get(json_object_get(json, "configurations"), 0);
     assert_true(json_is_null(json_object_get(first, "interval")));
     json_decref(json);
 }
 
+static void test_report_passkey(void **state) {
+    static struct eval_options o;
+    struct passkey_count counts[PASSKEY_DEPTHS] = {{2, 0}, {1, 1}, {.full = 0}, {2, 1}};
+    char *text = NULL;
+    size_t size = 0;
+    json_error_t error;
+    (void)state;
+    assert_int_equal(parse(&o, "m --task passkey --json --text a b"), 0);
+    assert_true(o.passkey);
+    FILE *stream = open_memstream(&text, &size);
+    assert_non_null(stream);
+    eval_report_passkey(&(struct evaluation){.options = &o, .counts = counts}, stream);
+    assert_int_equal(fclose(stream), 0);
+    json_t *json = json_loads(text, 0, &error);
+    if (!json)
+        fail_msg("%s: %s", error.text, text);
+    const json_t *config = json_array_get(json_object_get(json, "configurations"), 0);
+    const json_t *depths = json_object_get(config, "depths");
+    assert_true(number(config, "full") == 5 && number(config, "solved") == 2);
+    assert_int_equal(json_array_size(depths), PASSKEY_DEPTHS);
+    assert_true(number(json_array_get(depths, 3), "full") == 2 && number(json_array_get(depths, 3), "solved") == 1);
+    assert_true(number(json_array_get(depths, 9), "depth") == 0.95);
+    json_decref(json);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),    cmocka_unit_test(test_rows),         cmocka_unit_test(test_few_rows),
-        cmocka_unit_test(test_compare),   cmocka_unit_test(test_compare_many), cmocka_unit_test(test_mean),
-        cmocka_unit_test(test_bootstrap), cmocka_unit_test(test_options),      cmocka_unit_test(test_wrong_options),
-        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_config),    cmocka_unit_test(test_rows),           cmocka_unit_test(test_few_rows),
+        cmocka_unit_test(test_compare),   cmocka_unit_test(test_compare_many),   cmocka_unit_test(test_mean),
+        cmocka_unit_test(test_bootstrap), cmocka_unit_test(test_options),        cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_report),    cmocka_unit_test(test_report_passkey),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }
