@@ -268,6 +268,7 @@ check: all tests ## build and run every test
 $(GPU_KERNELS_T): $(BUILD)/tests/gpu/%: $(BUILD)/tests/emulation/%.o $(BUILD)/tests/gpu/on_device.o $(KERNELS_O) $(PROTO_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka) -lm
+$(BUILD)/tests/gpu/bench: $(BUILD)/tests/gpu/bench_attention.o
 $(BUILD)/tests/gpu/test_processes $(BUILD)/tests/gpu/bench: %: %.o $(HARNESS_O) $(LIB_O)
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg jansson) -lm
@@ -275,10 +276,12 @@ $(BUILD)/tests/gpu/test_processes $(BUILD)/tests/gpu/bench: %: %.o $(HARNESS_O) 
 # Of the tests above, those of the CUDA backend; and what a GPU or a compiler for one is wanted for: the scripts say what.
 CUDA_T    := $(EMULATED_T) $(filter $(BUILD)/tests/unit/test_cuda_% $(BUILD)/tests/system/test_cuda_%,$(UNIT_T) $(SYSTEM_T))
 KERNELS_T := $(addprefix $(CURDIR)/tests/gpu/,compiled.sh clang.sh fake_check.sh)
-KERNELS_P := all $(GPU_T) $(FAKECUDA) $(addprefix $(BUILD)/tests/,gpu/launches system/test_cuda_work)
-RUN_CUDA   = $(Q)BUILD=$(BUILD) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh
+KERNELS_P := all $(GPU_T) $(FAKECUDA) $(BUILD)/tests/gpu/launches \
+	$(addprefix $(BUILD)/tests/system/test_,cuda_work attach session cuda_daemon)
+RUN_CUDA   = $(Q)BUILD=$(BUILD) MODEL=$(MODEL) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh
 # Tests with sessions, once more with their daemons on the device of the tests' CUDA driver.
 DEVICE_T  := $(addprefix $(BUILD)/tests/system/test_,session daemon attach attack budget death front demo)
+GPU_SYSTEM_T := $(DEVICE_T) $(addprefix $(BUILD)/tests/system/test_cuda_,session daemon)
 .PHONY: check-cuda check-device check-kernels gpu-check
 check-cuda: ## the CUDA backend without a GPU: its part of check, check-device and check-kernels
 check-device: ## sessions of real daemons and clients on a CUDA driver without a GPU
@@ -296,8 +299,8 @@ check-cuda check-device:
 endif
 check-kernels: $(KERNELS_P) ## the kernels before nvcc (CUDA_ARCHS="75 90", or all) and clang, and gpu-check without a GPU
 	$(RUN_CUDA) $(KERNELS_T)
-gpu-check: $(KERNELS_P) ## on a machine with a GPU: tests and benchmark of the CUDA backend
-	$(Q)BUILD=$(BUILD) tests/gpu/check.sh
+gpu-check: $(KERNELS_P) $(GPU_SYSTEM_T) ## on a machine with a GPU: tests and benchmark of the CUDA backend
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/gpu/check.sh $(GPU_SYSTEM_T:$(BUILD)/tests/%=%)
 $(BUILD)/tests/gpu/launches: $(BUILD)/tests/gpu/launches.o
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL)

@@ -6,8 +6,8 @@
 # Each has a fresh $TMPDIR, removed afterwards, and TEST_SECONDS (300) to end. With SCISSOR_TEST_DEVICE=cuda the daemons
 # that it starts are on that device, of a driver that is a fake (tests/fakecuda) and that no other test shares, or, with
 # SCISSOR_TEST_GPU=1, of the one that the machine has. A crash, a time-out and a process left behind count as a failed
-# test. A test that cannot run here prints "SKIP: reason" and calls skip(). The last line is "N passed, N failed, N
-# skipped"; the exit status is 1 if anything failed or nothing ran.
+# test. A test that cannot run here prints "SKIP: reason" and calls skip(); of one that passes, "NOTE: text" is shown,
+# too. The last line is "N passed, N failed, N skipped"; the exit status is 1 if anything failed or nothing ran.
 set -u
 export LC_ALL=C
 limit=${TEST_SECONDS:-300}
@@ -88,7 +88,7 @@ run_one() {
     if [ "$bad" -gt 0 ]; then
         sed 's/^/    /' "$log"
     else
-        sed -n 's/^SKIP: /    skipped: /p' "$log"
+        sed -n 's/^SKIP: /    skipped: /p; s/^NOTE: /    /p' "$log"
     fi
     passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
     rm -rf "$directory" "$log"

@@ -1,13 +1,12 @@
-/* bench.c - lists the devices of this machine, and measures the backend's operations on one of them: a Markdown table
- * of times, of the bytes that an operation cannot do without, and of their share of what memory can do.
+/* bench.c - lists the devices of this machine, and measures the backend's operations on one of them: Markdown, ready
+ * for the README, of times, of the bytes that an operation cannot do without, and of their share of what memory can do.
  *
  *   bench devices    one line for each; exit status 77 and the reason if there is none that this program has code for
- *   bench [--short]  the table; --short: sizes that only show that it works
+ *   bench [--short]  the tables; --short: sizes that only show that it works
  *
- * Each operation goes through struct kernel_backend, as in the daemon and in a client, and is queued again and again
- * for a while, so that the time of one is that of the device or that of queueing, whichever is longer. Of a copy both
- * what is read and what is written are counted. The bytes of attention are those of K and V once, of the queries, the
- * outputs and the score planes: what one pass needs, whatever a kernel loads. */
+ * Attention is in bench_attention.c. Of a copy both what is read and what is written are counted. */
+#include "bench.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -15,33 +14,25 @@
 #include <string.h>
 #include <time.h>
 
-#include "backend.h"
 #include "cuda/cuda_backend.h"
 #include "cuda/device.h"
 #include "cuda/image.h"
 
-#define ATTRIBUTE_PROCESSORS 16u
-#define ATTRIBUTE_MEMORY_CLOCK 36u /* kHz */
-#define ATTRIBUTE_BUS_WIDTH 37u    /* bits */
-
-#define HEAD_DIM 128u
 #define FRESH_ROWS 64u
+#define SETS 8u /* of heads, to be moved in turn: together more than caches hold */
 
-static struct kernel_backend *backend;
-static const struct kernel_streams *streams;
-static void *stream;
-static bool is_short;
+struct bench bench;
 
-static void must(int r, const char *what) {
+void bench_must(int r, const char *what) {
     if (r == 0)
         return;
     fprintf(stderr, "bench: %s: %s\n", what, kernel_backend_why());
     exit(1);
 }
 
-static void *need(void *memory) {
+void *bench_need(void *memory) {
     if (!memory)
-        must(-ENOMEM, "no host memory");
+        bench_must(-ENOMEM, "no host memory");
     return memory;
 }
 
@@ -60,8 +51,8 @@ static int attribute(const struct cuda_driver *d, cuda_attribute which, cuda_ord
 
 /* GB/s: two transfers a clock. 0 where the driver does not say. */
 static double nominal(const struct cuda_driver *d, cuda_ordinal device) {
-    return 2.0 * attribute(d, ATTRIBUTE_MEMORY_CLOCK, device) * 1e3 * attribute(d, ATTRIBUTE_BUS_WIDTH, device) / 8 /
-           1e9;
+    return 2.0 * attribute(d, CUDA_ATTRIBUTE_MEMORY_CLOCK, device) * 1e3 *
+           attribute(d, CUDA_ATTRIBUTE_BUS_WIDTH, device) / 8 / 1e9;
 }
 
 static int print_devices(void) {
@@ -88,14 +79,29 @@ static int print_devices(void) {
         (void)d->device_memory(&bytes, device);
         printf("cuda:%d  %s, compute capability %d.%d, %d processors, %.1f GiB, %.0f GB/s nominal\n", i, name,
                attribute(d, CUDA_ATTRIBUTE_MAJOR, device), attribute(d, CUDA_ATTRIBUTE_MINOR, device),
-               attribute(d, ATTRIBUTE_PROCESSORS, device), (double)bytes / (1 << 30), nominal(d, device));
+               attribute(d, CUDA_ATTRIBUTE_PROCESSORS, device), (double)bytes / (1 << 30), nominal(d, device));
     }
+    if (count == 0)
+        fprintf(stderr, "the driver shows no device\n");
     return count ? 0 : 77;
 }
 
 /* ---------- measuring ---------- */
 
-static double copy_speed, nominal_speed; /* bytes a second; 0: not known */
+double bench_time(const char *name, void (*queue)(void *data), void *data) {
+    unsigned count = 1;
+    queue(data); /* whatever is done once */
+    bench_must(bench.streams->wait(bench.backend, bench.stream), name);
+    for (;; count *= 4) {
+        double start = seconds();
+        for (unsigned i = 0; i < count; i++)
+            queue(data);
+        bench_must(bench.streams->wait(bench.backend, bench.stream), name);
+        double took = seconds() - start;
+        if (took > (bench.is_short ? 0.001 : 0.2) || count > 100000)
+            return took / count;
+    }
+}
 
 static void print_share(double speed, double of) {
     if (of > 0)
@@ -104,40 +110,57 @@ static void print_share(double speed, double of) {
         printf(" - |");
 }
 
-/* Queues an operation for a while; bytes a second. `bytes` are those of one. */
-static double measure(const char *name, const char *shape, double bytes, void (*queue)(void *data), void *data) {
-    unsigned count = 1;
-    double start, took;
-    queue(data); /* whatever is done once */
-    must(streams->wait(backend, stream), name);
-    for (;; count *= 4) {
-        start = seconds();
-        for (unsigned i = 0; i < count; i++)
-            queue(data);
-        must(streams->wait(backend, stream), name);
-        took = seconds() - start;
-        if (took > (is_short ? 0.001 : 0.2) || count > 100000)
-            break;
-    }
-    double speed = bytes * count / took;
-    printf("| %s | %s | %.2f | %.1f | %.1f |", name, shape, bytes / 1e6, took / count * 1e6, speed / 1e9);
-    print_share(speed, copy_speed > 0 ? copy_speed : speed);
-    print_share(speed, nominal_speed);
+void bench_row(const char *name, const char *shape, double bytes, double took) {
+    printf("| %s | %s | %.2f | %.1f | %.1f |", name, shape, bytes / 1e6, took * 1e6, bytes / took / 1e9);
+    print_share(bytes / took, bench.copy_speed);
+    print_share(bytes / took, bench.nominal_speed);
     printf("\n");
     fflush(stdout);
-    return speed;
 }
 
-static void *memory_new(size_t bytes) {
+static void measure(const char *name, const char *shape, double bytes, void (*queue)(void *data), void *data) {
+    bench_row(name, shape, bytes, bench_time(name, queue, data));
+}
+
+void *bench_memory_new(size_t bytes) {
     void *memory;
-    must(streams->memory_new(backend, KERNEL_MEMORY_DEVICE, bytes, &memory), "memory");
-    must(streams->fill_zero(backend, memory, bytes, stream), "memory");
+    bench_must(bench.streams->memory_new(bench.backend, KERNEL_MEMORY_DEVICE, bytes, &memory), "memory");
+    bench_must(bench.streams->fill_zero(bench.backend, memory, bytes, bench.stream), "memory");
     return memory;
 }
 
-static void memory_free(void *memory) {
-    must(streams->wait(backend, stream), "memory");
-    streams->memory_free(backend, KERNEL_MEMORY_DEVICE, memory);
+void bench_memory_free(void *memory) {
+    bench_must(bench.streams->wait(bench.backend, bench.stream), "memory");
+    bench.streams->memory_free(bench.backend, KERNEL_MEMORY_DEVICE, memory);
+}
+
+/* ---------- what was measured on ---------- */
+
+/* The release of the driver's package, where the kernel says it. */
+static void driver_release(char *ret, size_t bytes) {
+    FILE *f = fopen("/sys/module/nvidia/version", "re");
+    if (!f || !fgets(ret, (int)bytes, f))
+        snprintf(ret, bytes, "of unknown release");
+    ret[strcspn(ret, "\n")] = 0;
+    if (f)
+        fclose(f);
+}
+
+static void print_head(void) {
+    int version = 0;
+    char release[64], day[16];
+    time_t now = time(NULL);
+    const struct cuda_driver *d;
+    bench_must(cuda_driver_load(&d), "driver");
+    (void)d->driver_version(&version);
+    driver_release(release, sizeof release);
+    strftime(day, sizeof day, "%Y-%m-%d", gmtime(&now));
+    printf("%s, driver %s (CUDA %d.%d), %s. Copying reads and writes %.0f GB/s", bench.backend->path, release,
+           version / 1000, version % 1000 / 10, day, bench.copy_speed / 1e9);
+    if (bench.nominal_speed > 0)
+        printf(", %.0f %% of %.0f GB/s nominal", 100 * bench.copy_speed / bench.nominal_speed,
+               bench.nominal_speed / 1e9);
+    printf(".\n\n| operation | shape | MB | µs | GB/s | of the copy | of nominal |\n|---|---|---|---|---|---|---|\n");
 }
 
 /* ---------- memory ---------- */
@@ -149,24 +172,37 @@ struct blocks {
 
 static void queue_copy(void *data) {
     const struct blocks *b = data;
-    must(backend->copy(backend, b->to, b->from, b->bytes), "copy");
+    bench_must(bench.backend->copy(bench.backend, b->to, b->from, b->bytes), "copy");
 }
 
 static void queue_zero(void *data) {
     const struct blocks *b = data;
-    must(streams->fill_zero(backend, b->to, b->bytes, stream), "fill");
+    bench_must(bench.streams->fill_zero(bench.backend, b->to, b->bytes, bench.stream), "fill");
 }
 
-static void bench_memory(void) {
-    struct blocks b = {.bytes = (size_t)(is_short ? 2 : 512) << 20};
+/* As the daemon gets its memory: allocated, zeroed by a kernel, waited for; and given back. */
+static void renew_segment(void *data) {
+    const struct blocks *b = data;
+    struct kernel_segment *segment;
+    bench_must(bench.backend->segment_new(bench.backend, KERNEL_ACCESS_FRESH, b->bytes, &segment), "segment");
+    bench.backend->segment_free(bench.backend, segment);
+}
+
+static void print_memory(void) {
+    struct blocks b = {.bytes = (size_t)(bench.is_short ? 2 : 512) << 20};
+    double bytes = (double)b.bytes;
     char shape[64];
-    b.to = memory_new(b.bytes);
-    b.from = memory_new(b.bytes);
+    b.to = bench_memory_new(b.bytes);
+    b.from = bench_memory_new(b.bytes);
     snprintf(shape, sizeof shape, "%zu MiB", b.bytes >> 20);
-    copy_speed = measure("copy (by the driver)", shape, 2.0 * (double)b.bytes, queue_copy, &b);
-    measure("zero (by the driver)", shape, (double)b.bytes, queue_zero, &b);
-    memory_free(b.to);
-    memory_free(b.from);
+    double took = bench_time("copy", queue_copy, &b);
+    bench.copy_speed = 2 * bytes / took;
+    print_head();
+    bench_row("copy, by the driver", shape, 2 * bytes, took);
+    measure("zero, by the driver", shape, bytes, queue_zero, &b);
+    bench_memory_free(b.to);
+    bench_memory_free(b.from);
+    measure("segment: new, zeroed, freed", shape, bytes, renew_segment, &b);
 }
 
 /* ---------- rows on the move ---------- */
@@ -187,8 +223,8 @@ struct heads {
 /* Fresh rows into slots all over the pages; rows of the last page over slots of the others. */
 static void heads_moves(struct heads *h) {
     uint32_t slots = h->pages * SCISSOR_PAGE_ROWS;
-    h->settle_moves = need(calloc(FRESH_ROWS, sizeof *h->settle_moves));
-    h->shrink_moves = need(calloc(FRESH_ROWS, sizeof *h->shrink_moves));
+    h->settle_moves = bench_need(calloc(FRESH_ROWS, sizeof *h->settle_moves));
+    h->shrink_moves = bench_need(calloc(FRESH_ROWS, sizeof *h->shrink_moves));
     for (uint32_t i = 0; i < FRESH_ROWS; i++) {
         h->settle_moves[i] = (struct kernel_move){i, i * (slots / FRESH_ROWS)};
         h->shrink_moves[i] = (struct kernel_move){slots - 1 - i, i * ((slots - SCISSOR_PAGE_ROWS) / FRESH_ROWS)};
@@ -198,14 +234,14 @@ static void heads_moves(struct heads *h) {
 static struct heads heads_new(uint32_t count, uint32_t pages) {
     struct heads h = {.count = count, .pages = pages};
     size_t page = layout_page_bytes(KERNEL_F16, HEAD_DIM), fresh = layout_area_bytes(2, FRESH_ROWS, HEAD_DIM);
-    h.memory = memory_new(count * (fresh + pages * page));
-    h.rows = memory_new((size_t)2 * FRESH_ROWS * count * HEAD_DIM * 2);
-    h.page_list = need(calloc((size_t)count * pages, sizeof *h.page_list));
-    h.settle = need(calloc(count, sizeof *h.settle));
-    h.shrink = need(calloc(count, sizeof *h.shrink));
-    h.append = need(calloc(count, sizeof *h.append));
-    h.norms = need(calloc(count, sizeof *h.norms));
-    h.norm = need(calloc((size_t)count * FRESH_ROWS, sizeof *h.norm));
+    h.memory = bench_memory_new(count * (fresh + pages * page));
+    h.rows = bench_memory_new((size_t)2 * FRESH_ROWS * count * HEAD_DIM * 2);
+    h.page_list = bench_need(calloc((size_t)count * pages, sizeof *h.page_list));
+    h.settle = bench_need(calloc(count, sizeof *h.settle));
+    h.shrink = bench_need(calloc(count, sizeof *h.shrink));
+    h.append = bench_need(calloc(count, sizeof *h.append));
+    h.norms = bench_need(calloc(count, sizeof *h.norms));
+    h.norm = bench_need(calloc((size_t)count * FRESH_ROWS, sizeof *h.norm));
     heads_moves(&h);
     for (uint32_t i = 0; i < count; i++) {
         char *mine = h.memory + i * (fresh + pages * page), *k = h.rows + (size_t)i * HEAD_DIM * 2;
@@ -231,8 +267,8 @@ static struct heads heads_new(uint32_t count, uint32_t pages) {
 }
 
 static void heads_free(struct heads *h) {
-    memory_free(h->memory);
-    memory_free(h->rows);
+    bench_memory_free(h->memory);
+    bench_memory_free(h->rows);
     free(h->page_list);
     free(h->settle_moves);
     free(h->shrink_moves);
@@ -243,136 +279,52 @@ static void heads_free(struct heads *h) {
     free(h->norm);
 }
 
+/* Sessions whose rows are moved in turn. */
+struct sets {
+    struct heads heads[SETS];
+    unsigned turn;
+};
+
+static struct heads *next_heads(void *data) {
+    struct sets *s = data;
+    return &s->heads[s->turn++ % SETS];
+}
+
 static void queue_append(void *data) {
-    const struct heads *h = data;
-    must(streams->append(backend, h->append, h->count, stream), "append");
+    const struct heads *h = next_heads(data);
+    bench_must(bench.streams->append(bench.backend, h->append, h->count, bench.stream), "append");
 }
 
 static void queue_settle(void *data) {
-    const struct heads *h = data;
-    must(backend->settle(backend, h->settle, h->count), "settle");
+    const struct heads *h = next_heads(data);
+    bench_must(bench.backend->settle(bench.backend, h->settle, h->count), "settle");
 }
 
 static void queue_shrink(void *data) {
-    const struct heads *h = data;
-    must(backend->shrink(backend, h->shrink, h->count), "shrink");
+    const struct heads *h = next_heads(data);
+    bench_must(bench.backend->shrink(bench.backend, h->shrink, h->count), "shrink");
 }
 
 /* The one that is waited for each time. */
 static void queue_norms(void *data) {
-    const struct heads *h = data;
-    must(backend->v_norms(backend, h->norms, h->count), "v_norms");
+    const struct heads *h = next_heads(data);
+    bench_must(bench.backend->v_norms(bench.backend, h->norms, h->count), "v_norms");
 }
 
-static void bench_rows(void) {
-    struct heads h = heads_new(is_short ? 4 : 256, is_short ? 3 : 13);
-    double bytes = (double)h.count * FRESH_ROWS * HEAD_DIM * 2 * 2 * 2; /* K and V, read and written, of two bytes */
+static void print_rows(void) {
+    struct sets s = {.turn = 0};
+    uint32_t count = bench.is_short ? 4 : 256;
+    double bytes = (double)count * FRESH_ROWS * HEAD_DIM * 2 * 2 * 2; /* K and V, read and written, of two bytes */
     char shape[64];
-    snprintf(shape, sizeof shape, "%u heads, %u rows, d %u, f16", h.count, FRESH_ROWS, HEAD_DIM);
-    measure("append", shape, bytes, queue_append, &h);
-    measure("settle", shape, bytes, queue_settle, &h);
-    measure("shrink", shape, bytes, queue_shrink, &h);
-    measure("v_norms, waited for", shape, bytes / 4, queue_norms, &h);
-    heads_free(&h);
-}
-
-/* ---------- attention ---------- */
-
-struct attention {
-    uint32_t items, settled, rows, group;
-    uint8_t dtype;
-    bool planes;
-    char *pages, *fresh, *vectors; /* vectors: q, out and planes */
-    void **page_list;
-    struct kernel_attend *item;
-    void *workspace;
-};
-
-static size_t attention_vectors(const struct attention *a) {
-    return (size_t)a->rows * a->group * HEAD_DIM;
-}
-
-static void attention_items(struct attention *a) {
-    size_t page = layout_page_bytes(a->dtype, HEAD_DIM), list = layout_pages_of_rows(a->settled);
-    size_t fresh_rows = (a->rows + 15) / 16 * 16;
-    size_t fresh = layout_area_bytes((uint32_t)kernel_dtype_size(a->dtype), (uint32_t)fresh_rows, HEAD_DIM);
-    size_t q = attention_vectors(a), visible = (a->settled + a->rows + 3) / 4 * 4, each = 2 * q + 3 * visible;
-    a->pages = memory_new(a->items * list * page);
-    a->fresh = memory_new(a->items * fresh);
-    a->vectors = memory_new(a->items * each * sizeof(float));
-    a->page_list = need(calloc(a->items * list, sizeof *a->page_list));
-    a->item = need(calloc(a->items, sizeof *a->item));
-    for (uint32_t i = 0; i < a->items; i++) {
-        float *at = (float *)a->vectors + i * each;
-        for (size_t p = 0; p < list; p++)
-            a->page_list[i * list + p] = a->pages + (i * list + p) * page;
-        a->item[i] = (struct kernel_attend){.pages = (const void *const *)a->page_list + i * list,
-                                            .settled_rows = a->settled,
-                                            .fresh = a->fresh + i * fresh,
-                                            .fresh_rows = (uint32_t)fresh_rows,
-                                            .rows = a->rows,
-                                            .q_heads = a->group,
-                                            .head_dim = HEAD_DIM,
-                                            .compute_dtype = a->dtype,
-                                            .storage_dtype = a->dtype,
-                                            .scale = 0.1f,
-                                            .q = at,
-                                            .out = at + q,
-                                            .q_row_stride = (size_t)a->group * HEAD_DIM,
-                                            .mass = a->planes ? at + 2 * q : NULL,
-                                            .hits = a->planes ? at + 2 * q + visible : NULL,
-                                            .last = a->planes ? at + 2 * q + 2 * visible : NULL};
-    }
-}
-
-static void queue_attend(void *data) {
-    const struct attention *a = data;
-    must(streams->attend(backend, a->item, a->items, a->workspace, stream), "attend");
-}
-
-static void bench_attention(struct attention a) {
-    char shape[96];
-    attention_items(&a);
-    a.workspace = memory_new(streams->attend_workspace(backend, a.item, a.items));
-    double rows = (double)a.settled + a.rows, size = (double)kernel_dtype_size(a.dtype);
-    /* Of the planes mass and hits are read, too. */
-    double bytes = a.items * (rows * HEAD_DIM * 2 * size + 2.0 * (double)attention_vectors(&a) * 4 +
-                              (a.planes ? 5 * rows * 4 : 0));
-    snprintf(shape, sizeof shape, "%u items, %u rows, %u query row%s of %u head%s, %s%s", a.items, a.settled, a.rows,
-             a.rows == 1 ? "" : "s", a.group, a.group == 1 ? "" : "s",
-             a.dtype == KERNEL_F32   ? "f32"
-             : a.dtype == KERNEL_F16 ? "f16"
-                                     : "bf16",
-             a.planes ? ", scores" : "");
-    measure(a.rows == 1 ? "attend (decode)" : "attend (prefill)", shape, bytes, queue_attend, &a);
-    memory_free(a.workspace);
-    memory_free(a.pages);
-    memory_free(a.fresh);
-    memory_free(a.vectors);
-    free(a.page_list);
-    free(a.item);
-}
-
-static void bench_attentions(void) {
-    static const struct attention all[] = {
-        {.items = 256, .settled = 4096, .rows = 1, .group = 1, .dtype = KERNEL_F16},
-        {.items = 256, .settled = 4096, .rows = 1, .group = 4, .dtype = KERNEL_F16},
-        {.items = 256, .settled = 4096, .rows = 1, .group = 4, .dtype = KERNEL_F16, .planes = true},
-        {.items = 256, .settled = 4096, .rows = 1, .group = 8, .dtype = KERNEL_F16, .planes = true},
-        {.items = 256, .settled = 4096, .rows = 1, .group = 4, .dtype = KERNEL_BF16, .planes = true},
-        {.items = 256, .settled = 4096, .rows = 1, .group = 4, .dtype = KERNEL_F32, .planes = true},
-        {.items = 8, .settled = 4096, .rows = 1, .group = 4, .dtype = KERNEL_F16, .planes = true},
-        {.items = 8, .settled = 4096, .rows = 512, .group = 4, .dtype = KERNEL_F16, .planes = true},
-    };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        struct attention a = all[i];
-        if (is_short) {
-            a.items = 2;
-            a.settled = 100;
-            a.rows = a.rows == 1 ? 1 : 20;
-        }
-        bench_attention(a);
-    }
+    for (unsigned i = 0; i < SETS; i++)
+        s.heads[i] = heads_new(count, bench.is_short ? 3 : 13);
+    snprintf(shape, sizeof shape, "%u heads, %u rows, d %u, f16", count, FRESH_ROWS, HEAD_DIM);
+    measure("append", shape, bytes, queue_append, &s);
+    measure("settle", shape, bytes, queue_settle, &s);
+    measure("shrink", shape, bytes, queue_shrink, &s);
+    measure("v_norms, waited for", shape, bytes / 4, queue_norms, &s);
+    for (unsigned i = 0; i < SETS; i++)
+        heads_free(&s.heads[i]);
 }
 
 /* ---------- the program ---------- */
@@ -384,31 +336,29 @@ static int print_table(void) {
         fprintf(stderr, "%s\n", cuda_why());
         return 77;
     }
-    nominal_speed = nominal(d->driver, d->ordinal) * 1e9;
+    bench.nominal_speed = nominal(d->driver, d->ordinal) * 1e9;
     cuda_device_close(d);
-    backend = kernel_backend_open("cuda", why, sizeof why);
-    if (!backend) {
+    bench.backend = kernel_backend_open("cuda", why, sizeof why);
+    if (!bench.backend) {
         fprintf(stderr, "%s\n", why);
         return 1;
     }
-    streams = backend->streams;
-    stream = streams->own(backend);
-    if (is_short)
+    bench.streams = bench.backend->streams;
+    bench.stream = bench.streams->own(bench.backend);
+    if (bench.is_short)
         printf("Short: these times mean nothing.\n\n");
-    printf("%s\n\n| operation | shape | MB | µs | GB/s | of the copy | of nominal |\n|---|---|---|---|---|---|---|\n",
-           backend->path);
-    bench_memory();
-    bench_rows();
-    bench_attentions();
-    kernel_backend_close(backend);
+    print_memory();
+    print_rows();
+    bench_attention();
+    kernel_backend_close(bench.backend);
     return 0;
 }
 
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "devices"))
         return print_devices();
-    is_short = argc == 2 && !strcmp(argv[1], "--short");
-    if (argc > 1 && !is_short) {
+    bench.is_short = argc == 2 && !strcmp(argv[1], "--short");
+    if (argc > 1 && !bench.is_short) {
         fprintf(stderr, "usage: bench [devices | --short]\n");
         return 2;
     }

@@ -1,44 +1,53 @@
 #!/usr/bin/env bash
 # What a machine with a GPU is for: the kernels' own tests and the backend's on its device, processes that share it, the
-# system tests with their daemons on it, all of the first again under compute-sanitizer where there is one, and the
-# benchmark, as a table for the README.
+# system tests with their daemons on it, a model's text from it against the host's, the kernels' tests again under
+# compute-sanitizer where there is one, and the benchmark, as tables for the README.
 #
 #   tests/gpu/check.sh [--fake] [PROGRAM...]    system tests, below $BUILD/tests
 #
-# Exit status 77 with the reason where there is no GPU or no driver. --fake: on the driver in tests/fakecuda, with a
-# benchmark of next to nothing, to show that all of this works.
-set -u
+# The tables come last, after the counts of all tests, and why some were skipped. Exit status 77 with the reason where
+# there is no GPU or no driver. MODEL is the test model's file, fetched if it is not there. --fake: on the driver in
+# tests/fakecuda as if it were a real one, all in short, to show that this works.
+set -uo pipefail
 cd "$(dirname "$0")/../.."
 build=$(realpath "${BUILD:-build}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export SCISSOR_TEST_DEVICE=cuda
+export SCISSOR_TEST_DEVICE=cuda SCISSOR_TEST_GPU=1
 bench=("$build/tests/gpu/bench")
 short=
 if [ "${1:-}" = --fake ]; then
     shift
-    bench=(env LD_LIBRARY_PATH="$build/tests/fakecuda" FAKECUDA_DIR="$work" "${bench[@]}")
     short=--short
-    # What is late is not what is to be shown.
-    export FAKECUDA_DELAY_US=20
-else
-    export SCISSOR_TEST_GPU=1
+    # The benchmark is watched by the emulator; what is late is not what is to be shown.
+    export FAKECUDA_DIR=$work/gpu FAKECUDA_DELAY_US=20 TEXT_SHORT=1
+    mkdir "$FAKECUDA_DIR"
+    bench=(env "LD_LIBRARY_PATH=$build/tests/fakecuda" "${bench[@]}")
+    export LD_LIBRARY_PATH=$build/tests/fakecuda/unwatched
 fi
 
-"${bench[@]}" devices || {
+"${bench[@]}" devices 2>"$work/why" || {
     status=$?
-    echo "gpu-check: no GPU to check on"
+    echo "gpu-check: no GPU to check on: $(tail -n 1 "$work/why")"
     exit $status
 }
-kernels=("$build"/tests/gpu/test_cuda_{move,attend} "$build/tests/system/test_cuda_work")
+export MODEL=${MODEL:-${XDG_CACHE_HOME:-$HOME/.cache}/scissord/SmolLM2-135M-Instruct.Q4_1.gguf}
+[ -n "$short" ] || tests/fetch-model.sh "$MODEL"
+
 status=0
-echo
-tests/run.sh "${kernels[@]}" "$build/tests/gpu/test_processes" "${@/#/$build/tests/}" | tee "$work/log" || status=1
-[ "${PIPESTATUS[0]}" -eq 0 ] || status=1
+run() {
+    echo
+    tests/run.sh "$@" | tee -a "$work/log" || status=1
+}
+
+kernels=("$build"/tests/gpu/test_cuda_{move,attend} "$build/tests/system/test_cuda_work")
+run "${kernels[@]}" "$build/tests/gpu/test_processes" "${@/#/$build/tests/}" "$PWD/tests/gpu/text.sh"
 
 # A program of its own for each, as run.sh takes no arguments.
 sanitizer=$(command -v compute-sanitizer /usr/local/cuda/bin/compute-sanitizer | head -n 1)
-if [ -n "$sanitizer" ] && [ -z "$short" ]; then
+if [ -n "$short" ]; then
+    echo "a fake driver has no compute-sanitizer"
+elif [ -n "$sanitizer" ]; then
     mkdir -p "$work/tests"
     for tool in memcheck racecheck synccheck; do
         for program in "${kernels[@]}"; do
@@ -47,12 +56,18 @@ if [ -n "$sanitizer" ] && [ -z "$short" ]; then
         done
     done
     chmod +x "$work"/tests/*
-    echo
-    TEST_SECONDS=1200 tests/run.sh "$work"/tests/* || status=1
+    TEST_SECONDS=1200 run "$work"/tests/*
 else
-    echo "no compute-sanitizer${short:+ on a fake driver}: races and bounds on the device are left to the emulator"
+    printf '%s\n' "    skipped: there is no compute-sanitizer: races and bounds are left to the emulator" \
+        "0 passed, 0 failed, 1 skipped" | tee -a "$work/log"
 fi
 
+"${bench[@]}" $short >"$work/tables" || status=1
 echo
-"${bench[@]}" $short || status=1
+sed -nE 's/^    skipped: /skipped: /p' "$work/log" | sort | uniq -c
+awk '/^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/ {p += $1; f += $3; s += $5}
+     END {printf "gpu-check: %d passed, %d failed, %d skipped\n", p, f, s}' "$work/log"
+[ $status -eq 0 ] || echo "gpu-check: something failed: see above"
+echo
+cat "$work/tables"
 exit $status
