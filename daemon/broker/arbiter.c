@@ -50,12 +50,20 @@ static uint64_t quarantined(const struct session_group *g) {
     return bytes < lent ? bytes : lent;
 }
 
-uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool) {
+/* What clients that have just been told to close it will release. One that has not done so in time may never do it. */
+static uint64_t waits_for_release(const struct broker *b, const struct pool *pool) {
     uint64_t bytes = 0;
     const struct session *s;
+    DL_FOREACH(b->sessions, s)
+    for (uint32_t i = 0; s->pool == pool && s->releasing && !s->ending && i < s->group_count; i++)
+        bytes += quarantined(&s->groups[i]);
+    return bytes;
+}
+
+uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool) {
+    uint64_t bytes = waits_for_release(b, pool);
+    const struct session *s;
     DL_FOREACH(b->sessions, s) {
-        for (uint32_t i = 0; s->pool == pool && s->releasing && !s->ending && i < s->group_count; i++)
-            bytes += quarantined(&s->groups[i]);
         if (s->pool != pool || !s->job.running || s->job.kind == JOB_OPEN)
             continue;
         if (s->ending && !(s->job.kind == JOB_CLOSE && s->job.take_lease))
@@ -184,16 +192,6 @@ uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool) {
     return first;
 }
 
-/* What is in quarantine. */
-static uint64_t waits_for_release(const struct broker *b, const struct pool *pool) {
-    uint64_t bytes = 0;
-    const struct session *s;
-    DL_FOREACH(b->sessions, s)
-    for (uint32_t i = 0; s->pool == pool && !s->ending && i < s->group_count; i++)
-        bytes += quarantined(&s->groups[i]);
-    return bytes;
-}
-
 /* What the group's job, if it has one, will give back. */
 static uint64_t job_gives(const struct session *s, uint32_t group) {
     return s->job.running ? gives_at(&s->groups[group], s->job.groups[group].target_pages) : 0;
@@ -220,7 +218,6 @@ static uint64_t can_give(const struct broker *b, const struct reach *reach) {
 
 void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64_t now) {
     struct reach reach = {.pool = pool, .idle_only = true, .below = INFINITY, .now = now};
-    bytes = minus(bytes, waits_for_release(b, pool));
     /* Those who can give at once do so even if busy ones have been asked before: somebody waits. */
     if (can_give(b, &reach) < bytes) {
         reach.idle_only = false;

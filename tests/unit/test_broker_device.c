@@ -226,6 +226,39 @@ static void test_shrink_is_put_off(void **state) {
     assert_int_equal(stat_of(1).waiting, 0);
 }
 
+/* What a client is told to close and does not is missing for good: others give it, then. */
+static void test_one_that_does_not_release(void **state) {
+    (void)state;
+    rig_init_gpu(&rig, 16 * MIB, 20 * MIB);
+    int deaf = rig_connect(&rig), other = rig_connect(&rig);
+    struct proto_open spec = rig_spec(2, 2, 256, 64, 64 + 128, 2000, "streaming");
+    spec.pool = 1;
+    int a = rig_open_now(&rig, deaf, &spec), b = rig_open_now(&rig, other, &spec);
+    for (int k = 0; k < 12; k++) {
+        settle(a);
+        settle(b);
+    }
+    spec = four_mib(1);
+    spec.wait_ms = 60000;
+    int c = rig_open(&rig, other, &spec);
+    rig_jobs(&rig);
+    uint64_t taken = stat_of(1).reclaims;
+    assert_true(taken > 0 && rig.sessions[a].release_count == taken && rig.sessions[b].release_count == 0);
+    for (int k = 0; k < 15; k++) { /* it may be on its way */
+        rig_pass(&rig, 10 * MS);
+        rig_jobs(&rig);
+    }
+    assert_int_equal(stat_of(1).reclaims, taken);
+    for (int k = 0; k < 100; k++) {
+        rig_pass(&rig, 10 * MS);
+        rig_jobs(&rig);
+    }
+    assert_true(rig.sessions[b].release_count > 0 && !rig.sessions[c].opened);
+    rig_released(&rig, b);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[c].opened);
+}
+
 /* ---------- quarantine ---------- */
 
 static void test_dead_connection(void **state) {
@@ -496,6 +529,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_settle_waits_for_the_step, teardown),
         cmocka_unit_test_teardown(test_lost_scores_are_not_forgotten, teardown),
         cmocka_unit_test_teardown(test_shrink_is_put_off, teardown),
+        cmocka_unit_test_teardown(test_one_that_does_not_release, teardown),
         cmocka_unit_test_teardown(test_dead_connection, teardown),
         cmocka_unit_test_teardown(test_dead_process, teardown),
         cmocka_unit_test_teardown(test_operator, teardown),
