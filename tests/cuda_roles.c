@@ -119,3 +119,27 @@ int cuda_roles_main(int argc, char **argv, const char *group, const struct cuda_
             roles[i].run(argv[1]);
     return 1;
 }
+
+/* ---------- the whole program again ---------- */
+
+#define AGAIN_MS 270000
+
+int cuda_again_main(char **argv, int (*tests)(void)) {
+    char directory[64], path[256];
+    const char *const again[] = {argv[0], NULL};
+    pid_t pid;
+    int status;
+    if (getenv("SCISSOR_TEST_GPU") || getenv("FAKECUDA_DIR"))
+        return tests();
+    if (!kernel_cuda_has_kernels()) {
+        puts("SKIP: this program was built without nvcc and has no kernels to launch\n"
+             "[  SKIPPED ] 1 test(s), listed below:");
+        return 0;
+    }
+    if (harness_directory(directory, sizeof directory) < 0)
+        return 1;
+    snprintf(path, sizeof path, "%s", harness_program("tests/fakecuda"));
+    setenv("LD_LIBRARY_PATH", path, 1);
+    setenv("FAKECUDA_DIR", directory, 1);
+    return harness_spawn(again, NULL, &pid) < 0 || harness_wait(pid, AGAIN_MS, &status) < 0 ? 1 : status;
+}

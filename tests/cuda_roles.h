@@ -32,6 +32,11 @@ struct cuda_role {
     bool unwatched;   /* on the driver that does not watch its kernels */
 };
 
+/* Runs `tests` in this process where a GPU is wanted (SCISSOR_TEST_GPU) or the driver in tests/fakecuda is there
+ * already, else in this program, started again without arguments on a fresh directory of that driver's devices. Skips
+ * where the program has no kernels. */
+int cuda_again_main(char **argv, int (*tests)(void));
+
 int cuda_roles_main(int argc, char **argv, const char *group, const struct cuda_role *roles, size_t count);
 
 /* ---------- what roles are made of ---------- */

@@ -82,7 +82,7 @@ static int load(void) {
     void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!library) {
         const char *error = dlerror();
-        return cuda_fail(-ENODEV, "no NVIDIA driver: %s; use the host backend", error ? error : LIBRARY);
+        return cuda_fail(-ENODEV, "no NVIDIA driver: %s", error ? error : LIBRARY);
     }
     missing = look_up(library, &driver.table);
     if (missing) {

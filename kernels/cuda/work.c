@@ -55,7 +55,7 @@ void cuda_work_deinit(struct cuda_work *w) {
 /* cuda_device_enter() of a program that has kernels. */
 static int enter(struct cuda_work *w) {
     if (!w->functions.module)
-        return cuda_fail(-ENOTSUP, "this program was built without nvcc and has no kernels; use the host backend");
+        return cuda_fail(-ENOTSUP, "this program was built without nvcc and has no kernels for a GPU");
     return cuda_device_enter(w->device);
 }
 

@@ -540,25 +540,9 @@ static int play(const char *role, const char *directory) {
 }
 
 int main(int argc, char **argv) {
-    char directory[64], path[256];
     harness_init(280);
     self = argv[0];
     if (argc == 3)
         return play(argv[1], argv[2]);
-    if (getenv("SCISSOR_TEST_GPU") || getenv("FAKECUDA_DIR"))
-        return tests_on_device();
-    if (!kernel_cuda_has_kernels()) {
-        puts("SKIP: this program was built without nvcc and has no kernels to launch\n"
-             "[  SKIPPED ] 1 test(s), listed below:");
-        return 0;
-    }
-    if (harness_directory(directory, sizeof directory) < 0)
-        return 1;
-    snprintf(path, sizeof path, "%s", harness_program("tests/fakecuda"));
-    setenv("LD_LIBRARY_PATH", path, 1);
-    setenv("FAKECUDA_DIR", directory, 1);
-    const char *const again[] = {argv[0], NULL};
-    pid_t pid;
-    int status;
-    return harness_spawn(again, NULL, &pid) < 0 || harness_wait(pid, 270000, &status) < 0 ? 1 : status;
+    return cuda_again_main(argv, tests_on_device);
 }

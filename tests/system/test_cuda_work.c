@@ -16,6 +16,7 @@
 
 #include "backend.h"
 #include "cuda/cuda_backend.h"
+#include "cuda_roles.h"
 #include "harness.h"
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
@@ -539,22 +540,7 @@ static int on_device(void) {
 }
 
 int main(int argc, char **argv) {
-    char directory[64], path[256];
     (void)argc;
     harness_init(240);
-    if (getenv("SCISSOR_TEST_GPU") || getenv("FAKECUDA_DIR"))
-        return on_device();
-    if (!kernel_cuda_has_kernels()) {
-        puts("SKIP: this program was built without nvcc and has no kernels to launch\n"
-             "[  SKIPPED ] 1 test(s), listed below:");
-        return 0;
-    }
-    if (harness_directory(directory, sizeof directory) < 0)
-        return 1;
-    snprintf(path, sizeof path, "%s", harness_program("tests/fakecuda"));
-    setenv("LD_LIBRARY_PATH", path, 1);
-    setenv("FAKECUDA_DIR", directory, 1);
-    const char *const again[] = {argv[0], NULL};
-    int status;
-    return harness_run(again, NULL, &status) < 0 ? 1 : status;
+    return cuda_again_main(argv, on_device);
 }

@@ -1,5 +1,6 @@
 /* test_daemon.c - starting and ending the real scissord: options, directory, lock, signals, and what it leaves. */
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -73,6 +74,22 @@ static void test_bad_options(void **state) {
     assert_int_equal(run_daemon(text, sizeof text, "bogus", NULL, NULL), 2);
     /* Only with a directory it is the internal one. */
     assert_int_equal(run_daemon(text, sizeof text, "--front", NULL, NULL), 2);
+}
+
+/* The same program runs where there is no driver, and says what to do. */
+static void test_no_driver(void **state) {
+    (void)state;
+    char text[1024];
+    void *library = dlopen("libcuda.so.1", RTLD_LAZY);
+    if (library) {
+        print_message("SKIP: there is a driver\n");
+        skip();
+    }
+    assert_int_equal(run_daemon(text, sizeof text, "--device", "cuda", NULL), 1);
+    assert_true(strstr(text, "no NVIDIA driver: libcuda.so.1") || strstr(text, "built without nvcc"));
+    assert_non_null(strstr(text, "use --device host"));
+    assert_int_equal(run_daemon(text, sizeof text, "--device", "tpu", NULL), 1);
+    assert_non_null(strstr(text, "\"tpu\" is no device"));
 }
 
 static void test_bad_directories(void **state) {
@@ -329,6 +346,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_help_and_version),
         cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_no_driver),
         cmocka_unit_test(test_bad_directories),
         cmocka_unit_test(test_front_cannot_start),
         cmocka_unit_test(test_files),
