@@ -319,8 +319,8 @@ static void test_on_a_device(void **state) {
     (void)state;
     on_gpu = true;
     shrinks = settles = appended = copied = 0;
-    for (seed = 201; seed <= 206; seed++)
-        run(14 + seed % 4 * 4, 320);
+    for (seed = 201; seed <= 208; seed++)
+        run(10 + seed % 4 * 4, 320);
     printf("%" PRIu64 " settles, %" PRIu64 " shrinks, %" PRIu64 " rows appended, %" PRIu64 " bytes of pages moved\n",
            settles, shrinks, appended, copied);
     assert_true(shrinks > 0 && copied > 0);
