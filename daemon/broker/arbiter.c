@@ -97,8 +97,16 @@ struct reach {
     uint64_t now;
 };
 
+/* Its client has not closed in time what was taken from it: to take more would bring nothing. */
+static bool owes(const struct session *s) {
+    bool left = false;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        left |= s->groups[i].quarantined > 0;
+    return left && !s->releasing;
+}
+
 static bool may_take(const struct session *s, const struct reach *reach) {
-    if (s->pool != reach->pool || s == reach->except)
+    if (s->pool != reach->pool || s == reach->except || owes(s))
         return false;
     return reach->idle_only ? is_idle(s) && reach->now >= s->shrink_after : can_be_asked(s);
 }
