@@ -17,7 +17,7 @@
 /* Time-out of whatever waits for a process, in ms. Generous: sanitized builds on a busy machine are slow. */
 #define HARNESS_PATIENCE_MS 20000
 
-/* Ends the program with status 124 after `seconds`. */
+/* Ends the program with status 124 after `seconds`, or $TEST_SECONDS if that is longer. */
 void harness_init(unsigned seconds);
 
 uint64_t harness_now_ns(void); /* CLOCK_MONOTONIC */
