@@ -104,6 +104,11 @@ $(BUILD)/%.o: %.c
 NVCC ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 NVCC := $(NVCC)
 CUDA_ARCHS ?= 75 90
+# To be checked on, this machine's devices have code of their own, as far as the compiler knows them.
+ifneq ($(filter gpu-check,$(MAKECMDGOALS)),)
+CUDA_ARCHS := $(CUDA_ARCHS) $(filter $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch 2>/dev/null)),\
+	$(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d .))
+endif
 CUDA_LIST := $(shell printf '%s\n' $(if $(filter all,$(CUDA_ARCHS)),75 80 86 89 90 100 120,$(CUDA_ARCHS)) | sort -nu)
 CUDA_NEWEST := $(lastword $(CUDA_LIST))
 NVCC_FLAGS := -Ikernels $(if $(WERROR),-Werror all-warnings) --threads 0 \

@@ -2,6 +2,7 @@
  * that the program says it has; or, without nvcc, nothing, and the program says so. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,8 +20,13 @@ struct fat_header {
 };
 #define FAT_MAGIC 0xba55ed50u
 
+/* Without nvcc there is none, or one that has only the kernels' names, for the driver of the tests. */
+static bool compiled(void) {
+    return strstr(kernel_cuda_image_archs(), "sm_");
+}
+
 static void need_image(void) {
-    if (kernel_cuda_image_bytes)
+    if (compiled())
         return;
     print_message("SKIP: built without nvcc\n");
     skip();
@@ -69,7 +75,8 @@ static void test_text(void **state) {
     (void)state;
     assert_ptr_equal(kernel_backend_built(said, sizeof said), said);
     if (kernel_cuda_image_bytes) {
-        assert_non_null(strstr(kernel_cuda_image_archs(), ", PTX compute_"));
+        if (compiled())
+            assert_non_null(strstr(kernel_cuda_image_archs(), ", PTX compute_"));
         snprintf(expected, sizeof expected, "host, cuda (%s)", kernel_cuda_image_archs());
     } else {
         assert_string_equal(kernel_cuda_image_archs(), "");
