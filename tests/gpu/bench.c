@@ -2,6 +2,7 @@
  * for the README, of times, of the bytes that an operation cannot do without, and of their share of what memory can do.
  *
  *   bench devices    one line for each; exit status 77 and the reason if there is none that this program has code for
+ *   bench hold       opens one of them and keeps it until standard input ends
  *   bench [--short]  the tables; --short: sizes that only show that it works
  *
  * Attention is in bench_attention.c. Of a copy both what is read and what is written are counted. */
@@ -84,6 +85,18 @@ static int print_devices(void) {
     if (count == 0)
         fprintf(stderr, "the driver shows no device\n");
     return count ? 0 : 77;
+}
+
+static int hold_device(void) {
+    struct cuda_device *d;
+    if (cuda_device_open("cuda", &d) < 0) {
+        fprintf(stderr, "%s\n", cuda_why());
+        return 77;
+    }
+    while (getchar() != EOF)
+        ;
+    cuda_device_close(d);
+    return 0;
 }
 
 /* ---------- measuring ---------- */
@@ -357,9 +370,11 @@ static int print_table(void) {
 int main(int argc, char **argv) {
     if (argc == 2 && !strcmp(argv[1], "devices"))
         return print_devices();
+    if (argc == 2 && !strcmp(argv[1], "hold"))
+        return hold_device();
     bench.is_short = argc == 2 && !strcmp(argv[1], "--short");
     if (argc > 1 && !bench.is_short) {
-        fprintf(stderr, "usage: bench [devices | --short]\n");
+        fprintf(stderr, "usage: bench [devices | hold | --short]\n");
         return 2;
     }
     return print_table();

@@ -31,13 +31,15 @@ fi
     echo "gpu-check: no GPU to check on: $(tail -n 1 "$work/why")"
     exit $status
 }
+# Without persistence mode a driver starts the device with its first process and stops it with the last: seconds each.
+exec 9> >("${bench[@]}" hold)
 export MODEL=${MODEL:-${XDG_CACHE_HOME:-$HOME/.cache}/scissord/SmolLM2-135M-Instruct.Q4_1.gguf}
 [ -n "$short" ] || tests/fetch-model.sh "$MODEL"
 
 status=0
 run() {
     echo
-    tests/run.sh "$@" | tee -a "$work/log" || status=1
+    tests/run.sh "$@" 9>&- | tee -a "$work/log" || status=1
 }
 
 kernels=("$build"/tests/gpu/test_cuda_{move,attend} "$build/tests/system/test_cuda_work")
