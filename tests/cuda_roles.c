@@ -40,7 +40,7 @@ void role_hear(void *what, size_t bytes) {
 }
 
 const struct cuda_driver *role_driver(cuda_stream *ret) {
-    struct cuda_device *d;
+    static struct cuda_device *d; /* until the process ends */
     REQUIRE(cuda_device_open("cuda:0", &d) == 0 && cuda_device_enter(d) == 0);
     *ret = d->stream;
     return d->driver;

@@ -3,11 +3,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <utlist.h>
+
 #include "fake.h"
 
 #define MAGIC "fakeevt"
 
 struct CUevent_st {
+    struct CUevent_st *prev, *next;
     unsigned slot;
     uint64_t serial;
     unsigned flags;
@@ -80,10 +83,15 @@ cuda_result cuStreamWaitEvent(cuda_stream stream, cuda_event e, unsigned flags) 
 
 /* ---------- in the host ---------- */
 
+/* All of this process: what cannot be destroyed, as the context is lost, is the driver's and no leak. */
+static struct CUevent_st *objects;
+
 static struct CUevent_st *event_object(unsigned slot, unsigned flags) {
     struct CUevent_st *e = malloc(sizeof *e);
-    if (e)
+    if (e) {
         *e = (struct CUevent_st){.slot = slot, .serial = fake_state->events[slot].serial, .flags = flags};
+        DL_APPEND(objects, e);
+    }
     return e;
 }
 
@@ -110,6 +118,7 @@ cuda_result cuEventDestroy_v2(cuda_event e) {
     fake_lock();
     if (--fake_state->events[e->slot].refs == 0)
         fake_state->events[e->slot].serial = 0;
+    DL_DELETE(objects, e);
     fake_unlock();
     free(e);
     return 0;

@@ -99,7 +99,7 @@ static int end_of(int r) {
 }
 
 static int role(const char *name, const char *mark, const char *directory) {
-    struct scissor_client *client = NULL;
+    static struct scissor_client *client; /* until the process ends */
     struct scissor_session *s = NULL;
     int r = open_session(directory, &client, &s);
     if (strcmp(name, "opens") == 0)
