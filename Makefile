@@ -82,6 +82,7 @@ LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
 $(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(EVAL_O) $(HARNESS_O) $(SIMLIB_O): | deps
 $(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) $(BUILD)/kernels/cuda/image.fatbin model: | deps
+$(call obj,$(wildcard tests/emulation/*.c tests/fakecuda/*.c tests/gpu/*.c)) $(filter %.cu.o,$(EMULATOR_O) $(UNWATCHED_O)) $(WRONG_O): | deps
 endif
 
 .DEFAULT_GOAL := all
