@@ -413,6 +413,9 @@ static void check_bytes(const char *kernel, struct emulator_counts c, double sai
         "%s: %.0f bytes moved, %.0f said and %.0f for items; loads coalesced %.1f %%, 16 bytes wide %.1f %%\n", kernel,
         got, said, items, 100.0 * (double)c.loads.coalesced / (double)c.loads.instructions,
         100.0 * (double)c.loads.wide / (double)c.loads.instructions);
+    double coalesced = (double)c.loads.coalesced / (double)c.loads.instructions;
+    if (coalesced < 0.85)
+        fail_msg("%s: only %.1f %% of the loads are coalesced", kernel, 100 * coalesced);
     if (got < 0.95 * said || got > 1.05 * (said + items))
         fail_msg("%s: %.0f bytes moved, %.0f said, and %.0f for items", kernel, got, said, items);
 }
@@ -438,12 +441,14 @@ static void test_bytes(void **state) {
     check_bytes("combine", m.combine,
                 4 * (splits * splits * q * 2 + splits * q * d + q * 4 * splits + n * q + 2 * n + q * d + 3 * n),
                 splits * 4 * 160);
+    compare(&f);
     fixture_free(&f);
     s.heads = q = 8;
     f = fixture_new(s);
     m = attend_by(&f, 1, 256, 1, 7, 1);
     check_bytes("attend_mma", m.attend, n * d * 2 * 2 + 4 * (splits * q * d + splits * q * (d + 2) + n * q) + 33 * 8,
                 splits * 4 * 160);
+    compare(&f);
     fixture_free(&f);
 }
 

@@ -435,6 +435,9 @@ static void test_attend(void **state) {
         {64, 3, 200, 10, 200, KERNEL_F16, KERNEL_F16, 0},
         {128, 4, 70, 0, 30, KERNEL_F16, KERNEL_F16, 1},
     };
+    /* The largest fresh buffer at once. */
+    static const struct shape whole = {64, 1, 64, 0, 1024, KERNEL_F16, KERNEL_F16, 0};
+    attend_case(&whole, 1, true);
     attend_case(wide, COUNT(wide), true);
     attend_case(wide_prefill, COUNT(wide_prefill), true);
     attend_case(decode, COUNT(decode), true);
