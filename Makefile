@@ -295,7 +295,7 @@ ifneq ($(NVCC),)
 check-cuda: $(CUDA_T) $(DEVICE_T) $(KERNELS_P)
 	$(RUN_CUDA) $(CUDA_T) $(KERNELS_T)
 	$(Q)$(MAKE) --no-print-directory check-device
-check-device: all $(DEVICE_T) $(FAKECUDA)
+check-device: all $(DEVICE_T) $(EXAMPLE) $(FAKECUDA)
 	$(Q)$(MAKE) --no-print-directory model
 	$(Q)SCISSOR_TEST_DEVICE=cuda BUILD=$(BUILD) MODEL=$(MODEL) tests/run.sh $(DEVICE_T)
 else
