@@ -38,6 +38,7 @@ LDFLAGS_ALL = -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE)) $(LDFLAGS)
 
 # folder -> extra flags of its objects
 $(BUILD)/daemon/%.o: EXTRA = $(call PKG,libuv nanomsg inih libsystemd)
+$(BUILD)/daemon/replay/%.o: EXTRA = -Idaemon/broker
 $(BUILD)/client/%.o: EXTRA = $(call PKG,nanomsg)
 $(BUILD)/client/ctl/%.o: EXTRA = $(call PKG,nanomsg jansson ncursesw libmicrohttpd) -Iclient
 $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
@@ -56,6 +57,7 @@ KERNELS_O := $(call obj,$(wildcard kernels/*.c kernels/host/*.c kernels/cuda/*.c
 LIB_O     := $(call obj,$(wildcard client/*.c)) $(PROTO_O) $(KERNELS_O)
 BROKER_O  := $(call obj,$(wildcard daemon/broker/*.c daemon/broker/policy/*.c))
 DAEMON_O  := $(call obj,$(wildcard daemon/*.c))
+REPLAY_O  := $(call obj,$(wildcard daemon/replay/*.c))
 CTL_O     := $(call obj,$(wildcard client/ctl/*.c))
 LLAMA_O   := $(call obj,$(wildcard client/llama/*.c))
 EVAL_O    := $(call obj,$(wildcard client/eval/*.c))
@@ -74,13 +76,13 @@ SYSTEM_T  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/syste
 GPU_KERNELS_T := $(BUILD)/tests/gpu/test_cuda_attend $(BUILD)/tests/gpu/test_cuda_move
 GPU_T     := $(GPU_KERNELS_T) $(BUILD)/tests/gpu/test_processes $(BUILD)/tests/gpu/bench
 BENCHES   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(sort $(wildcard tests/bench/bench_*.c)))
-PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 scissor-eval.1 libscissor.3)
-PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run $(BUILD)/scissor-eval
+PAGES     := $(addprefix $(BUILD)/man/,scissord.8 scissord.conf.5 scissorctl.1 scissor-run.1 scissor-eval.1 scissor-replay.1 libscissor.3)
+PROGRAMS  := $(BUILD)/scissord $(BUILD)/scissorctl $(BUILD)/scissor-run $(BUILD)/scissor-eval $(BUILD)/scissor-replay
 LIBRARIES := $(BUILD)/libscissor.a $(BUILD)/libscissor.so
 
 # `make deps check` installs before it builds, however many jobs there are.
 ifneq ($(filter deps,$(MAKECMDGOALS)),)
-$(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(EVAL_O) $(HARNESS_O) $(SIMLIB_O): | deps
+$(PROTO_O) $(KERNELS_O) $(LIB_O) $(BROKER_O) $(DAEMON_O) $(CTL_O) $(LLAMA_O) $(EVAL_O) $(REPLAY_O) $(HARNESS_O) $(SIMLIB_O): | deps
 $(addsuffix .o,$(UNIT_T) $(SIM_T) $(SYSTEM_T) $(BENCHES)) $(BUILD)/kernels/cuda/image.fatbin model: | deps
 $(call obj,$(wildcard tests/emulation/*.c tests/fakecuda/*.c tests/gpu/*.c)) $(filter %.cu.o,$(EMULATOR_O) $(UNWATCHED_O)) $(WRONG_O): | deps
 endif
@@ -161,6 +163,12 @@ $(BUILD)/scissor-eval: $(EVAL_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLA
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg libpcre2-8 openblas) -lm
 
+# Of the broker, what decides which rows go.
+$(BUILD)/scissor-replay: $(REPLAY_O) $(PROTO_O) \
+	$(call obj,$(addprefix daemon/broker/,history.c policy.c placement.c) $(wildcard daemon/broker/policy/*.c))
+	$(call say,LINK)
+	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) -lm
+
 $(BUILD)/libscissor.a: $(LIB_O)
 	$(call say,AR)
 	$(Q)rm -f $@ && ar rcs $@ $^
@@ -201,7 +209,8 @@ $(BUILD)/man/scissorctl.1: client/ctl/scissorctl.1.in client/ctl/help.awk $(BUIL
 
 $(BUILD)/man/scissor-run.1: client/llama/scissor-run.1.in
 $(BUILD)/man/scissor-eval.1: client/eval/scissor-eval.1.in
-$(BUILD)/man/scissor-run.1 $(BUILD)/man/scissor-eval.1: $(BUILD)/man/%.1: client/llama/options.awk $(BUILD)/%
+$(BUILD)/man/scissor-replay.1: daemon/replay/scissor-replay.1.in
+$(addprefix $(BUILD)/man/,scissor-run.1 scissor-eval.1 scissor-replay.1): $(BUILD)/man/%.1: client/llama/options.awk $(BUILD)/%
 	$(call say,GEN)
 	@mkdir -p $(@D)
 	$(Q)$(BUILD)/$* --help | awk -f client/llama/options.awk >$@.options
@@ -216,7 +225,7 @@ $(BUILD)/man/libscissor.3: client/libscissor.3.in proto/scissor_error.h $(BUILD)
 
 # ---------- tests ----------
 
-$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/client/eval/main.o,$(EVAL_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
+$(UNIT_T) $(SIM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(SIMLIB_O) $(LIB_O) $(BROKER_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(filter-out $(BUILD)/client/eval/main.o,$(EVAL_O)) $(filter-out $(BUILD)/daemon/main.o,$(DAEMON_O)) $(filter-out $(BUILD)/daemon/replay/main.o,$(REPLAY_O)) $(filter-out $(BUILD)/client/ctl/main.o,$(CTL_O))
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,cmocka nanomsg libuv libpcre2-8 openblas jansson inih ncursesw libmicrohttpd libsystemd) -lm
 $(SYSTEM_T): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(HARNESS_O) $(LIB_O)

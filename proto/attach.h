@@ -24,6 +24,7 @@
 #define PROTO_MAX_FRESH 1024u          /* fresh rows */
 #define PROTO_SEGMENTS_PER_MESSAGE 32u /* descriptors of one GROW */
 #define PROTO_POSITIONS_PER_MESSAGE 8192u
+#define PROTO_RECORDED_PER_MESSAGE 61440u
 #define PROTO_TOKEN_BYTES 16u
 #define PROTO_NAME_BYTES 32u
 #define PROTO_TEXT_BYTES 192u
@@ -49,7 +50,10 @@
     X(PASS, 15, C, proto_pass, proto_none, 0)                                                 \
     X(PASS_IS, 16, D, proto_pass_is, proto_none, 0)                                           \
     X(REATTACH, 17, C, proto_reattach, proto_none, 0)                                         \
-    X(REATTACHED, 18, D, proto_reattached, proto_none, 0)
+    X(REATTACHED, 18, D, proto_reattached, proto_none, 0)                                     \
+    X(RECORD, 19, C, proto_record, proto_none, 0)                                             \
+    X(RECORDED, 20, D, proto_recorded, proto_byte, PROTO_RECORDED_PER_MESSAGE)                \
+    X(RECORD_READ, 21, C, proto_record_read, proto_none, 0)
 
 enum proto_attach_type {
 #define PROTO_ENUM(name, number, sender, body, entry, most) PROTO_##name = (number),
@@ -236,6 +240,32 @@ struct proto_reattached {
     uint32_t segments;     /* that the session has now: entries of the GROWs before this */
 };
 
+/* For tools: what is folded and settled of a session from now on, for root, the daemon's user and the session's owner.
+ * A connection records one session, a session has one recorder. */
+struct proto_record {
+    uint64_t session;
+};
+/* A part of a record (trace.h) that the recorder is sent. Records have numbers from 0 on; a gap is a record that was
+ * lost, as the recorder had PROTO_RECORD_WINDOW bytes that it had not said to have read. */
+struct proto_recorded {
+    uint64_t session, number;
+    uint32_t type;          /* enum trace_type; an END is the last that comes */
+    uint32_t bytes, offset; /* of the whole record, and where in it this part belongs: parts come in order */
+    uint32_t reserved;
+};
+struct proto_byte {
+    uint8_t byte;
+};
+/* So many bytes of records were read; no answer. */
+struct proto_record_read {
+    uint64_t session, bytes;
+};
+#define PROTO_RECORD_WINDOW (3u << 20)
+
+static_assert(sizeof(struct proto_record) == 8, "wire");
+static_assert(sizeof(struct proto_recorded) == 32, "wire");
+static_assert(sizeof(struct proto_byte) == 1, "wire");
+static_assert(sizeof(struct proto_record_read) == 16, "wire");
 static_assert(sizeof(struct proto_pass) == 8, "wire");
 static_assert(sizeof(struct proto_pass_is) == 24, "wire");
 static_assert(sizeof(struct proto_reattach) == 32, "wire");

@@ -95,6 +95,8 @@ static int take_value(struct ctl *ctl, int option, const char *text) {
         return take_directory(ctl, text);
     case CTL_OPTION_COUNT:
         return take_number("count", text, 1, &ctl->count);
+    case CTL_OPTION_SETTLES:
+        return take_number("settles", text, 1, &ctl->settles);
     case CTL_OPTION_SORT:
         return take_sort(ctl, text);
     case CTL_OPTION_LAYER:
@@ -135,11 +137,14 @@ static int parse_options(int argc, char **argv, struct ctl *ctl, uint32_t *ret_g
 /* What stands behind the command. */
 static int parse_argument(const struct ctl_command *command, char **words, int count, struct ctl *ctl) {
     const char *argument = command->argument ? command->argument : "";
-    int most = strstr(argument, "...") ? INT_MAX : *argument ? 1 : 0;
+    int named = *argument ? 1 : 0;
+    for (const char *c = argument; *c; c++)
+        named += *c == ' ';
+    int most = strstr(argument, "...") ? INT_MAX : named;
     if (count > most)
         return ctl_fail(CTL_USAGE, "'%s' is too much; usage: scissorctl %s%s%s", words[most], command->name,
                         *argument ? " " : "", argument);
-    if (*argument && *argument != '[' && !count)
+    if (*argument && *argument != '[' && count < named)
         return ctl_fail(CTL_USAGE, "usage: scissorctl %s %s", command->name, argument);
     ctl->argument = count ? words[0] : NULL;
     ctl->words = words;

@@ -30,7 +30,8 @@ enum ctl_exit {
     X(REVERSE, "reverse", NULL, "the other way round")                                               \
     X(LAYER, "layer", "L", "a layer, counted from 0 over all groups")                                \
     X(HEAD, "head", "H", "a KV head of the layer, counted from 0")                                   \
-    X(LISTEN, "listen", "ADDR", "answer over HTTP at ADDR until a signal ends it")
+    X(LISTEN, "listen", "ADDR", "answer over HTTP at ADDR until a signal ends it")                   \
+    X(SETTLES, "settles", "N", "end after N settles")
 
 enum ctl_option {
 #define CTL_OPTION_ENUM(name, option, argument, text) CTL_OPTION_##name,
@@ -48,6 +49,7 @@ struct ctl {
     bool once;
     bool heads;
     uint64_t count;   /* 0: no end */
+    uint64_t settles; /* 0: no end */
     const char *sort; /* NULL: as the daemon has them */
     bool reverse;
     bool layer_given, head_given;
@@ -81,6 +83,11 @@ struct ctl {
     X("watch", NULL, CTL_BIT(COUNT), ctl_watch, "events as they happen, one line each",                                \
       "Events may be dropped on their way to a slow reader; a line says how many.\n"                                   \
       "Ends with Ctrl-C, after N events, or when the daemon goes away.\n")                                             \
+    X("record", "ID FILE", CTL_BIT(SETTLES), ctl_record, "write a session's score frames and settles into a file",     \
+      "ID as for `session`; FILE must not be there yet. `scissor-replay` tries policies on it. For an honest\n"        \
+      "comparison record a session whose budget keeps every row: scores of rows that are gone are in no trace.\n"      \
+      "Ends with the session, after N settles or with Ctrl-C. A recorder that is too slow loses records, which the\n"  \
+      "file then says; the session waits for nothing. For the session's owner, root and the daemon's user.\n")         \
     X("doctor", NULL, 0, ctl_doctor, "what is wrong, and what to do about it",                                         \
       "Takes two looks at the daemon, a moment apart, and says in sentences what it found, with figure, threshold "    \
       "and\n"                                                                                                          \

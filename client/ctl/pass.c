@@ -33,6 +33,13 @@ static int pass_connect(const char *directory) {
     return fd;
 }
 
+int ctl_pass_failed(const void *packet) {
+    struct proto_failed failed;
+    memcpy(&failed, proto_attach_body(packet), sizeof failed);
+    bool text = failed.text[0] && proto_text_valid(failed.text, sizeof failed.text);
+    return ctl_fail(CTL_REFUSED, "%s", text ? failed.text : scissor_strerror(failed.code));
+}
+
 /* Reads one packet that must be of `type`; what the daemon says instead goes to standard error. */
 static int pass_receive(int fd, uint16_t type, void *ret_body, size_t bytes) {
     uint64_t packet[1024 / sizeof(uint64_t)]; /* as long as any that may come */
@@ -50,12 +57,8 @@ static int pass_receive(int fd, uint16_t type, void *ret_body, size_t bytes) {
     if (proto_attach_check(packet, (size_t)n, 'D', &why) < 0)
         return ctl_fail(CTL_REFUSED, "scissord's answer is not understood: %s", why);
     memcpy(&header, packet, sizeof header);
-    if (header.type == PROTO_FAILED) {
-        struct proto_failed failed;
-        memcpy(&failed, proto_attach_body(packet), sizeof failed);
-        bool text = failed.text[0] && proto_text_valid(failed.text, sizeof failed.text);
-        return ctl_fail(CTL_REFUSED, "%s", text ? failed.text : scissor_strerror(failed.code));
-    }
+    if (header.type == PROTO_FAILED)
+        return ctl_pass_failed(packet);
     if (header.type != type)
         return ctl_fail(CTL_REFUSED, "scissord's answer is not understood: not the message that was asked for");
     memcpy(ret_body, proto_attach_body(packet), bytes);

@@ -17,3 +17,5 @@ struct ctl_pass {
 int ctl_pass_open(struct ctl_pass *pass, const char *directory);
 /* Harmless on one that is closed, or was never opened but has socket -1. */
 void ctl_pass_close(struct ctl_pass *pass);
+/* Says on standard error why the daemon did not do it: `packet` is a checked FAILED. CTL_REFUSED. */
+int ctl_pass_failed(const void *packet);

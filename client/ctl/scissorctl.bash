@@ -34,7 +34,7 @@ _scissorctl() {
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-        --dir | --count | --sort | --layer | --head | --listen)
+        --dir | --count | --sort | --layer | --head | --listen | --settles)
             option=${COMP_WORDS[i]}
             # bash takes "--dir=x" for three words
             [ "${COMP_WORDS[i + 1]}" != = ] || ((i++))
@@ -66,7 +66,7 @@ _scissorctl() {
         if [[ $word == */* ]]; then mapfile -t COMPREPLY < <(compgen -f -- "$word"); else _scissorctl_words systemd; fi
         return
         ;;
-    --count | --layer | --head) return ;;
+    --count | --layer | --head | --settles) return ;;
     esac
     if [[ $word == -* ]]; then
         # The options of the command, or the common ones.
@@ -75,7 +75,8 @@ _scissorctl() {
     fi
     case $command:${#words[@]} in
     :0 | help:0) _scissorctl_words "$(_scissorctl_help '[a-z][a-z]*')" ;;
-    session:0 | close:0 | positions:0) _scissorctl_words "$(_scissorctl_ask sessions session)" ;;
+    session:0 | close:0 | positions:0 | record:0) _scissorctl_words "$(_scissorctl_ask sessions session)" ;;
+    record:1) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     policies:0) _scissorctl_words "$(_scissorctl_ask policies name)" ;;
     config:0) _scissorctl_words "$(_scissorctl_ask config name)" ;;
     limits:*) _scissorctl_limits ;;

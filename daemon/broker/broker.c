@@ -136,6 +136,7 @@ void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now) 
     struct session *s, *next;
     clock_seen(b, now);
     peer->hung_up = true; /* nothing is said to it any more */
+    record_stop(b, peer);
     action_list_drop_peer(&b->actions, peer);
     DL_FOREACH_SAFE(b->sessions, s, next) {
         if (s->peer != peer)
@@ -239,6 +240,14 @@ static void dispatch(struct broker *b, struct broker_peer *peer, const struct pr
         struct proto_reattach reattach;
         memcpy(&reattach, body, sizeof reattach);
         reattach_arrived(b, peer, header->request, &reattach, now);
+    } else if (header->type == PROTO_RECORD) {
+        struct proto_record record;
+        memcpy(&record, body, sizeof record);
+        record_begin(b, peer, header->request, &record);
+    } else if (header->type == PROTO_RECORD_READ) {
+        struct proto_record_read read;
+        memcpy(&read, body, sizeof read);
+        record_read(peer, &read);
     } else {
         request_arrived(b, peer, header, body, proto_attach_entries(packet), now);
     }
@@ -259,7 +268,8 @@ void broker_peer_message(struct broker *b, struct broker_peer *peer, const void 
     if (peer->greeted == (header.type == PROTO_HELLO))
         break_off(b, peer, header.request, SCISSOR_EPROTO,
                   peer->greeted ? "a second HELLO" : "the first message must be HELLO");
-    else if (header.request == 0 && header.type != PROTO_HELLO && header.type != PROTO_RELEASED)
+    else if (header.request == 0 && header.type != PROTO_HELLO && header.type != PROTO_RELEASED &&
+             header.type != PROTO_RECORD_READ)
         break_off(b, peer, 0, SCISSOR_EPROTO, "a request needs a number other than 0");
     else
         dispatch(b, peer, &header, packet, now);

@@ -263,7 +263,7 @@ static void check_store(const struct broker *b, const struct sums *sums, uint32_
 
 void broker_check(const struct broker *b) {
     struct sums sums[BROKER_MAX_POOLS] = {{0}};
-    uint32_t sessions = 0, jobs = 0, polite = 0, orphans = 0, quarantined = 0;
+    uint32_t sessions = 0, jobs = 0, polite = 0, orphans = 0, quarantined = 0, recorders = 0;
     struct session *s;
     DL_FOREACH(b->sessions, s) {
         check_session(b, s, &sums[s->pool->index]);
@@ -271,9 +271,11 @@ void broker_check(const struct broker *b) {
         jobs += s->job.running;
         polite += s->end_retry != 0;
         orphans += s->orphan;
+        CHECK(!s->recorder || (!s->ending && s->recorder->recorder.session == s));
+        recorders += s->recorder != NULL;
     }
     CHECK(sessions == b->session_count && jobs == b->session_jobs && polite == b->polite);
-    CHECK(orphans == b->orphans);
+    CHECK(orphans == b->orphans && recorders == b->recorders);
     check_peers(b, sums);
     check_store(b, sums, jobs);
     for (uint32_t i = 0; i < b->pool_count; i++) {

@@ -87,6 +87,7 @@ static enum proto_frame try_fold(struct broker *b, struct session *s, const stru
     if (reserve_values(b, longest) < 0)
         return PROTO_FRAME_OVERRUN;
     fold(b, s, g, f, payload);
+    record_frame(b, s, f, payload);
     return PROTO_FRAME_FOLDED;
 }
 

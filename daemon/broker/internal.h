@@ -15,6 +15,7 @@
  *     limits.c         budgets and priorities that are set while a session is open
  *     control_ops.c    what scissorctl asks; control_*.c
  *     pass.c           who asks
+ *     record.c         who reads along what is folded and settled
  *     job.c, settle.c, shrink.c, session.c, pages.c    what runs in jobs
  *     pool.c, shape.c, action.c, check.c */
 #pragma once
@@ -34,7 +35,17 @@
 #define BROKER_PRIORITY_MOST 1000u
 #define BROKER_POOL_LEAST (1ull << 20)
 #define BROKER_POOL_MOST (1ull << 50)
+#define BROKER_RECORDERS_MAX 8u
 #define BROKER_END_CLIENT PROTO_REASON_COUNT /* end reason: the client asked */
+
+/* What a peer records. */
+struct recorder {
+    struct session *session; /* NULL: nothing */
+    uint64_t next;           /* number of the next record */
+    uint32_t unread;         /* bytes on their way */
+    bool known;              /* it has been told of every row; else the next STATE has to be whole */
+    uint32_t *settled;       /* [head_count] of the last STATE */
+};
 
 struct broker_peer {
     struct broker_peer *prev, *next;
@@ -51,6 +62,7 @@ struct broker_peer {
     bool has_pass;
     uint8_t pass[PROTO_TOKEN_BYTES]; /* stands for this user in control requests */
     struct session *ended;           /* closed by the operator; their two pages are still there */
+    struct recorder recorder;
     struct action hangup;
 };
 
@@ -88,7 +100,8 @@ struct broker {
 
     uint64_t frames[PROTO_FRAME_COUNT], bad_scores, front_restarts;
     uint32_t denied; /* control requests of somebody who may not */
-    float *values;   /* one decoded vector of a score frame */
+    uint32_t recorders;
+    float *values; /* one decoded vector of a score frame */
     size_t value_capacity;
 
     struct broker_remembered remembered[BROKER_REMEMBERED];
@@ -124,6 +137,20 @@ bool pass_is_operator(const struct broker *b, uid_t uid);
 void pass_give(struct broker *b, struct broker_peer *peer, uint32_t request);
 /* Whose pass it is; NULL: nobody's, or nobody's any more. */
 const struct broker_peer *pass_holder(const struct broker *b, const uint8_t token[PROTO_TOKEN_BYTES]);
+
+/* ---------- record.c ---------- */
+
+/* Answers RECORD. */
+void record_begin(struct broker *b, struct broker_peer *peer, uint32_t request, const struct proto_record *asked);
+void record_read(struct broker_peer *peer, const struct proto_record_read *read);
+/* The frame was folded. Each of these does nothing if nobody records the session. */
+void record_frame(struct broker *b, struct session *s, const struct proto_score *frame, const uint8_t *payload);
+/* The rows have changed: `rows` were settled; 0: it was shrunk. No job runs. */
+void record_state(struct broker *b, struct session *s, uint32_t rows);
+/* The session ends: its recorder hears of it. */
+void record_end(struct broker *b, struct session *s, int code);
+/* The peer goes. */
+void record_stop(struct broker *b, struct broker_peer *peer);
 
 /* ---------- lifecycle.c ---------- */
 

@@ -238,6 +238,7 @@ void session_end(struct broker *b, struct session *s, enum proto_reason reason, 
     bool in_call = s->asked.type && s->asked.type != PROTO_REATTACH; /* with that it may be in a step */
 
     s->ending = true;
+    record_end(b, s, SCISSOR_ECLOSED);
     if (!was_ending || reason == PROTO_REASON_DEATH)
         s->end_reason = reason;
     /* A client that waits for an answer, that asked for this or that is no more touches no memory; and what a device
@@ -505,6 +506,8 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
             settle_done(b, s);
         else
             shrink_done(b, s, now);
+        if (job->changed && job->code == 0)
+            record_state(b, s, kind == JOB_SETTLE ? job->rows : 0);
         limits_keep(s);
         job->grown_ids = scissor_free(job->grown_ids);
         job->moved_ids = scissor_free(job->moved_ids);

@@ -185,6 +185,16 @@ static uint64_t select_key(uint64_t *keys, uint32_t count, uint32_t rank) {
     return keys[0];
 }
 
+uint32_t policy_victim_count(const struct policy *p, uint32_t settled, uint32_t rows, uint32_t room) {
+    if (settled + rows <= room)
+        return 0;
+    uint32_t needed = settled + rows - room;
+    uint32_t count = p->class->drop ? p->class->drop(p, needed, settled) : needed;
+    if (count < needed)
+        count = needed;
+    return count < settled ? count : settled;
+}
+
 void policy_victims(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
                     uint32_t count, void *scratch, uint32_t *ret_slots) {
     uint32_t n = h->settled;

@@ -60,6 +60,10 @@ const struct policy_class *policy_class_at(size_t i);
 int policy_init(struct policy *p, const char *default_name, const struct proto_group *group, uint32_t fresh_rows,
                 char *why, size_t why_bytes);
 
+/* How many of a head's `settled` rows go, so that `rows` more fit into `room` slots: what the policy likes, but no less
+ * than that. */
+uint32_t policy_victim_count(const struct policy *p, uint32_t settled, uint32_t rows, uint32_t room);
+
 /* Picks the victims of one head, which may have `room` settled slots: `count` settled slots, lowest score first among
  * the unprotected, then the recent protected ones from the oldest, the sinks at last. `scratch` holds
  * history_scratch_bytes(). Victims are written in ascending slot order. count <= settled slots. */

@@ -96,7 +96,8 @@ struct session {
     uint64_t id;
     uint8_t token[PROTO_TOKEN_BYTES];
     char name[PROTO_NAME_BYTES];
-    struct broker_peer *peer; /* NULL: gone */
+    struct broker_peer *peer;     /* NULL: gone */
+    struct broker_peer *recorder; /* reads along; NULL: nobody */
     uint32_t pid, uid;
     struct pool *pool;
     enum proto_session_state state;

@@ -10,24 +10,13 @@
 #include "scissor_error.h"
 #include "work.h"
 
-/* Rows of the head that go, so that `rows` more fit into `cap` slots: what the policy likes, but no less than that. */
-static uint32_t victims_wanted(const struct policy *policy, uint32_t settled, uint32_t rows, uint32_t cap) {
-    if (settled + rows <= cap)
-        return 0;
-    uint32_t needed = settled + rows - cap;
-    uint32_t count = policy->class->drop ? policy->class->drop(policy, needed, settled) : needed;
-    if (count < needed)
-        count = needed;
-    return count < settled ? count : settled;
-}
-
 static void plan_head(struct session *s, struct broker_job *job, const struct session_group *g, uint32_t index,
                       struct job_scratch *scratch, struct kernel_move *moves, struct settle_plan *ret_plan) {
     struct session_head *head = &s->heads[index];
     const struct history *h = &head->history;
     uint32_t cap = session_group_cap(g);
     uint32_t rows = job->rows < cap ? job->rows : cap; /* the newest; older ones go unsettled */
-    uint32_t count = victims_wanted(&g->policy, h->settled, rows, cap);
+    uint32_t count = policy_victim_count(&g->policy, h->settled, rows, cap);
     uint32_t evicted = count + (job->rows - rows);
 
     if (count)

@@ -573,6 +573,7 @@ static void leave_peer(struct broker_peer *peer) {
     if (peer->pidfd >= 0)
         close(peer->pidfd);
     keep_process_leave(peer->process);
+    scissor_free(peer->recorder.settled);
     scissor_free(peer);
 }
 

@@ -1,5 +1,6 @@
 /* rig.c - see rig.h. */
 #include "rig.h"
+#include "trace.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -262,6 +263,23 @@ static void on_failed(struct rig *r, int peer, struct rig_session *s, const stru
         forget_session(r, s);
 }
 
+static void on_recorded(struct rig *r, const struct proto_recorded *part, const void *entries, uint32_t count) {
+    MUST(part->offset + count <= part->bytes);
+    r->recorded.bytes += count;
+    if (part->offset + count < part->bytes)
+        return;
+    if (part->number == 0) /* a new recording */
+        r->recorded.next = 0;
+    r->recorded.records++;
+    r->recorded.lost += part->number - r->recorded.next;
+    r->recorded.next = part->number + 1;
+    r->recorded.type = part->type;
+    if (part->type == TRACE_STATE && part->offset == 0)
+        r->recorded.whole = ((const struct trace_state *)entries)->whole;
+    else if (part->type == TRACE_STATE)
+        r->recorded.whole = true; /* only these are so long */
+}
+
 static void deliver(struct rig *r, int peer, const struct broker_action *a) {
     struct proto_header h;
     const char *why;
@@ -276,6 +294,7 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         struct proto_pass_is pass;
         struct proto_welcome welcome;
         struct proto_reattached reattached;
+        struct proto_recorded recorded;
         uint64_t session;
     } body;
     memcpy(&body, proto_attach_body(a->bytes), proto_attach_lookup(h.type)->body_bytes);
@@ -311,6 +330,9 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         break;
     case PROTO_REATTACHED:
         on_reattached(asked, &body.reattached);
+        break;
+    case PROTO_RECORDED:
+        on_recorded(r, &body.recorded, entries, h.count);
         break;
     case PROTO_POSITIONS_ARE:
         on_positions(asked, &h, &body.positions, entries);

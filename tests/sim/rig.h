@@ -79,6 +79,11 @@ struct rig {
     uint32_t job_count;
     uint64_t events[16], evicted_events, hangups, descriptors;
     uint64_t early_settles; /* refused, as the client's work had not ended */
+    struct {
+        uint64_t records, bytes, next, lost;
+        uint32_t type; /* of the last one */
+        bool whole;    /* of the last STATE */
+    } recorded;        /* of what was sent to recorders */
     uint64_t answers;
     struct proto_answer answer;
     uint8_t answer_entries[PROTO_ANSWER_MAX];

@@ -74,7 +74,7 @@ static void test_contents(void **state) {
          "diff \"$T/wanted\" \"$T/packed\" >&2 && wc -l <\"$T/packed\"");
     must("cd \"$T/scissord\" && ls usr/bin lib/systemd/system/scissord.service usr/share/doc/scissord");
     assert_string_equal(text, "lib/systemd/system/scissord.service\n\n"
-                              "usr/bin:\nscissorctl\nscissord\n\n"
+                              "usr/bin:\nscissor-replay\nscissorctl\nscissord\n\n"
                               "usr/share/doc/scissord:\nchangelog.gz\ncopyright\n");
     must("cd \"$T\" && ls scissor-run/usr/bin libscissor-dev/usr/include && ls libscissor0/usr/lib/*/");
     assert_string_equal(text, "libscissor-dev/usr/include:\nscissor.h\nscissor_error.h\n\n"

@@ -50,6 +50,7 @@ static void test_files(void **state) {
     must("cd \"$D\" && find . ! -type d | sort");
     assert_string_equal(text, "./etc/scissord.conf\n"
                               "./opt/kv/bin/scissor-eval\n"
+                              "./opt/kv/bin/scissor-replay\n"
                               "./opt/kv/bin/scissor-run\n"
                               "./opt/kv/bin/scissorctl\n"
                               "./opt/kv/bin/scissord\n"
@@ -67,6 +68,7 @@ static void test_files(void **state) {
                               "./opt/kv/lib/tmpfiles.d/scissord.conf\n"
                               "./opt/kv/share/bash-completion/completions/scissorctl\n"
                               "./opt/kv/share/man/man1/scissor-eval.1\n"
+                              "./opt/kv/share/man/man1/scissor-replay.1\n"
                               "./opt/kv/share/man/man1/scissor-run.1\n"
                               "./opt/kv/share/man/man1/scissorctl.1\n"
                               "./opt/kv/share/man/man3/libscissor.3\n"
@@ -77,7 +79,7 @@ static void test_files(void **state) {
     must("readlink \"$P/lib/libscissor.so\"");
     assert_string_equal(text, "libscissor.so.0\n");
     must("find \"$D\" -type f -perm /111 | sed 's|.*/||' | sort");
-    assert_string_equal(text, "scissor-eval\nscissor-run\nscissorctl\nscissord\n");
+    assert_string_equal(text, "scissor-eval\nscissor-replay\nscissor-run\nscissorctl\nscissord\n");
     must("find \"$D\" ! -type l -perm /022");
     assert_string_equal(text, "");
     must("\"$P/bin/scissord\" --version; \"$P/bin/scissor-run\" --version");

@@ -14,8 +14,8 @@
 
 static char page[65536], text[65536];
 
-static const char *const pages[] = {"scissord.8",    "scissord.conf.5", "scissorctl.1",
-                                    "scissor-run.1", "scissor-eval.1",  "libscissor.3"};
+static const char *const pages[] = {"scissord.8",     "scissord.conf.5",  "scissorctl.1", "scissor-run.1",
+                                    "scissor-eval.1", "scissor-replay.1", "libscissor.3"};
 
 /* What a shell command prints, $1 being a page. */
 static int run(const char *command, const char *name) {
@@ -129,6 +129,14 @@ static void test_scissor_eval(void **state) {
     page_has(".It Fl \\-param Ar NAME=VALUE\na parameter of the policy; may be repeated.\n");
 }
 
+static void test_scissor_replay(void **state) {
+    (void)state;
+    read_page("scissor-replay.1");
+    assert_int_equal(run("\"${1%/man/*}/scissor-replay\" --help", ""), 0);
+    page_has_options(text, ".It Fl ");
+    page_has("\n.Sh WHAT A REPLAY CANNOT KNOW\n");
+}
+
 static void test_libscissor(void **state) {
     (void)state;
     read_page("libscissor.3");
@@ -151,7 +159,8 @@ int main(void) {
     harness_init(120);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_formatters),  cmocka_unit_test(test_scissord),     cmocka_unit_test(test_scissorctl),
-        cmocka_unit_test(test_scissor_run), cmocka_unit_test(test_scissor_eval), cmocka_unit_test(test_libscissor),
+        cmocka_unit_test(test_scissor_run), cmocka_unit_test(test_scissor_eval), cmocka_unit_test(test_scissor_replay),
+        cmocka_unit_test(test_libscissor),
     };
     return cmocka_run_group_tests_name("manual pages", tests, NULL, NULL);
 }

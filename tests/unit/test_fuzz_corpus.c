@@ -31,6 +31,10 @@
 #include "fuzz/fuzz_snapshot.c"
 #undef LLVMFuzzerTestOneInput
 
+#define LLVMFuzzerTestOneInput fuzz_trace
+#include "fuzz/fuzz_trace.c"
+#undef LLVMFuzzerTestOneInput
+
 typedef int (*fuzz_target)(const uint8_t *data, size_t size);
 
 static uint32_t state_of_noise = 1;
@@ -113,10 +117,17 @@ static void snapshot_corpus(void **state) {
     assert_true(snapshot_sessions > 1000); /* the corpus is of the layout that is read */
 }
 
+static void trace_corpus(void **state) {
+    (void)state;
+    run_corpus(fuzz_trace, "trace");
+    assert_true(trace_frames > 1000); /* the corpus is of the layout that is read */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attach_corpus),   cmocka_unit_test(score_corpus),  cmocka_unit_test(control_corpus),
         cmocka_unit_test(dispatch_corpus), cmocka_unit_test(config_corpus), cmocka_unit_test(snapshot_corpus),
+        cmocka_unit_test(trace_corpus),
     };
     return cmocka_run_group_tests_name("fuzz corpus", tests, NULL, NULL);
 }
