@@ -12,7 +12,9 @@ static struct pool pool;
 
 static int setup(void **state) {
     (void)state;
-    pool_init(&pool, &(struct broker_pool_config){.name = "test", .limit_bytes = 1000}, 0);
+    pool_init(&pool,
+              &(struct broker_pool_config){.name = "test", .backend = kernel_host_backend(NULL), .limit_bytes = 1000},
+              0);
     return 0;
 }
 
