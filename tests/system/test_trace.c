@@ -248,6 +248,28 @@ static void refusals(void **state) {
     assert_int_equal(scissor_close(s), 0);
 }
 
+/* A recorder that does not read: every settle is answered as ever, the trace says what it lacks, and what it has can be
+ * replayed. */
+static void a_recorder_that_stops(void **state) {
+    (void)state;
+    struct scissor_session *s = opened("stopped", 1024, "pivotal");
+    steps(s, 60);
+    pid_t pid = record("stopped");
+    steps(s, 4);
+    wait_written();
+    kill(pid, SIGSTOP);
+    steps(s, 400); /* 200 frames of 24 KiB, for which there are 3 MiB */
+    assert_true(harness_alive(&d));
+    kill(pid, SIGCONT);
+    wait_written();
+    steps(s, 4);
+    assert_int_equal(scissor_close(s), 0);
+    assert_int_equal(recorded(pid), 0);
+    assert_null(strstr(text, " 0 records lost"));
+    assert_int_equal(REPLAY(trace), 0);
+    assert_non_null(strstr(text, " records were lost while it was recorded"));
+}
+
 /* The trace of a daemon that dies has an end all the same. */
 static void daemon_dies(void **state) {
     (void)state;
@@ -268,10 +290,8 @@ static void daemon_dies(void **state) {
 int main(void) {
     harness_init(240);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_same_rows_as_the_daemon),
-        cmocka_unit_test(other_policies),
-        cmocka_unit_test(refusals),
-        cmocka_unit_test(daemon_dies),
+        cmocka_unit_test(the_same_rows_as_the_daemon), cmocka_unit_test(other_policies), cmocka_unit_test(refusals),
+        cmocka_unit_test(a_recorder_that_stops),       cmocka_unit_test(daemon_dies),
     };
     return cmocka_run_group_tests_name("traces of real sessions", tests, start, stop);
 }
