@@ -141,6 +141,8 @@ int scissor__device_open(struct scissor_session *s, const struct proto_opened *o
 
 bool scissor__device_idle(const struct scissor_session *s) {
     const struct client_device *d = s->device;
+    if (d->adrift && !scissor__device_lost(s))
+        return false;
     int r = d->fence && !d->idle ? streams_of(s)->fence_wait(s->backend, d->fence, true, 0) : 0;
     return r == 0 || r == -ENOTRECOVERABLE; /* nothing runs any more */
 }
@@ -165,9 +167,15 @@ static int wait_unlocked(struct scissor_session *s, uint64_t deadline) {
 }
 
 int scissor__device_signal(struct scissor_session *s, void *stream) {
-    s->device->idle = false;
-    int r = streams_of(s)->fence_signal(s->backend, s->device->fence, stream);
-    return r < 0 ? streams_of(s)->wait(s->backend, stream) : 0;
+    struct client_device *d = s->device;
+    d->idle = false;
+    int r = streams_of(s)->fence_signal(s->backend, d->fence, stream);
+    if (r < 0)
+        r = streams_of(s)->wait(s->backend, stream);
+    if (r < 0 && !d->adrift)
+        d->adrift_on = stream;
+    d->adrift = r < 0 || (d->adrift && d->adrift_on != stream);
+    return r;
 }
 
 static int signal_step(struct scissor_session *s) {
@@ -178,6 +186,12 @@ int scissor__device_drain(struct scissor_session *s, uint64_t deadline) {
     if (!s->device->fence)
         return 0;
     int r = s->in_step ? signal_step(s) : 0;
+    if (s->device->adrift && !scissor__device_lost(s)) {
+        snprintf(s->client->text, sizeof s->client->text,
+                 "session %llu: the device does not say when its work is done: it stays until the process ends",
+                 (unsigned long long)s->id);
+        return SCISSOR_EDEVICE;
+    }
     if (r == 0)
         r = wait_unlocked(s, deadline);
     if (r == 0 || r == -ENOTRECOVERABLE)

@@ -24,6 +24,8 @@ struct client_device {
     uint64_t step;              /* 0: none yet */
     int entered;                /* 0, or why no work of that step can be queued */
     bool idle;                  /* everything queued was waited for */
+    bool adrift;                /* of something that is queued nobody can tell when it is done ... */
+    void *adrift_on;            /* ... unless more comes on this stream */
     void *settle_stream;
     struct kernel_append *appends; /* scratch: [most KV heads of a layer] */
     void *workspace;

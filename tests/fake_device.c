@@ -74,7 +74,7 @@ static int enter(struct kernel_backend *b) {
         return 0;
     }
     int r = fake_device.fail_with;
-    if (r != -ENOTRECOVERABLE)
+    if (r != -ENOTRECOVERABLE && (fake_device.fail_more == 0 || fake_device.fail_more-- == 0))
         fake_device.fail_after = -1;
     pthread_mutex_unlock(&lock);
     return r;
