@@ -15,9 +15,11 @@
  * The ones above work there, too, for who has no CUDA: they copy and wait.
  *
  * Threads: a client and its sessions may be used by any thread, two sessions of one client by two threads at the same
- * time, one session by one thread at a time. The library starts no thread, installs no signal handler, prints nothing
- * and never exits; SIGPIPE is not raised. Functions that say "blocks" wait for the daemon, at most for the client's
- * time-out (scissor_connect_options); all others never wait for another process.
+ * time, one session by one thread at a time. A client with a session on a GPU has a thread of its own until
+ * scissor_disconnect(), which closes memory that the daemon takes back, with all signals blocked; without one the
+ * library starts none. It installs no signal handler, prints nothing and never exits; SIGPIPE is not raised. Functions
+ * that say "blocks" wait for the daemon, at most for the client's time-out (scissor_connect_options); all others never
+ * wait for another process.
  *
  * Every function that returns int gives 0, a positive condition or a negative failure (scissor_error.h,
  * scissor_strerror()). Outputs are untouched on failure. */

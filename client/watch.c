@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "internal.h"
 
 #define BUSY_MS 5      /* between two looks at whether a device has done its work */
@@ -19,7 +20,7 @@
 static bool release_all(struct scissor_client *client) {
     bool left = false;
     for (struct scissor_session *s = client->sessions; s; s = s->next)
-        if (s->device && client->attached && !s->busy && !s->closing && !s->failure) {
+        if (s->device && client->attached && !s->busy && !s->closing && !s->failure && !scissor__device_lost(s)) {
             scissor__session_release(s);
             left |= s->segments_condemned && !s->in_step;
         }

@@ -1,6 +1,6 @@
 /* wire.c - packets in and out of the attach socket, and waiting for answers.
  *
- * The library has no thread of its own, so whoever waits reads for all: the first waiter sleeps in poll() with the
+ * No thread of the library waits for answers, so whoever does reads for all: the first waiter sleeps in poll() with the
  * lock given up and `reading` set, applies everything that came and wakes the others; one of them reads on. Nobody
  * else touches the receiving side meanwhile, so an answer cannot be taken from under a sleeping reader. */
 #include <errno.h>

@@ -404,6 +404,18 @@ static const char *why_not_settled(int code) {
                                     : "the device failed; the session is lost";
 }
 
+/* The settle is done, but its client cannot hear of all the memory that the session has now. On the host it connects
+ * again and is told anew. On a device that is the end of this session, but not of its client's other ones. */
+static void grow_unsent(struct broker *b, struct session *s, uint32_t request) {
+    device_note(b, s->pool, "");
+    int code = s->pool->lost ? SCISSOR_EDEVICELOST : SCISSOR_ESYSTEM;
+    send_failed(b, s->peer, request, s->id, code, "the session's new memory could not be sent");
+    if (s->pool->config.backend->revocable)
+        peer_hang_up(b, s->peer);
+    else
+        s->job.code = code;
+}
+
 static void settle_done(struct broker *b, struct session *s) {
     uint32_t request = s->asked.number;
     s->asked.type = 0;
@@ -423,10 +435,9 @@ static void settle_done(struct broker *b, struct session *s) {
     tell_shrunk(b, s);
     if (s->ending && s->end_reason == PROTO_REASON_OPERATOR)
         send_failed(b, s->peer, request, s->id, SCISSOR_ECLOSED, "the operator closed the session");
-    else if (send_grow(b, s, request, s->job.grown_ids, s->job.grown_count) < 0) {
-        send_failed(b, s->peer, request, s->id, SCISSOR_ESYSTEM, "the session's new memory could not be sent");
-        peer_hang_up(b, s->peer);
-    } else {
+    else if (send_grow(b, s, request, s->job.grown_ids, s->job.grown_count) < 0)
+        grow_unsent(b, s, request);
+    else {
         struct proto_settled settled = {.session = s->id,
                                         .generation = s->generation,
                                         .evicted_rows = s->last_evicted,

@@ -71,7 +71,7 @@ static int put_down(struct cuda_arena *a, cuda_stream stream) {
     if (r == 0)
         r = CUDA_DEVICE_CALL(a->device, event_record, use->event, stream);
     if (r < 0) {
-        (void)a->device->driver->stream_wait(stream);
+        (void)cuda_device_wait(a->device, stream);
         return r;
     }
     a->end = use->end = a->piece + a->size;

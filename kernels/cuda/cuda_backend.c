@@ -64,7 +64,7 @@ static int wait(struct kernel_backend *b, void *stream) {
     int r = cuda_device_enter(d);
     if (r < 0)
         return r;
-    r = CUDA_DEVICE_CALL(d, stream_wait, stream);
+    r = cuda_device_wait(d, stream);
     cuda_device_leave(d);
     return r;
 }

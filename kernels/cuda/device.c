@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "../../proto/alloc.h"
 
@@ -175,6 +176,26 @@ void cuda_device_leave(struct cuda_device *d) {
     (void)d->driver->context_pop(&context); /* fails only if the context is lost, and the next enter says so */
 }
 
+static uint64_t now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+int cuda_device_wait(struct cuda_device *d, cuda_stream stream) {
+    struct timespec pause = {0, 10000};
+    uint64_t end = atomic_load(&d->stuck) ? 0 : now_ms() + CUDA_WAIT_MS;
+    cuda_result code;
+    while ((code = d->driver->stream_query(stream)) == CUDA_NOT_READY && now_ms() < end) {
+        nanosleep(&pause, NULL);
+        pause.tv_nsec = pause.tv_nsec < 200000 ? 2 * pause.tv_nsec : pause.tv_nsec;
+    }
+    atomic_store(&d->stuck, code == CUDA_NOT_READY);
+    if (code == CUDA_NOT_READY)
+        return cuda_fail(-ETIMEDOUT, "the device's work does not end; did the process die that it waits for?");
+    return cuda_device_check(d, cuda_call_stream_query, code);
+}
+
 int cuda_device_drain(struct cuda_device *d) {
-    return CUDA_DEVICE_CALL(d, stream_wait, d->stream);
+    return cuda_device_wait(d, d->stream);
 }

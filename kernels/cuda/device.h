@@ -20,8 +20,9 @@ struct cuda_device {
     char name[128];
     char uuid[CUDA_UUID_TEXT_BYTES];
     size_t bytes;
-    int major, minor; /* compute capability */
-    atomic_bool lost; /* a sticky error was seen: nothing works any more until the process ends */
+    int major, minor;  /* compute capability */
+    atomic_bool stuck; /* a stream was found to stand still, and none has come to its end since */
+    atomic_bool lost;  /* a sticky error was seen: nothing works any more until the process ends */
 };
 
 /* "cuda" (the first device), "cuda:N" or "cuda:GPU-xxxx" (any beginning of a UUID that only one device has). 0, or a
@@ -34,7 +35,12 @@ struct cuda_device *cuda_device_close(struct cuda_device *d);
 /* Makes the context current; on success cuda_device_leave() must follow in the same thread. */
 int cuda_device_enter(struct cuda_device *d);
 void cuda_device_leave(struct cuda_device *d);
-/* Waits for all that was queued on our stream. Within enter and leave. */
+/* Waits for all that is on the stream now: -ETIMEDOUT after CUDA_WAIT_MS, as a stream that waits for an event of a
+ * process that has died stands still for ever. One that was found so is only looked at from then on. Within enter and
+ * leave. */
+#define CUDA_WAIT_MS 10000u
+int cuda_device_wait(struct cuda_device *d, cuda_stream stream);
+/* The same for our stream. */
 int cuda_device_drain(struct cuda_device *d);
 
 /* cuda_check() of one of this device's calls; remembers that the device is lost. */

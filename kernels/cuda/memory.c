@@ -63,8 +63,8 @@ static int allocate(struct cuda_memory *m, size_t bytes, cuda_address *ret) {
         r = cuda_device_drain(d);
     if (r < 0) {
         /* The text of the first failure stays. What was queued must not outlive the memory. */
-        (void)d->driver->stream_wait(d->stream);
-        (void)d->driver->memory_free(address);
+        if (cuda_device_drain(d) == 0)
+            (void)d->driver->memory_free(address);
         return r;
     }
     *ret = address;

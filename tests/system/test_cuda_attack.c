@@ -3,6 +3,8 @@
  * The daemon is the program, on the driver in tests/fakecuda, which ends it when it frees memory that a client has
  * open. Some clients only speak the protocol and open nothing. The others are this program again with a role as its
  * first argument, as a process opens the driver once; when one has come to where it shall be, it writes a file. */
+#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -11,85 +13,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "attention.h"
+#include "cuda_attackers.h"
 #include "cuda_roles.h"
 #include "harness.h"
 #include "scissor.h"
 
-/* 16 pages of it, one of each head, fill a segment: 64 rows more are a segment more. */
-static const struct attention_model model = {.seed = 5,
-                                             .layers = 16,
-                                             .kv_heads = 1,
-                                             .q_heads = 1,
-                                             .head_dim = 256,
-                                             .compute_dtype = SCISSOR_F16,
-                                             .storage_dtype = SCISSOR_F32,
-                                             .scale = 0.0625f};
+#define DEVICE_FAILED 700 /* CUDA_ERROR_ILLEGAL_ADDRESS */
 
 static struct harness_daemon daemon_;
-
-/* ---------- roles ---------- */
-
-static void leave_mark(const char *path) {
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
-    REQUIRE(fd >= 0);
-    close(fd);
-}
-
-/* A daemon of another process. */
-static struct harness_daemon daemon_at(const char *directory) {
-    struct harness_daemon d = {0};
-    snprintf(d.dir, sizeof d.dir, "%s", directory);
-    return d;
-}
-
-/* A client that speaks the protocol itself and whose work on the device goes on and on ($FAKECUDA_DELAY_US): it asks
- * for settles all the time, and must be told soon each time that there is nothing to be settled yet. */
-static void role_never_done(const char *mark, const char *directory) {
-    struct harness_daemon d = daemon_at(directory);
-    const struct cuda_driver *driver;
-    struct proto_open open;
-    struct proto_opened opened;
-    cuda_stream stream;
-    cuda_event event;
-    cuda_event_handle handle;
-    driver = role_driver(&stream);
-    int fd = harness_hello(&d);
-    harness_open_default(&open);
-    REQUIRE(harness_open(fd, &open, &opened, NULL) == 0);
-    memcpy(handle.reserved, opened.events[0], sizeof handle.reserved);
-    REQUIRE(driver->event_open(&event, handle) == 0);
-    cuda_address memory = role_memory(driver, 4096);
-    REQUIRE(driver->fill(memory, 1, 1024, stream) == 0);
-    REQUIRE(driver->event_record(event, stream) == 0);
-    for (uint32_t i = 1;; i++) {
-        struct proto_settle settle = {.session = opened.session, .rows = 16};
-        struct proto_failed failed = {.code = 0};
-        uint64_t begin = harness_now_ns();
-        REQUIRE(harness_send_message(fd, PROTO_SETTLE, i, &settle) == 0);
-        REQUIRE(harness_expect(fd, PROTO_SETTLED, i, NULL, 0, &failed) < 0);
-        REQUIRE(failed.code == SCISSOR_ESTATE);
-        REQUIRE(harness_now_ns() - begin < 2000000000u);
-        if (i == 1)
-            leave_mark(mark);
-    }
-}
-
-static int play(const char *name, const char *mark, const char *directory) {
-    static const struct {
-        const char *name;
-        void (*run)(const char *mark, const char *directory);
-    } roles[] = {{"never-done", role_never_done}};
-    alarm(120);
-    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-        if (!strcmp(roles[i].name, name))
-            roles[i].run(mark, directory);
-    return 1;
-}
 
 /* ---------- starting and looking ---------- */
 
@@ -150,20 +87,6 @@ static void stop(void) {
     assert_int_equal(harness_open(fd, &open, &opened, NULL), 0);
     close_session(fd, opened.session);
     assert_int_equal(harness_stop(&daemon_), 0);
-}
-
-static struct proto_open lent_open(uint32_t guaranteed_rows, uint32_t max_rows) {
-    struct proto_open open;
-    harness_open_default(&open);
-    open.storage_dtype = model.storage_dtype;
-    open.groups[0].layers = model.layers;
-    open.groups[0].kv_heads = model.kv_heads;
-    open.groups[0].q_heads = model.q_heads;
-    open.groups[0].head_dim = model.head_dim;
-    open.groups[0].guaranteed_rows = 16 + guaranteed_rows;
-    open.groups[0].max_rows = 16 + max_rows;
-    strcpy(open.groups[0].policy, "window");
-    return open;
 }
 
 /* ---------- tests ---------- */
@@ -235,7 +158,7 @@ static int open_lent(const struct proto_open *open, uint32_t settles, uint64_t *
 static void test_released_lies(void **state) {
     enum { LIES = 6 };
     static const struct proto_segment_id lies[LIES] = {{0}, {1}, {2}, {3}, {UINT32_MAX}, {1}};
-    struct proto_open open = lent_open(64, 512);
+    struct proto_open open = attackers_open(64, 512);
     struct proto_settled settled;
     uint64_t sessions[2];
     int fds[2];
@@ -259,7 +182,7 @@ static void test_released_lies(void **state) {
 
 /* Who does not close what was taken from it holds up nobody for long: others give instead, and everybody can see it. */
 static void test_never_released(void **state) {
-    struct proto_open open = lent_open(64, 512), want = lent_open(128, 128);
+    struct proto_open open = attackers_open(64, 512), want = attackers_open(128, 128);
     struct proto_segment_id ids[8];
     uint64_t liar, other, third;
     (void)state;
@@ -284,6 +207,152 @@ static void test_never_released(void **state) {
     stop();
 }
 
+static bool ended(pid_t pid) {
+    siginfo_t info = {0};
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+}
+
+static bool has_said(const char *text) {
+    char log[4096];
+    return harness_read_file(daemon_.log, log, sizeof log) > 0 && strstr(log, text);
+}
+
+/* Clients die at any moment, of which no other one notices anything. */
+static void test_deaths(void **state) {
+    enum { DEATHS = 60, CLIENTS = 3 };
+    pid_t pids[CLIENTS] = {0};
+    (void)state;
+    start("32MiB");
+    setenv("FAKECUDA_DELAY_US", "100", 1);
+    pid_t honest = start_role("borrows");
+    for (int i = 0; i < DEATHS; i++) {
+        pid_t *pid = &pids[i % CLIENTS];
+        if (*pid) {
+            assert_false(ended(*pid));
+            harness_kill(*pid);
+        }
+        *pid = start_role("borrows");
+        harness_sleep_ms((unsigned)(i * 37 % 90));
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        harness_kill(pids[i]);
+    unsetenv("FAKECUDA_DELAY_US");
+    uint64_t settles = stat_now().settles;
+    assert_int_equal(harness_wait_counter(&daemon_, offsetof(struct proto_pool_stat, settles), settles + 20, 10000), 0);
+    assert_false(ended(honest));
+    harness_kill(honest);
+    stop();
+}
+
+static void test_opens(void **state) {
+    char path[64];
+    int status;
+    (void)state;
+    start("64MiB");
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)daemon_.pid);
+    setenv("FAKECUDA_DELAY_US", "10", 1);
+    pid_t first = start_role("borrows"); /* so that all is there that comes with a first session */
+    harness_kill(first);
+    assert_int_equal(harness_wait_sessions(&daemon_, 0, HARNESS_PATIENCE_MS), 0);
+    unsigned before = attackers_files(path);
+    pid_t pid = start_role("opens");
+    unsetenv("FAKECUDA_DELAY_US");
+    assert_int_equal(harness_wait(pid, HARNESS_PATIENCE_MS, &status), 0);
+    assert_int_equal(status, 0);
+    assert_int_equal(harness_wait_sessions(&daemon_, 0, HARNESS_PATIENCE_MS), 0);
+    assert_in_range(attackers_files(path), before - 1, before + 1);
+    stop();
+}
+
+/* The whole pool is a stopped process's whose sessions have been closed: others hear that it is full, not for how long;
+ * drain and SIGTERM come to an end. */
+static void test_stopped_client(void **state) {
+    struct proto_open open = attackers_open(64, 64);
+    struct proto_opened opened;
+    struct proto_failed failed = {.code = 0};
+    (void)state;
+    start("24MiB");
+    pid_t pid = start_role("borrows");
+    assert_int_equal(harness_wait_counter(&daemon_, offsetof(struct proto_pool_stat, segments), 9, 5000), 0);
+    assert_int_equal(kill(pid, SIGSTOP), 0);
+    (void)tool_says("close 1", "");
+    for (int i = 2; i < 20 && !stat_now().quarantined; i++) {
+        char command[32];
+        snprintf(command, sizeof command, "close %d 2>&1; true", i);
+        (void)tool_says(command, "");
+        harness_sleep_ms(20);
+    }
+    assert_int_equal(harness_wait_counter(&daemon_, offsetof(struct proto_pool_stat, quarantined_bytes), 1, 5000), 0);
+    int fd = harness_hello(&daemon_);
+    open.groups[0].guaranteed_rows = open.groups[0].max_rows = 16 + 512;
+    assert_true(harness_open(fd, &open, &opened, &failed) < 0);
+    print_message("%s\n", failed.text);
+    assert_int_equal(failed.code, SCISSOR_BUSY);
+    open.wait_ms = 300;
+    assert_true(harness_open(fd, &open, &opened, &failed) < 0);
+    print_message("%s\n", failed.text);
+    open.wait_ms = 60000;
+    assert_int_equal(harness_send_message(fd, PROTO_OPEN, 3, &open), 0);
+    assert_true(tool_says("drain", ""));
+    assert_true(harness_expect(fd, PROTO_OPENED, 3, NULL, 0, &failed) < 0);
+    print_message("%s\n", failed.text);
+    close(fd);
+    uint64_t begin = harness_now_ns();
+    assert_int_equal(harness_stop(&daemon_), 0);
+    assert_true(harness_now_ns() - begin < 4000000000u);
+    harness_kill(pid);
+}
+
+/* The n-th of all the daemon's calls of the driver fails, in a small life: the daemon does not start and says why, or
+ * it lives, answers all, and has everything back, or has lost the device and says so. */
+static void life_with_failure(const char *devices, unsigned n, unsigned code) {
+    char fail[32];
+    int status = -1;
+    setenv("FAKECUDA_DIR", devices, 1);
+    snprintf(fail, sizeof fail, "*:%u:%u", n, code);
+    setenv("FAKECUDA_FAIL", fail, 1);
+    memset(&daemon_, 0, sizeof daemon_);
+    assert_int_equal(harness_directory(daemon_.base, sizeof daemon_.base), 0);
+    snprintf(daemon_.dir, sizeof daemon_.dir, "%s/run", daemon_.base);
+    snprintf(daemon_.log, sizeof daemon_.log, "%s/log", daemon_.base);
+    const char *const argv[] = {
+        harness_program("scissord"), "--dir", daemon_.dir, "--device", "cuda", "--pool", "24MiB", NULL};
+    assert_int_equal(harness_spawn(argv, daemon_.log, &daemon_.pid), 0);
+    unsetenv("FAKECUDA_FAIL");
+    while (!ended(daemon_.pid) && !has_said(": ready; "))
+        harness_sleep_ms(2);
+    if (ended(daemon_.pid)) {
+        assert_int_equal(harness_wait(daemon_.pid, HARNESS_PATIENCE_MS, &status), 0);
+        assert_int_equal(status, 1);
+        assert_true(has_said("use --device host"));
+        return;
+    }
+    const char *const life[] = {"/proc/self/exe", "lives", "-", daemon_.dir, NULL};
+    assert_int_equal(harness_run(life, NULL, &status), 0);
+    assert_int_equal(status, 0);
+    assert_int_equal(harness_wait_sessions(&daemon_, 0, HARNESS_PATIENCE_MS), 0);
+    struct proto_pool_stat stat = stat_now();
+    assert_int_equal(stat.charged_bytes + stat.quarantined_bytes + stat.segments, 0);
+    assert_true(!stat.device_lost || has_said("the device has failed"));
+    assert_true(stat.device_lost || code != DEVICE_FAILED || stat.settles >= 28);
+    assert_int_equal(harness_stop(&daemon_), 0);
+}
+
+static void test_failures(void **state) {
+    static const unsigned grows[] = {72, 73, 74}; /* of a settle whose new segment cannot be exported */
+    char devices[64];
+    (void)state;
+    assert_int_equal(harness_directory(devices, sizeof devices), 0);
+    setenv("FAKECUDA_DELAY_US", "10", 1);
+    for (unsigned n = 1; n < 400; n += n < 40 ? 3 : 17)
+        life_with_failure(devices, n, n % 2 ? DEVICE_FAILED : CUDA_OUT_OF_MEMORY);
+    for (size_t i = 0; i < sizeof grows / sizeof *grows; i++) {
+        life_with_failure(devices, grows[i], DEVICE_FAILED);
+        life_with_failure(devices, grows[i], CUDA_OUT_OF_MEMORY);
+    }
+    unsetenv("FAKECUDA_DELAY_US");
+}
+
 /* ---------- the program ---------- */
 
 /* A program that was built without nvcc has no kernels. */
@@ -302,13 +371,15 @@ static void test_none(void **state) {
 
 int main(int argc, char **argv) {
     char library[256];
-    const struct CMUnitTest none[] = {cmocka_unit_test(test_none)}, tests[] = {
-                                                                        cmocka_unit_test(test_never_done),
-                                                                        cmocka_unit_test(test_released_lies),
-                                                                        cmocka_unit_test(test_never_released),
-                                                                    };
+    const struct CMUnitTest none[] = {cmocka_unit_test(test_none)},
+                            tests[] = {
+                                cmocka_unit_test(test_never_done),     cmocka_unit_test(test_released_lies),
+                                cmocka_unit_test(test_never_released), cmocka_unit_test(test_failures),
+                                cmocka_unit_test(test_opens),          cmocka_unit_test(test_stopped_client),
+                                cmocka_unit_test(test_deaths),
+                            };
     if (argc == 4)
-        return play(argv[1], argv[2], argv[3]);
+        return attackers_play(argv[1], argv[2], argv[3]);
     harness_init(240);
     if (argc == 2)
         cmocka_set_test_filter(argv[1]); /* one test, for looking into it */

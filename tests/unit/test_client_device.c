@@ -485,49 +485,27 @@ static void a_client_ends_under_work(void **state) {
     scissor__session_free(s);
 }
 
-/* A step's work is queued, and neither can its end be recorded nor can it be waited for. */
-static void a_step_that_nobody_can_wait_for(void **state) {
+/* A step's work or the sums' way to the host is queued, and its end can neither be recorded nor be waited for: nothing
+ * of it is freed, until more on the same stream is behind it. */
+static void nobody_can_wait_for_it(void **state) {
     (void)state;
     float *out;
-    struct scissor_session *s = opened();
-    unsigned before = fake_device.allocations;
-    assert_int_equal(scissor_step_begin(s, 4), 0);
-    for (uint32_t layer = 0; layer < client_model.layers; layer++)
-        assert_int_equal(layer_on(s, 4, layer, STREAM(0), &out), 0);
-    unsigned vectors_in_use = fake_device.allocations - before;
-    fake_device.fail_with = -EIO;
-    fake_device.fail_more = 1;
-    fake_device.fail_after = 0;
-    assert_int_equal(scissor_step_end(s), SCISSOR_EDEVICE);
-    assert_int_equal(fake_device.fail_after, -1);
-    assert_int_equal(scissor_step_begin(s, 1), SCISSOR_EDEVICE);
-    assert_int_equal(scissor_settle(s), SCISSOR_EDEVICE);
-    assert_int_equal(scissor_close(s), SCISSOR_EDEVICE);
-    client_take_device(client);
-    scissor_disconnect(client);
-    assert_int_equal(fake_device.faults, 0);
-    assert_int_equal(fake_device.allocations, before + vectors_in_use);
-    fake_device_daemon()->streams->wait(fake_device_daemon(), STREAM(0));
-    client = s->client = client_connected();
-    s->device->adrift = false;
-    scissor__session_free(s);
-}
-
-/* The same of the way of the scores to the host, until a later settle on the same stream is behind it. */
-static void scores_that_nobody_can_wait_for(void **state) {
-    (void)state;
-    float *out;
-    struct scissor_session *s = opened();
-    assert_int_equal(step_on(s, 4, STREAM(0), &out), 0);
-    fake_device.fail_with = -EIO;
-    fake_device.fail_more = 1;
-    fake_device.fail_after = 1 + s->group_count; /* its step is followed, the sums are queued */
-    assert_int_equal(scissor_settle_device(s, STREAM(1)), SCISSOR_EDEVICE);
-    assert_int_equal(fake_device.fail_after, -1);
-    assert_int_equal(scissor_close(s), SCISSOR_EDEVICE);
-    assert_int_equal(fake_device.faults, 0);
-    assert_int_equal(scissor_settle_device(s, STREAM(1)), 0);
-    close_well(s);
+    for (int settles = 0; settles < 2; settles++) {
+        struct scissor_session *s = opened();
+        assert_int_equal(settles ? step_on(s, 4, STREAM(0), &out) : scissor_step_begin(s, 4), 0);
+        for (uint32_t layer = 0; layer < client_model.layers && !settles; layer++)
+            assert_int_equal(layer_on(s, 4, layer, STREAM(0), &out), 0);
+        fake_device.fail_with = -EIO;
+        fake_device.fail_more = 1;
+        fake_device.fail_after = settles ? 1 + s->group_count : 0; /* its step is followed, the sums are queued */
+        assert_int_equal(settles ? scissor_settle_device(s, STREAM(1)) : scissor_step_end(s), SCISSOR_EDEVICE);
+        assert_int_equal(fake_device.fail_after, -1);
+        assert_int_equal(scissor_close(s), SCISSOR_EDEVICE);
+        assert_int_equal(scissor_settle_device(s, STREAM(1)), settles ? 0 : SCISSOR_EDEVICE);
+        fake_device_daemon()->streams->wait(fake_device_daemon(), STREAM(0));
+        s->device->adrift = false;
+        close_well(s);
+    }
 }
 
 static void operator_closes_under_work(void **state) {
@@ -603,8 +581,7 @@ int main(void) {
         TEST(memory_fails),
         TEST(nothing_is_closed_under_work),
         TEST(a_client_ends_under_work),
-        TEST(a_step_that_nobody_can_wait_for),
-        TEST(scores_that_nobody_can_wait_for),
+        TEST(nobody_can_wait_for_it),
         TEST(operator_closes_under_work),
         TEST(refused_settles_are_passed_on),
         TEST(restarts_end_sessions),

@@ -1,0 +1,249 @@
+/* cuda_attackers.c - see cuda_attackers.h. */
+#include "cuda_attackers.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "attention.h"
+#include "cuda_roles.h"
+#include "harness.h"
+#include "scissor.h"
+
+/* 16 pages of it, one of each head, fill a segment: 64 rows more are a segment more. */
+static const struct attention_model model = {.seed = 5,
+                                             .layers = 16,
+                                             .kv_heads = 1,
+                                             .q_heads = 1,
+                                             .head_dim = 256,
+                                             .compute_dtype = SCISSOR_F16,
+                                             .storage_dtype = SCISSOR_F32,
+                                             .scale = 0.0625f};
+
+struct proto_open attackers_open(uint32_t guaranteed_rows, uint32_t max_rows) {
+    struct proto_open open;
+    harness_open_default(&open);
+    open.storage_dtype = model.storage_dtype;
+    open.groups[0].layers = model.layers;
+    open.groups[0].kv_heads = model.kv_heads;
+    open.groups[0].q_heads = model.q_heads;
+    open.groups[0].head_dim = model.head_dim;
+    open.groups[0].guaranteed_rows = 16 + guaranteed_rows;
+    open.groups[0].max_rows = 16 + max_rows;
+    strcpy(open.groups[0].policy, "window");
+    return open;
+}
+
+static void leave_mark(const char *path) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
+    REQUIRE(fd >= 0);
+    close(fd);
+}
+
+/* A daemon of another process. */
+static struct harness_daemon daemon_at(const char *directory) {
+    struct harness_daemon d = {0};
+    snprintf(d.dir, sizeof d.dir, "%s", directory);
+    return d;
+}
+
+/* A client that speaks the protocol itself and whose work on the device goes on and on ($FAKECUDA_DELAY_US): it asks
+ * for settles all the time, and must be told soon each time that there is nothing to be settled yet. */
+static void role_never_done(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    const struct cuda_driver *driver;
+    struct proto_open open;
+    struct proto_opened opened;
+    cuda_stream stream;
+    cuda_event event;
+    cuda_event_handle handle;
+    driver = role_driver(&stream);
+    int fd = harness_hello(&d);
+    harness_open_default(&open);
+    REQUIRE(harness_open(fd, &open, &opened, NULL) == 0);
+    memcpy(handle.reserved, opened.events[0], sizeof handle.reserved);
+    REQUIRE(driver->event_open(&event, handle) == 0);
+    cuda_address memory = role_memory(driver, 4096);
+    REQUIRE(driver->fill(memory, 1, 1024, stream) == 0);
+    REQUIRE(driver->event_record(event, stream) == 0);
+    for (uint32_t i = 1;; i++) {
+        struct proto_settle settle = {.session = opened.session, .rows = 16};
+        struct proto_failed failed = {.code = 0};
+        uint64_t begin = harness_now_ns();
+        REQUIRE(harness_send_message(fd, PROTO_SETTLE, i, &settle) == 0);
+        REQUIRE(harness_expect(fd, PROTO_SETTLED, i, NULL, 0, &failed) < 0);
+        REQUIRE(failed.code == SCISSOR_ESTATE);
+        REQUIRE(harness_now_ns() - begin < 2000000000u);
+        if (i == 1)
+            leave_mark(mark);
+    }
+}
+
+/* A small life with all that a daemon does for sessions, whatever comes of it; but each request has an answer. It ends
+ * without a word. */
+static void role_lives(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    struct proto_open open = attackers_open(64, 512), want = attackers_open(192, 192);
+    struct proto_opened opened;
+    struct proto_close close_it;
+    int fd = harness_hello(&d), r;
+    (void)mark;
+    want.wait_ms = 300;
+    REQUIRE(fd >= 0);
+    r = harness_open(fd, &open, &opened, NULL);
+    for (int i = 0; i < 28 && r == 0; i++)
+        r = harness_settle(fd, opened.session, 0, 16, &(struct proto_settled){0});
+    REQUIRE(r == 0 || r == -EREMOTEIO);
+    close_it.session = opened.session;
+    r = harness_open(fd, &want, &opened, NULL);
+    REQUIRE(r == 0 || r == -EREMOTEIO);
+    REQUIRE(harness_send_message(fd, PROTO_CLOSE, 9, &close_it) == 0);
+    r = harness_expect(fd, PROTO_CLOSED, 9, NULL, 0, NULL);
+    REQUIRE(r == 0 || r == -EREMOTEIO);
+    r = harness_open(fd, &want, &opened, NULL);
+    REQUIRE(r == 0 || r == -EREMOTEIO);
+    if (r == 0)
+        r = harness_settle(fd, opened.session, 0, 16, &(struct proto_settled){0});
+    REQUIRE(r == 0 || r == -EREMOTEIO);
+    _exit(0);
+}
+
+static struct scissor_session_spec borrower(void) {
+    struct scissor_session_spec spec = {.name = "borrower", .fresh_rows = 16, .group_count = 1, .wait_ms = 15000};
+    spec.compute_dtype = model.compute_dtype;
+    spec.storage_dtype = model.storage_dtype;
+    spec.groups[0] = (struct scissor_group_spec){.layers = model.layers,
+                                                 .kv_heads = model.kv_heads,
+                                                 .q_heads = model.q_heads,
+                                                 .head_dim = model.head_dim,
+                                                 .guaranteed_rows = 16 + 64,
+                                                 .max_rows = 16 + 512,
+                                                 .policy = "window"};
+    return spec;
+}
+
+/* Opens, appends, settles, borrows and closes with libscissor, over and over, until it is killed or something is not
+ * as it should be; then its exit status is not 0. */
+static void role_borrows(const char *mark, const char *directory) {
+    static float rows[16 * 256];
+    struct scissor_session_spec spec = borrower();
+    struct scissor_client *client;
+    struct scissor_session *s;
+    REQUIRE(scissor_connect(directory, &client) == 0);
+    leave_mark(mark);
+    for (;;) {
+        int r = scissor_open(client, &spec, &s);
+        for (int i = 0; i < 40 && r >= 0; i++) {
+            r = scissor_step_begin(s, 16);
+            for (uint32_t layer = 0; layer < model.layers && r == 0; layer++)
+                r = scissor_append(s, layer, rows, rows, SCISSOR_F32);
+            if (r == 0)
+                r = scissor_step_end(s);
+            if (r == 0)
+                r = scissor_settle(s);
+        }
+        if (r >= 0)
+            r = scissor_close(s);
+        if (r < 0)
+            fprintf(stderr, "borrower: %s: %s\n", scissor_strerror(r), scissor_last_text(client));
+        if (r == SCISSOR_ERESTARTED || r == SCISSOR_EGONE)
+            _exit(10);
+        REQUIRE(r >= 0);
+    }
+}
+
+unsigned attackers_files(const char *directory) {
+    unsigned count = 0;
+    DIR *d = opendir(directory);
+    while (d && readdir(d))
+        count++;
+    if (d)
+        closedir(d);
+    return count;
+}
+
+/* Opens and closes, with rows that are settled, with libscissor. */
+static void opens(struct scissor_client *client, int times) {
+    static float rows[16 * 256];
+    struct scissor_session_spec spec = borrower();
+    struct scissor_session *s;
+    for (int i = 0; i < times; i++) {
+        REQUIRE(scissor_open(client, &spec, &s) == 0);
+        REQUIRE(scissor_step_begin(s, 16) == 0);
+        for (uint32_t layer = 0; layer < model.layers; layer++)
+            REQUIRE(scissor_append(s, layer, rows, rows, SCISSOR_F32) == 0);
+        REQUIRE(scissor_step_end(s) == 0);
+        REQUIRE(scissor_settle(s) >= 0);
+        REQUIRE(scissor_close(s) == 0);
+    }
+}
+
+/* Events that the driver has left. */
+static unsigned count_events(const struct cuda_driver *driver) {
+    static cuda_event events[4096];
+    unsigned count = 0;
+    while (count < 4096 && driver->event_new(&events[count], CUDA_EVENT_DISABLE_TIMING) == 0)
+        count++;
+    for (unsigned i = 0; i < count; i++)
+        REQUIRE(driver->event_free(events[i]) == 0);
+    return count;
+}
+
+static void settle_often(const char *directory, int times) {
+    struct harness_daemon d = daemon_at(directory);
+    struct proto_open open = attackers_open(64, 64);
+    struct proto_opened opened;
+    struct proto_settled settled;
+    int fd = harness_hello(&d);
+    REQUIRE(fd >= 0 && harness_open(fd, &open, &opened, NULL) == 0);
+    for (int i = 0; i < times; i++)
+        REQUIRE(harness_settle(fd, opened.session, 0, 1, &settled) == 0);
+    struct proto_close close_it = {.session = opened.session};
+    REQUIRE(harness_send_message(fd, PROTO_CLOSE, 9, &close_it) == 0);
+    REQUIRE(harness_expect(fd, PROTO_CLOSED, 9, NULL, 0, NULL) == 0);
+    close(fd);
+}
+
+/* Afterwards there are as many descriptors, allocations and events as before. */
+static void role_opens(const char *mark, const char *directory) {
+    struct scissor_client *client;
+    cuda_stream stream;
+    const struct cuda_driver *driver = role_driver(&stream);
+    REQUIRE(scissor_connect(directory, &client) == 0);
+    settle_often(directory, 520);
+    opens(client, 35); /* until both sides have all that they keep */
+    unsigned events = count_events(driver);
+    unsigned descriptors = attackers_files("/proc/self/fd"), files = attackers_files(getenv("FAKECUDA_DIR"));
+    opens(client, 30);
+    REQUIRE(attackers_files("/proc/self/fd") == descriptors);
+    REQUIRE(attackers_files(getenv("FAKECUDA_DIR")) == files);
+    fprintf(stderr, "of %u events %u are left\n", events, count_events(driver));
+    REQUIRE(count_events(driver) == events);
+    scissor_disconnect(client);
+    leave_mark(mark);
+    _exit(0);
+}
+
+int attackers_play(const char *name, const char *mark, const char *directory) {
+    static const struct {
+        const char *name;
+        void (*run)(const char *mark, const char *directory);
+    } roles[] = {
+        {"never-done", role_never_done}, {"lives", role_lives}, {"borrows", role_borrows}, {"opens", role_opens}};
+    alarm(120);
+    for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+        if (!strcmp(roles[i].name, name))
+            roles[i].run(mark, directory);
+    return 1;
+}
