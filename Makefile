@@ -140,6 +140,7 @@ ifneq ($(NVCC),)
 $(IMAGE).o: $(IMAGE).fatbin
 $(IMAGE).o: EXTRA = -DCUDA_IMAGE='"$(IMAGE).fatbin"' \
 	-DCUDA_IMAGE_ARCHS='"$(if $(filter emulated,$(NVCC)),for the driver of the tests alone,$(addprefix sm_,$(CUDA_LIST)), PTX compute_$(CUDA_NEWEST))"' \
+	-DCUDA_IMAGE_NEWEST=$(if $(filter emulated,$(NVCC)),90,$(CUDA_NEWEST)) \
 	-DCUDA_IMAGE_VERSION=$(if $(filter emulated,$(NVCC)),13000,$$($(NVCC) --version | sed -nE 's/.*release ([0-9]+)\.([0-9]).*/\1*1000+\2*10/p'))
 endif
 .PHONY: FORCE

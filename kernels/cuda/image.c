@@ -21,6 +21,7 @@ __asm__(".pushsection .rodata\n"
 #else
 #define CUDA_IMAGE_ARCHS ""
 #define CUDA_IMAGE_VERSION 0
+#define CUDA_IMAGE_NEWEST 0
 const unsigned char kernel_cuda_image[1];
 const size_t kernel_cuda_image_bytes = 0;
 #endif
@@ -31,4 +32,8 @@ const char *kernel_cuda_image_archs(void) {
 
 int kernel_cuda_image_version(void) {
     return CUDA_IMAGE_VERSION + 0; /* of a compiler that does not say it the macro is empty */
+}
+
+unsigned kernel_cuda_image_newest(void) {
+    return CUDA_IMAGE_NEWEST;
 }

@@ -11,3 +11,5 @@ extern const size_t kernel_cuda_image_bytes;
 const char *kernel_cuda_image_archs(void);
 /* The CUDA version of the compiler, as cuDriverGetVersion() gives the driver's (13000: 13.0); 0 if it is not known. */
 int kernel_cuda_image_version(void);
+/* The newest architecture that it is for (90); 0 without kernels. Devices that are newer still run that one's PTX. */
+unsigned kernel_cuda_image_newest(void);

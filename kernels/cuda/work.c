@@ -16,6 +16,7 @@
 #define MIN_SPLIT_ROWS SCISSOR_PAGE_ROWS
 #define MAX_SPLIT_ROWS 1024u
 #define MMA_MAJOR 8             /* compute capability from which attend_mma.cu is something */
+#define MMA_IMAGE 80            /* a newer device runs the PTX of an older one if the image has nothing else */
 #define MMA_GROUP_HEAD_DIM 128u /* largest with groups of tiles, as shared memory is 48 KiB */
 #define MMA_GROUP_SPLIT_ROWS 128u
 #define MMA_SPLIT_ROWS 512u
@@ -440,7 +441,7 @@ static uint32_t choose_mma(const struct cuda_work *w, const struct kernel_attend
             return 0;
         head_dim = items[i].head_dim > head_dim ? items[i].head_dim : head_dim;
     }
-    if (w->device->major < MMA_MAJOR || cuda_attend_tile(vectors) < 8)
+    if (w->device->major < MMA_MAJOR || kernel_cuda_image_newest() < MMA_IMAGE || cuda_attend_tile(vectors) < 8)
         return 0;
     return vectors > 16 && head_dim <= MMA_GROUP_HEAD_DIM ? 4 : 1;
 }
