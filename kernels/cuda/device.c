@@ -184,13 +184,15 @@ static uint64_t now_ms(void) {
 
 int cuda_device_wait(struct cuda_device *d, cuda_stream stream) {
     struct timespec pause = {0, 10000};
-    uint64_t end = atomic_load(&d->stuck) ? 0 : now_ms() + CUDA_WAIT_MS;
+    bool ours = stream == d->stream;
+    uint64_t end = ours && atomic_load(&d->stuck) ? 0 : now_ms() + CUDA_WAIT_MS;
     cuda_result code;
     while ((code = d->driver->stream_query(stream)) == CUDA_NOT_READY && now_ms() < end) {
         nanosleep(&pause, NULL);
         pause.tv_nsec = pause.tv_nsec < 200000 ? 2 * pause.tv_nsec : pause.tv_nsec;
     }
-    atomic_store(&d->stuck, code == CUDA_NOT_READY);
+    if (ours)
+        atomic_store(&d->stuck, code == CUDA_NOT_READY);
     if (code == CUDA_NOT_READY)
         return cuda_fail(-ETIMEDOUT, "the device's work does not end; did the process die that it waits for?");
     return cuda_device_check(d, cuda_call_stream_query, code);

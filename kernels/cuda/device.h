@@ -21,7 +21,7 @@ struct cuda_device {
     char uuid[CUDA_UUID_TEXT_BYTES];
     size_t bytes;
     int major, minor;  /* compute capability */
-    atomic_bool stuck; /* a stream was found to stand still, and none has come to its end since */
+    atomic_bool stuck; /* our stream was found to stand still */
     atomic_bool lost;  /* a sticky error was seen: nothing works any more until the process ends */
 };
 
@@ -36,11 +36,10 @@ struct cuda_device *cuda_device_close(struct cuda_device *d);
 int cuda_device_enter(struct cuda_device *d);
 void cuda_device_leave(struct cuda_device *d);
 /* Waits for all that is on the stream now: -ETIMEDOUT after CUDA_WAIT_MS, as a stream that waits for an event of a
- * process that has died stands still for ever. One that was found so is only looked at from then on. Within enter and
- * leave. */
+ * process that has died stands still for ever. Within enter and leave. */
 #define CUDA_WAIT_MS 10000u
 int cuda_device_wait(struct cuda_device *d, cuda_stream stream);
-/* The same for our stream. */
+/* The same for our stream, which, once it was found to stand still, is only looked at until it has come to its end. */
 int cuda_device_drain(struct cuda_device *d);
 
 /* cuda_check() of one of this device's calls; remembers that the device is lost. */
