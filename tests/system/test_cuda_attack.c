@@ -303,6 +303,26 @@ static void test_stopped_client(void **state) {
     harness_kill(pid);
 }
 
+/* The daemon dies at any moment: its clients hear of it, and none hangs, not even where work of the daemon's that never
+ * ends now is in the way. */
+static void test_daemon_dies(void **state) {
+    enum { DEATHS = 8, CLIENTS = 3 };
+    pid_t pids[CLIENTS];
+    int status;
+    (void)state;
+    for (int i = 0; i < DEATHS; i++) {
+        start("32MiB");
+        for (int k = 0; k < CLIENTS; k++)
+            pids[k] = start_role("borrows");
+        harness_sleep_ms((unsigned)(20 + i * 53 % 200));
+        harness_crash(&daemon_);
+        for (int k = 0; k < CLIENTS; k++) {
+            assert_int_equal(harness_wait(pids[k], HARNESS_PATIENCE_MS, &status), 0);
+            assert_int_equal(status, 10);
+        }
+    }
+}
+
 /* The n-th of all the daemon's calls of the driver fails, in a small life: the daemon does not start and says why, or
  * it lives, answers all, and has everything back, or has lost the device and says so. */
 static void life_with_failure(const char *devices, unsigned n, unsigned code) {
@@ -376,7 +396,7 @@ int main(int argc, char **argv) {
                                 cmocka_unit_test(test_never_done),     cmocka_unit_test(test_released_lies),
                                 cmocka_unit_test(test_never_released), cmocka_unit_test(test_failures),
                                 cmocka_unit_test(test_opens),          cmocka_unit_test(test_stopped_client),
-                                cmocka_unit_test(test_deaths),
+                                cmocka_unit_test(test_deaths),         cmocka_unit_test(test_daemon_dies),
                             };
     if (argc == 4)
         return attackers_play(argv[1], argv[2], argv[3]);
