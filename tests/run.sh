@@ -7,7 +7,8 @@
 # that it starts are on that device, of a driver that is a fake (tests/fakecuda) and that no other test shares, or, with
 # SCISSOR_TEST_GPU=1, of the one that the machine has. A crash, a time-out and a process left behind count as a failed
 # test. A test that cannot run here prints "SKIP: reason" and calls skip(); of one that passes, "NOTE: text" is shown,
-# too. The last line is "N passed, N failed, N skipped"; the exit status is 1 if anything failed or nothing ran.
+# too. What failed is named again at the end. The last line is "N passed, N failed, N skipped"; the exit status is 1 if
+# anything failed or nothing ran.
 set -u
 export LC_ALL=C
 limit=${TEST_SECONDS:-300}
@@ -18,6 +19,7 @@ work=$(mktemp -d "$base/scissor.XXXXXX") || exit 1
 number=0
 running=
 passed=0 failed=0 skipped=0
+failures=
 
 # Processes whose environment says that they stem from the test in directory $1, however they left its group.
 survivors() {
@@ -87,6 +89,8 @@ run_one() {
     printf '%-32s %4d passed %3d failed %3d skipped %7s s%s\n' "$name" "$good" "$bad" "$none" "$seconds" "${why:+  $why}"
     if [ "$bad" -gt 0 ]; then
         sed 's/^/    /' "$log"
+        failures+="$name  ${why:-$bad failed}"$'\n'
+        failures+=$(grep -aE '^\[  (FAILED|ERROR)  |error:|ERROR:|runtime error' "$log" | head -n 8 | cut -c1-160 | sed 's/^/    /')$'\n'
     else
         sed -n 's/^SKIP: /    skipped: /p; s/^NOTE: /    /p' "$log"
     fi
@@ -98,5 +102,7 @@ for program in "$@"; do
     run_one "$program" || failed=$((failed + 1))
 done
 [ $((passed + failed)) -gt 0 ] || echo "no test ran"
+# Once more, as the log of a long run may be read from its end alone.
+[ -z "$failures" ] || printf '\nfailed:\n%s' "$failures"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]
