@@ -559,27 +559,23 @@ static const struct kernel_streams operations = {.own = own,
                                                  .fence_wait = fence_wait,
                                                  .lost = lost};
 
-static struct kernel_backend *made(struct kernel_backend *b) {
-    *b = (struct kernel_backend){.name = "cuda",
-                                 .path = "fake",
-                                 .device = FAKE_DEVICE_NAME,
-                                 .storage_dtypes = (1u << KERNEL_ELEMENT_DTYPES) - 1,
-                                 .streams = &operations,
-                                 .segment_new = segment_new,
-                                 .segment_free = segment_free,
-                                 .segment_export = segment_export,
-                                 .segment_import = segment_import,
-                                 .segment_address = segment_address,
-                                 .settle = settle};
-    return b;
-}
+/* Not written again: several threads ask for them. */
+#define BACKEND                                                                                                  \
+    {                                                                                                            \
+        .name = "cuda", .path = "fake", .device = FAKE_DEVICE_NAME,                                              \
+        .storage_dtypes = (1u << KERNEL_ELEMENT_DTYPES) - 1, .streams = &operations, .segment_new = segment_new, \
+        .segment_free = segment_free, .segment_export = segment_export, .segment_import = segment_import,        \
+        .segment_address = segment_address, .settle = settle                                                     \
+    }
+
+static struct kernel_backend client_backend = BACKEND, daemon_backend = BACKEND;
 
 struct kernel_backend *fake_device_client(void) {
-    return made(&client_backend);
+    return &client_backend;
 }
 
 struct kernel_backend *fake_device_daemon(void) {
-    return made(&daemon_backend);
+    return &daemon_backend;
 }
 
 void fake_device_discard(void) {
