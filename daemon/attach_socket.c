@@ -18,6 +18,10 @@
 #include "daemon/loop.h"
 #include "scissor_error.h"
 
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* the headers of Debian 12 are older than it */
+#endif
+
 #define ATTACH_PEERS_MAX 4096u
 #define ATTACH_PEERS_KEPT                                                                      \
     8u /* of these, for root and the daemon's user: so that they can end what takes all others \
@@ -255,8 +259,16 @@ static bool attach_wants_pidfds(const struct server *s) {
     return s->keeps || broker_waits_for_processes(s->broker);
 }
 
-static int attach_pidfd(const struct attach *a, pid_t pid) {
-    return attach_wants_pidfds(a->server) ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+/* The kernel gives one of the very process that connected since Linux 6.5, of a PID namespace that has no number for it
+ * here, too. */
+static int attach_pidfd(const struct attach *a, int fd, pid_t pid) {
+    int pidfd = -1;
+    socklen_t size = sizeof pidfd;
+    if (!attach_wants_pidfds(a->server))
+        return -1;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0)
+        return pidfd;
+    return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
 static void attach_admit(struct attach *a, int fd) {
@@ -272,7 +284,7 @@ static void attach_admit(struct attach *a, int fd) {
         return;
     }
     struct attach_peer *peer = scissor_calloc(1, sizeof *peer);
-    int pidfd = attach_pidfd(a, who.pid);
+    int pidfd = attach_pidfd(a, fd, who.pid);
     if (!peer || broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, pidfd, &peer->broker_peer) < 0) {
         if (pidfd >= 0)
             close(pidfd);

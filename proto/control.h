@@ -152,7 +152,7 @@ struct proto_session_stat {
         lowest_mass; /* mean attention mass per query that its least important rows carry (arbiter); -1: not gathered */
     uint64_t age_ns; /* since its opening, or since it was taken over */
     uint32_t orphan; /* 1: taken over, its client has not come back yet */
-    uint32_t quarantine_s; /* so long it is in quarantine, in seconds */
+    uint32_t quarantine_s; /* so long it, or the oldest of what its client is to release, is in quarantine: seconds */
 };
 #define PROTO_SESSION_STATE_MAP(X)      \
     X(OPENING, 0, "opening")            \

@@ -118,7 +118,8 @@ const char *harness_program(const char *name) {
 
 static void harness_exec(const char *const *argv, const char *output, void (*prepare)(void *data), void *data) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != harness_self)
+    pid_t parent = getppid(); /* 0: it is outside of a PID namespace that this process is the first of */
+    if (parent && parent != harness_self)
         _exit(127);
     static const int signals[] = {SIGALRM, SIGTERM, SIGINT, SIGHUP, SIGABRT, SIGPIPE};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)

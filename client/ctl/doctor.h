@@ -40,6 +40,7 @@ enum doctor_severity { DOCTOR_NOTE, DOCTOR_WARNING, DOCTOR_CRITICAL };
     X(DEVICE_LOST, "device-lost", CRITICAL, 1, "", "the pool's device has failed")                                     \
     X(QUARANTINED, "quarantined", WARNING, 10, "s",                                                                    \
       "a session's memory waits for its client's process to let go of it")                                             \
+    X(UNRELEASED, "not-released", WARNING, 10, "s", "a client was told to close memory, and has it open")              \
     X(MACHINE, "limit-above-memory", WARNING, 90, "%",                                                                 \
       "of the memory of the machine, or of the daemon's cgroup, is the limit of all pools")                            \
     X(MACHINE_MOST, "limit-above-memory", CRITICAL, 100, "%", "the same")                                              \
@@ -94,7 +95,7 @@ struct doctor_finding {
     double value, threshold;
     const char *unit;
     uint64_t session; /* 0: about none */
-    char sentence[320], advice[320];
+    char sentence[320], advice[400];
 };
 
 struct doctor_findings {

@@ -1,4 +1,6 @@
 /* doctor_sessions.c - findings about single sessions. */
+#include <stdio.h>
+
 #include "doctor.h"
 #include "view.h"
 
@@ -103,20 +105,60 @@ static void examine_fresh(const struct proto_session_stat *s, struct doctor_find
     }
 }
 
+static void process_name(const struct proto_session_stat *s, char text[32]) {
+    if (s->pid)
+        snprintf(text, 32, "process %u", s->pid);
+    else
+        snprintf(text, 32, "its process");
+}
+
+/* The kernel numbers a process in its own PID namespace and those above it, and has no number for it elsewhere. */
+static const char *process_hint(const struct proto_session_stat *s) {
+    return s->pid ? ""
+                  : " It is in a PID namespace that scissord does not see: look for it in other containers. Before "
+                    "Linux 6.5 its end is not seen either, and only scissord's own frees the memory.";
+}
+
 static void examine_quarantine(const struct proto_session_stat *s, struct doctor_findings *ret) {
-    char who[64];
+    char who[64], process[32];
     struct doctor_finding *f = doctor_find(ret, DOCTOR_QUARANTINED, s->quarantine_s);
     if (!f)
         return;
     about(f, s, who);
+    process_name(s, process);
     doctor_say(f,
-               "%s has ended %s ago (threshold %g s), but process %u may still have its memory on the device open: %s "
-               "stay charged.",
-               who, TIME(s->quarantine_s * 1000000000ull), f->threshold, s->pid, BYTES(s->charged_bytes));
+               "%s has ended %s ago (threshold %g s), but %s may still have its memory on the device open: %s stay "
+               "charged.",
+               who, TIME(s->quarantine_s * 1000000000ull), f->threshold, process, BYTES(s->charged_bytes));
     doctor_advise(f,
-                  "They are free as soon as process %u ends; end it if nobody needs it. An engine that goes on should "
-                  "close its sessions before it disconnects.",
-                  s->pid);
+                  "They are free as soon as %s ends; end it if nobody needs it. An engine that goes on should close "
+                  "its sessions before it disconnects.%s",
+                  process, process_hint(s));
+}
+
+static uint64_t quarantined_bytes(const struct doctor_state *state, uint64_t session) {
+    for (size_t i = 0; i < state->memory_count; i++)
+        if (state->memory[i].session == session)
+            return state->memory[i].quarantined_bytes;
+    return 0;
+}
+
+/* An open session that was told to close some of its memory, which is in nobody's use until it does. */
+static void examine_unreleased(const struct doctor_state *state, const struct proto_session_stat *s,
+                               struct doctor_findings *ret) {
+    char who[64], process[32];
+    uint64_t bytes = quarantined_bytes(state, s->session);
+    struct doctor_finding *f = doctor_find(ret, DOCTOR_UNRELEASED, bytes ? s->quarantine_s : 0);
+    if (!f)
+        return;
+    about(f, s, who);
+    process_name(s, process);
+    doctor_say(f, "%s was told %s ago (threshold %g s) to close memory, but %s still has %s open that nobody can use.",
+               who, TIME(s->quarantine_s * 1000000000ull), f->threshold, process, BYTES(bytes));
+    doctor_advise(f,
+                  "libscissor closes it when the session's step has ended and its work on the device is done: see "
+                  "whether the engine hangs. If it does, end it; `scissorctl close %llu` alone frees nothing.%s",
+                  (unsigned long long)s->session, process_hint(s));
 }
 
 void doctor_examine_sessions(const struct doctor_state *state, struct doctor_findings *ret) {
@@ -130,6 +172,7 @@ void doctor_examine_sessions(const struct doctor_state *state, struct doctor_fin
         }
         examine_eviction(s, ret);
         examine_idle(state, s, ret);
+        examine_unreleased(state, s, ret);
         if (!s->orphan) /* nobody is there who could settle */
             examine_fresh(s, ret);
     }

@@ -136,6 +136,9 @@ void ctl_view_session(struct out *o, const struct proto_session_stat *s) {
     if (s->state == PROTO_SESSION_QUARANTINED)
         out_printf(o, "  quarantined for %s: process %u may have its memory open\n",
                    TIME(s->quarantine_s * 1000000000ull), s->pid);
+    else if (s->quarantine_s)
+        out_printf(o, "  unreleased  for %s it has memory open that it was told to close\n",
+                   TIME(s->quarantine_s * 1000000000ull));
     out_printf(o, "  shape       %u group%s, %u layers, %u KV heads in all, computes in %s, stores %s\n", s->groups,
                plural(s->groups), s->layers, s->heads, kernel_dtype_name(s->compute_dtype),
                kernel_dtype_name(s->storage_dtype));

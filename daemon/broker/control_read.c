@@ -84,9 +84,8 @@ static void session_stat(const struct session *s, uint64_t now, struct proto_ses
         .lowest_mass = -1,
         .orphan = s->orphan,
         .idle_ns = now > s->last_ns ? now - s->last_ns : 0,
-        .quarantine_s = s->state == PROTO_SESSION_QUARANTINED && now > s->quarantined_ns
-                            ? (uint32_t)((now - s->quarantined_ns) / 1000000000u)
-                            : 0,
+        .quarantine_s =
+            s->quarantined_ns && now > s->quarantined_ns ? (uint32_t)((now - s->quarantined_ns) / 1000000000u) : 0,
         .age_ns = now > s->opened_ns ? now - s->opened_ns : 0,
     };
     memcpy(ret->name, s->name, sizeof ret->name);

@@ -488,6 +488,11 @@ static void take_over(struct session *s) {
 /* Segments that the job took wait for the client to close them. */
 static void note_release(struct session *s, uint64_t now) {
     bool left = false;
+    for (uint32_t i = 0; i < s->job.moved_count; i++) {
+        struct session_segment *segment = &s->segments[s->job.moved_ids[i]];
+        if (segment->memory)
+            segment->quarantined_ns = now;
+    }
     for (uint32_t i = 0; i < s->group_count; i++)
         left |= s->groups[i].quarantined > 0;
     if (left && s->job.moved_count > 0)

@@ -89,7 +89,7 @@ uint64_t quarantine_deadline(const struct broker *b) {
 }
 
 /* Without a descriptor the process is known by its number alone, which another one may have one day: then it lasts
- * longer. */
+ * longer. Of one that has no number here, either, the end is not seen: then it lasts as long as the daemon. */
 void quarantine_know_process(struct session *s, const struct broker_peer *peer) {
     if (!s->pool->config.backend->revocable && peer->pidfd >= 0)
         s->client_pidfd = fcntl(peer->pidfd, F_DUPFD_CLOEXEC, 0);

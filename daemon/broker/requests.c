@@ -128,11 +128,25 @@ static void mark_released(struct session *s, uint32_t id) {
         s->segments[id].state = SEGMENT_RELEASED;
 }
 
+static uint64_t oldest_quarantined(const struct session *s) {
+    uint64_t oldest = 0, left = 0;
+    for (uint32_t i = 0; i < s->group_count; i++)
+        left += s->groups[i].quarantined;
+    for (uint32_t id = s->fresh_segments; left && id < s->segment_capacity; id++) {
+        const struct session_segment *segment = &s->segments[id];
+        if (segment->memory && segment->state == SEGMENT_QUARANTINED && (!oldest || segment->quarantined_ns < oldest))
+            oldest = segment->quarantined_ns;
+    }
+    return oldest;
+}
+
 void session_apply_released(struct session *s) {
     for (uint32_t i = 0; i < s->released_count; i++)
         mark_released(s, s->released[i]);
     s->released = scissor_free(s->released);
     s->released_count = 0;
+    if (s->state != PROTO_SESSION_QUARANTINED)
+        s->quarantined_ns = oldest_quarantined(s);
 }
 
 /* While a job runs the segments are the job's, so the ids are kept until it is done. */

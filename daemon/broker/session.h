@@ -38,7 +38,8 @@ struct session_segment {
     uint32_t group; /* of settled ones */
     uint64_t kept;  /* number of its name in the store; 0: it is not kept */
     enum segment_state state;
-    uint32_t used; /* pages in use */
+    uint32_t used;           /* pages in use */
+    uint64_t quarantined_ns; /* since when its client is to close it */
     uint64_t map[SESSION_PAGES_PER_SEGMENT_MAX / 64];
 };
 
@@ -137,8 +138,8 @@ struct session {
     bool ended;       /* closed by the operator; only its two pages are left, for a client that may look at them */
     bool orphan;      /* taken over, and its client has not come back */
     int client_pidfd; /* of a client whose end is waited for; -1 */
-    uint64_t orphan_deadline;             /* UINT64_MAX: its process lives and has not been heard of */
-    uint64_t quarantined_ns;              /* since when it is in quarantine */
+    uint64_t orphan_deadline; /* UINT64_MAX: its process lives and has not been heard of */
+    uint64_t quarantined_ns;  /* since when it, or the oldest segment of it that is, is in quarantine; or 0 */
     uint64_t process_look, process_pause; /* when it is looked whether its client's process is gone, and how often */
     bool told;                            /* CLOSED was sent */
     uint64_t last_evicted;                /* rows, by the last settle */

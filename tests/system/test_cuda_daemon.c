@@ -5,6 +5,7 @@
  * Clients are this program again, with a role as its first argument, as a process opens the driver once. One that has
  * come to where it shall be writes a file and waits. */
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -93,6 +94,27 @@ static void drop_connection(void) {
     }
 }
 
+static int stay(const char *mark) {
+    if (leave_mark(mark) < 0)
+        return 2;
+    for (;;)
+        pause();
+}
+
+/* Memory that is opened nowhere, as drivers do not do that across PID namespaces, and whose connection is gone. */
+static int stay_unmapped(const char *mark, const char *directory) {
+    struct harness_daemon d = {.pid = 0};
+    struct proto_open open;
+    struct proto_opened opened;
+    snprintf(d.dir, sizeof d.dir, "%s", directory);
+    harness_open_default(&open);
+    int fd = harness_hello(&d);
+    if (fd < 0 || harness_open(fd, &open, &opened, NULL) < 0)
+        return 2;
+    close(fd);
+    return stay(mark);
+}
+
 /* Exit statuses: 0 as it should be, 10 the device is lost, 11 closed by the operator, 2 anything else. */
 static int end_of(int r) {
     return r == SCISSOR_EDEVICELOST ? 10 : r == SCISSOR_ECLOSED ? 11 : 2;
@@ -101,6 +123,8 @@ static int end_of(int r) {
 static int role(const char *name, const char *mark, const char *directory) {
     static struct scissor_client *client; /* until the process ends */
     struct scissor_session *s = NULL;
+    if (strcmp(name, "unmapped") == 0)
+        return stay_unmapped(mark, directory);
     int r = open_session(directory, &client, &s);
     if (strcmp(name, "opens") == 0)
         return r ? end_of(r) : 0;
@@ -122,10 +146,7 @@ static int role(const char *name, const char *mark, const char *directory) {
         return 2;
     if (strcmp(name, "lingers") == 0)
         drop_connection();
-    if (leave_mark(mark) < 0)
-        return 2;
-    for (;;)
-        pause();
+    return stay(mark);
 }
 
 static pid_t start_role(const struct harness_daemon *d, const char *name) {
@@ -327,6 +348,41 @@ static void test_quarantine(void **state) {
     assert_int_equal(harness_stop(&d), 0);
 }
 
+static bool peers_have_pidfds(void) {
+    int pair[2], pidfd = -1;
+    socklen_t size = sizeof pidfd;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    bool have = getsockopt(pair[0], SOL_SOCKET, 77 /* SO_PEERPIDFD */, &pidfd, &size) == 0;
+    if (have)
+        close(pidfd);
+    close(pair[0]);
+    close(pair[1]);
+    return have;
+}
+
+/* A daemon in a PID namespace of its own, as in a container, has no number for its client. */
+static void test_process_unseen(void **state) {
+    struct harness_daemon d;
+    (void)state;
+    int outside = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+    const char *lacks = !peers_have_pidfds() ? "a kernel before 6.5" : unshare(CLONE_NEWPID) < 0 ? "needs root" : NULL;
+    if (lacks) {
+        print_message("SKIP: another PID namespace: %s\n", lacks);
+        skip();
+    }
+    start(&d);
+    assert_int_equal(setns(outside, CLONE_NEWPID), 0);
+    close(outside);
+    pid_t pid = start_role(&d, "unmapped");
+    assert_int_equal(harness_wait_counter(&d, offsetof(struct proto_pool_stat, quarantined_bytes), 1, 5000), 0);
+    harness_sleep_ms(300); /* longer than the pause between two looks at the process */
+    assert_int_equal(stat_of(&d).quarantined, 1);
+    assert_true(tool_says(&d, "sessions --json", "\"pid\": 0"));
+    kill_role(pid);
+    all_comes_back(&d);
+    assert_int_equal(harness_stop(&d), 0);
+}
+
 /* The operator's close: the client hears of it, lets go of its memory and says so. */
 static void test_operator(void **state) {
     struct harness_daemon d;
@@ -396,14 +452,18 @@ static void test_none(void **state) {
 
 int main(int argc, char **argv) {
     char library[256];
-    const struct CMUnitTest none[] = {cmocka_unit_test(test_none)},
-                            tests[] = {
-                                cmocka_unit_test(test_start),           cmocka_unit_test(test_devices_refused),
-                                cmocka_unit_test(test_kernels_refused), cmocka_unit_test(test_host_client),
-                                cmocka_unit_test(test_killed_clients),  cmocka_unit_test(test_quarantine),
-                                cmocka_unit_test(test_operator),        cmocka_unit_test(test_end_in_quarantine),
-                                cmocka_unit_test(test_device_fails),
-                            };
+    const struct CMUnitTest none[] = {cmocka_unit_test(test_none)}, tests[] = {
+                                                                        cmocka_unit_test(test_start),
+                                                                        cmocka_unit_test(test_devices_refused),
+                                                                        cmocka_unit_test(test_kernels_refused),
+                                                                        cmocka_unit_test(test_host_client),
+                                                                        cmocka_unit_test(test_killed_clients),
+                                                                        cmocka_unit_test(test_quarantine),
+                                                                        cmocka_unit_test(test_process_unseen),
+                                                                        cmocka_unit_test(test_operator),
+                                                                        cmocka_unit_test(test_end_in_quarantine),
+                                                                        cmocka_unit_test(test_device_fails),
+                                                                    };
     if (argc == 4) {
         alarm(120);
         return role(argv[1], argv[2], argv[3]);

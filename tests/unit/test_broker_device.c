@@ -244,6 +244,7 @@ static void test_one_that_does_not_release(void **state) {
     rig_jobs(&rig);
     uint64_t taken = stat_of(1).reclaims;
     assert_true(taken > 0 && rig.sessions[a].release_count == taken && rig.sessions[b].release_count == 0);
+    uint64_t told = rig.now;
     for (int k = 0; k < 15; k++) { /* it may be on its way */
         rig_pass(&rig, 10 * MS);
         rig_jobs(&rig);
@@ -257,6 +258,15 @@ static void test_one_that_does_not_release(void **state) {
     rig_released(&rig, b);
     rig_jobs(&rig);
     assert_true(rig.sessions[c].opened);
+    assert_int_equal(session_of(rig.sessions[b].id).quarantine_s, 0);
+    rig_pass(&rig, 10000 * MS);
+    rig_jobs(&rig);
+    uint32_t since = (uint32_t)((rig.now - told) / (1000 * MS));
+    assert_true(since >= 10);
+    assert_int_equal(session_of(rig.sessions[a].id).quarantine_s, since);
+    assert_int_equal(session_of(rig.sessions[b].id).quarantine_s, 0);
+    rig_released(&rig, a);
+    assert_int_equal(session_of(rig.sessions[a].id).quarantine_s, 0);
 }
 
 /* ---------- quarantine ---------- */

@@ -265,6 +265,9 @@ static void test_views(void **state) {
     ctl_view_sessions(&o, &s, NULL, 1);
     assert_shows(&o, "3  reader   42  orphan ");
     s.orphan = 0;
+    s.quarantine_s = 20;
+    ctl_view_session(&o, &s);
+    assert_shows(&o, "unreleased  for 20.0 s it has memory open that it was told to close\n");
     s.state = PROTO_SESSION_QUARANTINED;
     s.quarantine_s = 30;
     ctl_view_sessions(&o, &s, NULL, 1);

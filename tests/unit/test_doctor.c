@@ -170,6 +170,19 @@ CASE(quarantined) {
     p->session.state = PROTO_SESSION_QUARANTINED;
     p->session.quarantine_s = ill ? 10 : 9;
 }
+CASE(quarantined_unseen) {
+    quarantined(p, ill);
+    p->session.pid = 0;
+}
+CASE(unreleased) {
+    p->session.quarantine_s = ill ? 10 : 9;
+    p->memory.quarantined_bytes = 4 * MIB;
+}
+CASE(unreleased_some) {
+    p->session.quarantine_s = 100;
+    p->session.pid = 0;
+    p->memory.quarantined_bytes = ill ? 2 * MIB : 0;
+}
 CASE(machine) {
     p->state.machine_bytes = 64 * MIB * 10 / 9 + (ill ? 0 : 1);
 }
@@ -278,6 +291,10 @@ static const struct {
     {quarantined, DOCTOR_QUARANTINED,
      "Session 7 (reader) has ended 10.0 s ago (threshold 10 s), but process 42 may still have its memory on the device "
      "open: 10.0 MiB"},
+    {quarantined_unseen, DOCTOR_QUARANTINED, "but its process may still have its memory"},
+    {unreleased, DOCTOR_UNRELEASED,
+     "Session 7 (reader) was told 10.0 s ago (threshold 10 s) to close memory, but process 42 still has 4.0 MiB open"},
+    {unreleased_some, DOCTOR_UNRELEASED, "but its process still has 2.0 MiB open"},
     {machine, DOCTOR_MACHINE, "(90.0 %, threshold 90 %)"},
     {machine_most, DOCTOR_MACHINE_MOST, "The limit is 64.0 MiB on a machine with 64.0 MiB"},
     {files, DOCTOR_FILES, "32 segments, a descriptor each, and the daemon may open 35 files"},
