@@ -60,9 +60,9 @@ void scissor__client_adopt(struct scissor_client *client, int fd) {
 }
 
 int scissor__client_hello(struct scissor_client *client, uint64_t deadline) {
-    struct proto_hello hello = {.major = PROTO_VERSION_MAJOR,
-                                .minor = PROTO_VERSION_MINOR,
-                                .capabilities = PROTO_CAP_HOST | PROTO_CAP_CUDA | PROTO_CAP_KEEP};
+    struct proto_hello hello = {
+        .major = PROTO_VERSION_MAJOR, .minor = PROTO_VERSION_MINOR, .capabilities = PROTO_CAP_HOST | PROTO_CAP_KEEP};
+    hello.capabilities |= kernel_backend_has_cuda() ? PROTO_CAP_CUDA : 0;
     struct client_call call = {.answer = PROTO_WELCOME};
     proto_text_set(hello.name, sizeof hello.name, program_invocation_short_name);
     int r = scissor__client_call_once(client, &call, PROTO_HELLO, &hello, deadline);

@@ -11,7 +11,7 @@
 struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes) {
     struct kernel_backend *host;
     if (!strncmp(device, "cuda", 4)) {
-        if (kernel_cuda_has_kernels())
+        if (kernel_backend_has_cuda())
             return kernel_cuda_backend(device, why, why_bytes);
         snprintf(why, why_bytes, "this program was built without nvcc and has no kernels for a GPU");
         errno = ENOTSUP;
@@ -28,8 +28,12 @@ struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t
     return host;
 }
 
+bool kernel_backend_has_cuda(void) {
+    return kernel_cuda_has_kernels();
+}
+
 const char *kernel_backend_built(char *ret, size_t bytes) {
-    if (kernel_cuda_image_bytes)
+    if (kernel_backend_has_cuda())
         snprintf(ret, bytes, "host, cuda (%s)", kernel_cuda_image_archs());
     else
         snprintf(ret, bytes, "host (built without nvcc)");

@@ -216,6 +216,9 @@ size_t kernel_attend_workspace(uint32_t q_heads, uint32_t head_dim, size_t visib
  * (built without nvcc)". Returns `ret`. */
 const char *kernel_backend_built(char *ret, size_t bytes);
 
+/* Whether the program was built for CUDA devices; a driver is looked for when one is opened. */
+bool kernel_backend_has_cuda(void);
+
 /* The backend of a device: "host", or "cuda", "cuda:N", "cuda:GPU-..." (its beginning is enough). NULL with errno and a
  * text in `why` if it cannot be had. A backend of cuda is closed when its segments, fences and memory are gone. */
 struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t why_bytes);

@@ -70,6 +70,7 @@ struct fake {
     struct proto_group_scores scores[PROTO_MAX_GROUPS]; /* what OPENED asks for */
     uint32_t received[32];                              /* messages, by type */
     uint32_t connections;
+    uint32_t capabilities; /* of the last HELLO */
     int64_t hang_up_after; /* messages until it hangs up without an answer, once; negative: never */
     uint16_t die_before;   /* type of a message before which it dies, once; 0: none */
     bool keep;             /* it takes its sessions over when it has died */

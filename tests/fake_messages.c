@@ -444,6 +444,7 @@ void fake_handle(struct fake *f, const char *packet, size_t size) {
                                     .version = "fake"};
     switch (h.type) {
     case PROTO_HELLO:
+        f->capabilities = ((const struct proto_hello *)body)->capabilities;
         fake_send_with(f, PROTO_WELCOME, h.request, &welcome, NULL, 0, NULL, 0);
         break;
     case PROTO_OPEN:

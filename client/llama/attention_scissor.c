@@ -47,7 +47,7 @@ static const char *attention_scissor_advice(int code) {
 
 static int attention_scissor_fail(const struct attention_scissor *scissor, int code, struct failure *failure) {
     const char *said = scissor_last_text(scissor->client);
-    return failure_set(failure, code, "%s%s%.120s%s%s", scissor_strerror(code), *said ? " (scissord: " : "", said,
+    return failure_set(failure, code, "%s%s%s%s%s", scissor_strerror(code), *said ? " (scissord: " : "", said,
                        *said ? ")" : "", attention_scissor_advice(code));
 }
 

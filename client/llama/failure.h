@@ -6,7 +6,7 @@
 
 #include "scissor_error.h"
 
-#define FAILURE_TEXT_BYTES 320
+#define FAILURE_TEXT_BYTES 384
 
 struct failure {
     char text[FAILURE_TEXT_BYTES];

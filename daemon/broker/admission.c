@@ -176,7 +176,9 @@ static struct pool *choose_pool(struct broker *b, const struct broker_peer *peer
 static int check_device(const struct broker_peer *peer, const struct pool *pool, uint32_t storage_dtype, char *why,
                         size_t why_bytes) {
     if (!speaks(peer, pool)) {
-        snprintf(why, why_bytes, "the pool is on %s, and this client speaks host memory only",
+        snprintf(why, why_bytes,
+                 "the pool is on %s, and this client speaks host memory only: build its libscissor with nvcc, or run "
+                 "scissord --device host",
                  pool->config.backend->device);
         return SCISSOR_EINVAL;
     }

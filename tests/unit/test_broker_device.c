@@ -95,7 +95,9 @@ static void test_capabilities(void **state) {
     struct proto_open spec = four_mib(1);
     assert_int_equal(rig_open_now(&rig, plain, &spec), -1);
     assert_int_equal(rig.peers[plain].code, SCISSOR_EINVAL);
-    assert_string_equal(rig.peers[plain].text, "the pool is on cuda:GPU-fake, and this client speaks host memory only");
+    assert_string_equal(rig.peers[plain].text,
+                        "the pool is on cuda:GPU-fake, and this client speaks host memory only: build its libscissor "
+                        "with nvcc, or run scissord --device host");
 
     /* Where any will do, it is the one with the most room of those that the client can use. */
     spec.pool = PROTO_ANY_POOL;

@@ -37,6 +37,14 @@ static void nobody_there(void **state) {
     assert_int_equal(scissor_close(NULL), 0);
 }
 
+/* A library without kernels must not be given memory of a GPU. */
+static void hello_says_what_it_can(void **state) {
+    (void)state;
+    scissor_disconnect(client_connected());
+    assert_int_equal(FAKE_GET(&client_fake, capabilities),
+                     PROTO_CAP_HOST | PROTO_CAP_KEEP | (kernel_backend_has_cuda() ? PROTO_CAP_CUDA : 0));
+}
+
 static struct proto_welcome wrong_welcome;
 static enum fake_verdict replace_welcome(struct fake *f, uint16_t type, struct fake_packet *p) {
     (void)f;
@@ -351,8 +359,8 @@ static void unasked_is_checked(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, client_set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(nobody_there),      TEST(welcome_is_checked), TEST(spec_is_checked),    TEST(refusals_are_passed_on),
-        TEST(opened_is_checked), TEST(settled_is_checked), TEST(unasked_is_checked),
+        TEST(nobody_there),           TEST(hello_says_what_it_can), TEST(welcome_is_checked), TEST(spec_is_checked),
+        TEST(refusals_are_passed_on), TEST(opened_is_checked),      TEST(settled_is_checked), TEST(unasked_is_checked),
     };
     return cmocka_run_group_tests_name("client faults", tests, NULL, NULL);
 }
