@@ -36,7 +36,8 @@
     X(POLICIES, 9, 0, proto_policy_param) \
     X(SET_POOL, 10, 1, proto_none)        \
     X(SET_BUDGET, 11, 1, proto_none)      \
-    X(SET_PRIORITY, 12, 1, proto_none)
+    X(SET_PRIORITY, 12, 1, proto_none)    \
+    X(GROUPS, 13, 0, proto_group_stat)
 
 enum proto_control_op {
 #define PROTO_CONTROL_ENUM(name, number, changes, entry) PROTO_OP_##name = (number),
@@ -204,6 +205,16 @@ struct proto_memory_stat {
     uint32_t filled_rows, room_rows; /* rows in the pages in use, and rows that they have room for, over all heads */
 };
 
+/* Entries of GROUPS: one a group of layers of the session that the request names, or of all (session 0), in order of
+ * their opening; sessions have one each or more. */
+struct proto_group_stat {
+    uint64_t session;
+    uint32_t group;
+    uint32_t first_layer, layers, kv_heads;
+    uint32_t guaranteed_rows, max_rows; /* per KV head, as they were set at last */
+    char policy[16];
+};
+
 /* Entries of CONFIG: one an option, as scissord --help lists them. */
 struct proto_option {
     char name[PROTO_NAME_BYTES];
@@ -266,6 +277,7 @@ static_assert(sizeof(struct proto_pool_stat) == 32 + 8 * 8 + 4 * 8 + 7 * 8 + 3 *
 static_assert(sizeof(struct proto_session_stat) == 224, "wire");
 static_assert(sizeof(struct proto_head_stat) == 104, "wire");
 static_assert(sizeof(struct proto_memory_stat) == 144, "wire");
+static_assert(sizeof(struct proto_group_stat) == 48, "wire");
 static_assert(sizeof(struct proto_option) == 632, "wire");
 static_assert(sizeof(struct proto_policy_param) == 464, "wire");
 static_assert(sizeof(struct proto_event) == 88, "wire");

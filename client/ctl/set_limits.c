@@ -151,43 +151,82 @@ static int set_pool(struct ctl *ctl, struct ctl_link *link, const uint8_t *key, 
 
 /* ---------- a session ---------- */
 
-static json_t *pack_session(const struct proto_session_stat *s) {
-    return json_pack("{s:I, s:I, s:I, s:I}", "guaranteed_rows", INT(s->guaranteed_rows), "max_rows", INT(s->max_rows),
-                     "priority", INT(s->priority), "guaranteed_bytes", INT(s->guaranteed_bytes));
+static json_t *pack_budgets(const struct ctl_answer *groups, uint64_t session) {
+    const struct proto_group_stat *g = groups->entries;
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < groups->count; i++) {
+        if (g[i].session != session)
+            continue;
+        json_t *one = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "group", INT(g[i].group), "first_layer",
+                                INT(g[i].first_layer), "layers", INT(g[i].layers), "kv_heads", INT(g[i].kv_heads),
+                                "guaranteed_rows", INT(g[i].guaranteed_rows), "max_rows", INT(g[i].max_rows), "policy",
+                                ctl_json_text(g[i].policy));
+        if (json_array_append_new(list, one) < 0) {
+            json_decref(list);
+            list = NULL;
+        }
+    }
+    return list;
 }
 
-static int show_session(struct ctl *ctl, const struct limits_change *change, const struct proto_session_stat *old,
-                        const struct proto_session_stat *now) {
-    if (ctl->json)
-        return ctl_json_print(
-            json_pack("{s:I, s:o, s:o, s:o}", "session", INT(now->session), "group",
-                      change->group == PROTO_ALL_GROUPS ? json_null() : json_integer(INT(change->group)), "old",
-                      pack_session(old), "new", pack_session(now)),
-            false);
+/* A session as it was before a change, or is after it. */
+struct limits_session {
+    struct proto_session_stat stat;
+    struct ctl_answer groups;
+};
+
+static int session_look(struct ctl_link *link, const char *name, struct limits_session *ret) {
+    int status = ctl_session_ask(link, name, &ret->stat);
+    return status ? status : ctl_link_ask(link, PROTO_OP_GROUPS, ret->stat.session, &ret->groups);
+}
+
+static json_t *pack_session(const struct limits_session *s) {
+    return json_pack("{s:I, s:I, s:I, s:I, s:o}", "guaranteed_rows", INT(s->stat.guaranteed_rows), "max_rows",
+                     INT(s->stat.max_rows), "priority", INT(s->stat.priority), "guaranteed_bytes",
+                     INT(s->stat.guaranteed_bytes), "budgets", pack_budgets(&s->groups, s->stat.session));
+}
+
+static int show_session_json(const struct limits_change *change, const struct limits_session *old,
+                             const struct limits_session *now) {
+    json_t *group = change->group == PROTO_ALL_GROUPS ? json_null() : json_integer(INT(change->group));
+    return ctl_json_print(json_pack("{s:I, s:o, s:o, s:o}", "session", INT(now->stat.session), "group", group, "old",
+                                    pack_session(old), "new", pack_session(now)),
+                          false);
+}
+
+static void view_change(struct out *o, const char **between, const char *what, uint32_t old, uint32_t now) {
+    out_printf(o, "%s%s %s -> %s", *between, what, COUNT(old), COUNT(now));
+    *between = ", ";
+}
+
+static int show_session(struct ctl *ctl, const struct limits_change *change, const struct limits_session *old,
+                        const struct limits_session *now) {
+    const struct proto_group_stat *was = old->groups.entries, *is = now->groups.entries;
     struct out o;
+    if (ctl->json)
+        return show_session_json(change, old, now);
     out_init(&o, ctl->colour);
-    out_printf(&o, "session %llu%s%s%s:", (unsigned long long)now->session, now->name[0] ? " (" : "", NAME(now->name),
-               now->name[0] ? ")" : "");
+    out_printf(&o, "session %llu%s%s%s:", (unsigned long long)now->stat.session, now->stat.name[0] ? " (" : "",
+               NAME(now->stat.name), now->stat.name[0] ? ")" : "");
     const char *between = " ";
-    /* The list of sessions tells the rows of the first group only. */
-    bool known = change->group == PROTO_ALL_GROUPS || change->group == 0;
-    if (change->guaranteed_rows && known) {
-        out_printf(&o, "%sguaranteed rows %s -> %s", between, COUNT(old->guaranteed_rows), COUNT(now->guaranteed_rows));
-        between = ", ";
-    }
-    if (change->max_rows && known) {
-        out_printf(&o, "%smost rows %s -> %s", between, COUNT(old->max_rows), COUNT(now->max_rows));
-        between = ", ";
-    }
-    if (!known && (change->guaranteed_rows || change->max_rows)) {
-        out_printf(&o, "%srows of group %llu are set", between, (unsigned long long)change->group);
-        between = ", ";
+    for (size_t i = 0; i < now->groups.count && i < old->groups.count; i++) {
+        if (change->group != PROTO_ALL_GROUPS && change->group != is[i].group)
+            continue;
+        if (now->groups.count > 1 && (change->guaranteed_rows || change->max_rows)) {
+            out_printf(&o, "%sgroup %u", between, is[i].group);
+            between = " ";
+        }
+        if (change->guaranteed_rows)
+            view_change(&o, &between, "guaranteed rows", was[i].guaranteed_rows, is[i].guaranteed_rows);
+        if (change->max_rows)
+            view_change(&o, &between, "most rows", was[i].max_rows, is[i].max_rows);
     }
     if (change->priority)
-        out_printf(&o, "%spriority %u -> %u", between, old->priority, now->priority);
+        view_change(&o, &between, "priority", old->stat.priority, now->stat.priority);
     out_printf(&o, "\n");
-    if (old->guaranteed_bytes != now->guaranteed_bytes)
-        out_printf(&o, "guaranteed memory %s -> %s\n", BYTES(old->guaranteed_bytes), BYTES(now->guaranteed_bytes));
+    if (old->stat.guaranteed_bytes != now->stat.guaranteed_bytes)
+        out_printf(&o, "guaranteed memory %s -> %s\n", BYTES(old->stat.guaranteed_bytes),
+                   BYTES(now->stat.guaranteed_bytes));
     return out_print(&o);
 }
 
@@ -200,31 +239,55 @@ static int change_to(struct ctl_link *link, uint32_t op, uint64_t session, const
     return status;
 }
 
-static int set_session(struct ctl *ctl, struct ctl_link *link, const uint8_t *key, const struct limits_change *change) {
-    struct proto_session_stat old, now;
-    char id[24];
-    int status = ctl_session_ask(link, change->name, &old);
-    if (status)
-        return status;
+static int change_session(struct ctl_link *link, uint64_t session, const uint8_t *key,
+                          const struct limits_change *change) {
     const uint64_t rows[3] = {change->guaranteed_rows, change->max_rows, change->group};
     const uint64_t priority[3] = {change->priority, 0, 0};
+    int status = CTL_DONE;
     /* What may be refused comes first; so a refusal leaves everything as it was. */
     if (change->guaranteed_rows || change->max_rows)
-        status = change_to(link, PROTO_OP_SET_BUDGET, old.session, rows, key);
+        status = change_to(link, PROTO_OP_SET_BUDGET, session, rows, key);
     if (status == CTL_DONE && change->priority)
-        status = change_to(link, PROTO_OP_SET_PRIORITY, old.session, priority, key);
-    if (status)
-        return status;
-    snprintf(id, sizeof id, "%llu", (unsigned long long)old.session);
-    status = ctl_session_ask(link, id, &now);
-    return status ? status : show_session(ctl, change, &old, &now);
+        status = change_to(link, PROTO_OP_SET_PRIORITY, session, priority, key);
+    return status;
+}
+
+static int set_session(struct ctl *ctl, struct ctl_link *link, const uint8_t *key, const struct limits_change *change) {
+    struct limits_session old = {.groups = {.entries = NULL}}, now = old;
+    char id[24];
+    int status = session_look(link, change->name, &old);
+    if (status == CTL_DONE)
+        status = change_session(link, old.stat.session, key, change);
+    snprintf(id, sizeof id, "%llu", (unsigned long long)old.stat.session);
+    if (status == CTL_DONE)
+        status = session_look(link, id, &now);
+    if (status == CTL_DONE)
+        status = show_session(ctl, change, &old, &now);
+    ctl_answer_deinit(&old.groups);
+    ctl_answer_deinit(&now.groups);
+    return status;
 }
 
 /* ---------- showing ---------- */
 
-static void view_limits(struct out *o, const struct ctl_answer *pools, const struct ctl_answer *sessions) {
-    static const char *const titles[] = {">SESSION",  "NAME",       ">PRIORITY",   ">GUARANTEED ROWS",
-                                         ">MAX ROWS", ">ROWS/HEAD", ">GUARANTEED", ">CHARGED"};
+struct limits {
+    struct ctl_answer pools, sessions, groups;
+};
+
+static void limits_deinit(struct limits *l) {
+    ctl_answer_deinit(&l->pools);
+    ctl_answer_deinit(&l->sessions);
+    ctl_answer_deinit(&l->groups);
+}
+
+static int limits_ask(struct ctl_link *link, struct limits *ret) {
+    int status = ctl_link_ask(link, PROTO_OP_STAT, 0, &ret->pools);
+    if (status == CTL_DONE)
+        status = ctl_link_ask(link, PROTO_OP_SESSIONS, 0, &ret->sessions);
+    return status ? status : ctl_link_ask(link, PROTO_OP_GROUPS, 0, &ret->groups);
+}
+
+static void view_pools(struct out *o, const struct ctl_answer *pools) {
     const struct proto_pool_stat *pool = pools->entries;
     for (size_t i = 0; i < pools->count; i++) {
         out_bold(o, "pool %s", NAME(pool[i].name));
@@ -234,50 +297,77 @@ static void view_limits(struct out *o, const struct ctl_answer *pools, const str
         out_printf(o, ", charged %s, guaranteed %s, lent %s\n", BYTES(pool[i].charged_bytes),
                    BYTES(pool[i].guaranteed_bytes), BYTES(pool[i].lent_bytes));
     }
-    const struct proto_session_stat *s = sessions->entries;
+}
+
+static void view_budget(struct table *t, uint32_t group, uint32_t guaranteed_rows, uint32_t max_rows) {
+    table_cell(t, "%u", group);
+    table_cell(t, "%s", COUNT(guaranteed_rows));
+    table_cell(t, "%s", COUNT(max_rows));
+}
+
+static void view_session(struct table *t, const struct proto_session_stat *s) {
+    table_cell(t, "%llu", (unsigned long long)s->session);
+    table_cell(t, "%s", NAME(s->name));
+    table_cell(t, "%u", s->priority);
+    table_cell(t, "%s", COUNT(s->settled_max));
+    table_cell(t, "%s", BYTES(s->guaranteed_bytes));
+    table_cell(t, "%s", BYTES(s->charged_bytes));
+    view_budget(t, 0, s->guaranteed_rows, s->max_rows);
+}
+
+static void view_limits(struct out *o, const struct limits *l) {
+    static const char *const titles[] = {">SESSION", "NAME",   ">PRIORITY",        ">ROWS/HEAD", ">GUARANTEED",
+                                         ">CHARGED", ">GROUP", ">GUARANTEED ROWS", ">MAX ROWS"};
+    const struct proto_session_stat *s = l->sessions.entries;
+    const struct proto_group_stat *g = l->groups.entries;
     struct table t;
+    view_pools(o, &l->pools);
     table_init(&t, titles, sizeof titles / sizeof titles[0]);
-    for (size_t i = 0; i < sessions->count; i++) {
-        table_cell(&t, "%llu", (unsigned long long)s[i].session);
-        table_cell(&t, "%s", NAME(s[i].name));
-        table_cell(&t, "%u", s[i].priority);
-        table_cell(&t, "%s", COUNT(s[i].guaranteed_rows));
-        table_cell(&t, "%s", COUNT(s[i].max_rows));
-        table_cell(&t, "%s", COUNT(s[i].settled_max));
-        table_cell(&t, "%s", BYTES(s[i].guaranteed_bytes));
-        table_cell(&t, "%s", BYTES(s[i].charged_bytes));
+    for (size_t i = 0; i < l->sessions.count; i++) {
+        view_session(&t, &s[i]);
+        for (size_t k = 0; s[i].groups > 1 && k < l->groups.count; k++) {
+            if (g[k].session != s[i].session || g[k].group == 0)
+                continue;
+            for (int blank = 0; blank < 6; blank++)
+                table_cell(&t, "%s", "");
+            view_budget(&t, g[k].group, g[k].guaranteed_rows, g[k].max_rows);
+        }
     }
-    if (sessions->count)
+    if (l->sessions.count)
         table_print(&t, o, "");
     table_deinit(&t);
 }
 
+static json_t *pack_sessions(const struct limits *l) {
+    const struct proto_session_stat *s = l->sessions.entries;
+    json_t *list = ctl_json_sessions(&l->sessions);
+    for (size_t i = 0; list && i < l->sessions.count; i++) {
+        if (json_object_set_new(json_array_get(list, i), "budgets", pack_budgets(&l->groups, s[i].session)) < 0) {
+            json_decref(list);
+            list = NULL;
+        }
+    }
+    return list;
+}
+
 static int show_limits(struct ctl *ctl) {
     struct ctl_link link;
-    struct ctl_answer pools, sessions;
+    struct limits l = {.pools = {.entries = NULL}};
     int status = ctl_link_open(&link, ctl->directory);
     if (status)
         return status;
-    status = ctl_link_ask(&link, PROTO_OP_STAT, 0, &pools);
-    if (status == CTL_DONE) {
-        status = ctl_link_ask(&link, PROTO_OP_SESSIONS, 0, &sessions);
-        if (status)
-            ctl_answer_deinit(&pools);
-    }
+    status = limits_ask(&link, &l);
     ctl_link_close(&link);
-    if (status)
-        return status;
-    if (ctl->json) {
+    if (status == CTL_DONE && ctl->json) {
         status = ctl_json_print(
-            json_pack("{s:o, s:o}", "pools", ctl_json_pools(&pools), "sessions", ctl_json_sessions(&sessions)), false);
-    } else {
+            json_pack("{s:o, s:o}", "pools", ctl_json_pools(&l.pools), "sessions", pack_sessions(&l)), false);
+    } else if (status == CTL_DONE) {
         struct out o;
         out_init(&o, ctl->colour);
-        view_limits(&o, &pools, &sessions);
+        view_limits(&o, &l);
         status = out_print(&o);
     }
-    ctl_answer_deinit(&pools);
-    ctl_answer_deinit(&sessions);
+    limits_deinit(&l);
     return status;
 }
 

@@ -119,6 +119,37 @@ static void stat_sessions(struct broker *b, const struct proto_request *r, struc
     }
 }
 
+static void group_stat(const struct session *s, uint32_t index, struct proto_group_stat *ret) {
+    const struct session_group *g = &s->groups[index];
+    *ret = (struct proto_group_stat){.session = s->id,
+                                     .group = index,
+                                     .first_layer = g->first_layer,
+                                     .layers = g->layers,
+                                     .kv_heads = g->kv_heads,
+                                     .guaranteed_rows = g->guaranteed_rows,
+                                     .max_rows = g->max_rows};
+    proto_text_set(ret->policy, sizeof ret->policy, g->policy.class->name);
+}
+
+/* Of session `id`, or of all if that is 0. */
+static void stat_groups(const struct broker *b, const struct proto_request *r, struct control_answer *a) {
+    const struct session *s;
+    uint32_t total = 0, at = 0;
+    if (r->session && !session_find(b, r->session)) {
+        control_fail(a, SCISSOR_ENOSESSION, "there is no such session");
+        return;
+    }
+    DL_FOREACH(b->sessions, s)
+    total += !r->session || s->id == r->session ? s->group_count : 0;
+    struct proto_group_stat *stat = control_entries(a, r, total);
+    if (!stat)
+        return;
+    DL_FOREACH(b->sessions, s)
+    for (uint32_t i = 0; (!r->session || s->id == r->session) && i < s->group_count; i++, at++)
+        if (at - a->head.first < a->head.count)
+            group_stat(s, i, &stat[at - a->head.first]);
+}
+
 static void stat_heads(struct broker *b, const struct proto_request *r, struct control_answer *a) {
     const struct session *s = session_find(b, r->session);
     if (!s) {
@@ -142,6 +173,9 @@ void control_read(struct broker *b, const struct proto_request *r, struct contro
         break;
     case PROTO_OP_SESSION:
         stat_heads(b, r, a);
+        break;
+    case PROTO_OP_GROUPS:
+        stat_groups(b, r, a);
         break;
     case PROTO_OP_MEMORY:
         control_memory(b, r, a);

@@ -224,7 +224,7 @@ static void test_extreme_limits(void **state) {
     (void)state;
     static const uint32_t ops[] = {PROTO_OP_SET_POOL,     PROTO_OP_SET_BUDGET, PROTO_OP_SET_BUDGET, PROTO_OP_SET_BUDGET,
                                    PROTO_OP_SET_PRIORITY, PROTO_OP_POSITIONS,  PROTO_OP_SESSION,    PROTO_OP_CONFIG,
-                                   PROTO_OP_MEMORY,       PROTO_OP_POLICIES};
+                                   PROTO_OP_MEMORY,       PROTO_OP_POLICIES,   PROTO_OP_GROUPS};
     struct stepper steppers[3] = {{.name = "left alone", .guaranteed = 272, .most = 272},
                                   {.name = "victim", .guaranteed = 80, .most = 20000},
                                   {.name = "victim", .guaranteed = 80, .most = 20000}};

@@ -364,6 +364,27 @@ static void test_groups(void **state) {
     assert_int_equal(budget(pass, a, 0, 300), SCISSOR_EINVAL);
     assert_said("group 1");
     assert_int_equal(session_stat(a).max_rows, 512);
+    int b = rig_open_now(&rig, rig_connect(&rig), &spec);
+    struct proto_group_stat g[4];
+    rig_control(&rig, PROTO_OP_GROUPS, 0, 0, NULL);
+    assert_int_equal(rig.answer.count, 4);
+    memcpy(g, rig.answer_entries, sizeof g);
+    for (uint32_t i = 0; i < 4; i++) {
+        assert_int_equal(g[i].session, rig.sessions[i < 2 ? a : b].id);
+        assert_int_equal(g[i].group, i % 2);
+        assert_int_equal(g[i].first_layer, i % 2 * 2);
+        assert_int_equal(g[i].guaranteed_rows, 128);
+        assert_string_equal(g[i].policy, "window");
+    }
+    assert_int_equal(g[0].max_rows, 512);
+    assert_int_equal(g[1].max_rows, 256);
+    rig_control(&rig, PROTO_OP_GROUPS, rig.sessions[b].id, 0, NULL);
+    assert_int_equal(rig.answer.count, 2);
+    memcpy(g, rig.answer_entries, 2 * sizeof *g);
+    assert_int_equal(g[0].session, rig.sessions[b].id);
+    assert_int_equal(g[0].max_rows, 4096);
+    rig_control(&rig, PROTO_OP_GROUPS, 999, 0, NULL);
+    assert_int_equal(rig.answer.code, SCISSOR_ENOSESSION);
 }
 
 /* ---------- priority ---------- */

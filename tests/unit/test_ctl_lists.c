@@ -422,6 +422,28 @@ static void test_limits_show(void **state) {
     assert_said("reader");
     assert_int_equal(CTL("limits", "--json"), 0);
     json_decref(parsed());
+    struct proto_session_stat two = session;
+    two.groups = 2;
+    two.guaranteed_rows = 128;
+    two.max_rows = 512;
+    static const struct proto_group_stat groups[] = {
+        {.session = 7, .layers = 3, .kv_heads = 2, .guaranteed_rows = 128, .max_rows = 512, .policy = "pivotal"},
+        {.session = 7, .group = 1, .guaranteed_rows = 1000, .max_rows = 4096, .policy = "window"},
+        {.session = 8, .group = 1, .guaranteed_rows = 16, .max_rows = 77}, /* has come since */
+    };
+    fake.list[PROTO_OP_SESSIONS].entries = &two;
+    fake.list[PROTO_OP_GROUPS] = (struct fake_control_list){.entries = groups, .count = 3};
+    assert_int_equal(CTL("limits"), 0);
+    assert_said("GROUP  GUARANTEED ROWS  MAX ROWS\n");
+    assert_said("      0              128       512\n");
+    assert_said("      1            1,000     4,096\n");
+    assert_null(strstr(text, "77"));
+    assert_int_equal(CTL("limits", "--json"), 0);
+    json_t *root = parsed(), *budgets;
+    budgets = json_object_get(json_array_get(json_object_get(root, "sessions"), 0), "budgets");
+    assert_int_equal(json_array_size(budgets), 2);
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(budgets, 1), "max_rows")), 4096);
+    json_decref(root);
     assert_int_equal(CTL("limits", "get"), CTL_USAGE);
     assert_int_equal(CTL("limits", "set"), CTL_USAGE);
 }

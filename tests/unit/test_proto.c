@@ -95,6 +95,7 @@ static void document_has_sizes_and_magics(void **state) {
     assert_row("A head, %zu bytes", sizeof(struct proto_head_stat));
     assert_row("Of MEMORY, %zu bytes", sizeof(struct proto_memory_stat));
     assert_row("Of CONFIG, %zu bytes", sizeof(struct proto_option));
+    assert_row("Of GROUPS, %zu bytes", sizeof(struct proto_group_stat));
     assert_row("Of POLICIES, %zu bytes", sizeof(struct proto_policy_param));
     assert_row("Request, %zu bytes", sizeof(struct proto_request));
     assert_row("Answer, %zu bytes", sizeof(struct proto_answer));
