@@ -98,13 +98,17 @@ static int link_trip(struct ctl_link *link, const struct proto_request *request,
 
 #define RETRY_MS 20
 
-/* As link_trip(); a session that settles is asked again until its time is over. */
+static bool may_be_asked_again(uint32_t op) {
+    return op == PROTO_OP_POSITIONS || op == PROTO_OP_SET_BUDGET || op == PROTO_OP_SET_PRIORITY;
+}
+
+/* As link_trip(); of a session that settles it is asked again until the time is over. */
 static int link_trip_settled(struct ctl_link *link, const struct proto_request *request, void *answer,
                              size_t *ret_size) {
     struct proto_answer head;
     for (int left = CTL_TIMEOUT_MS;; left -= RETRY_MS) {
         int status = link_trip(link, request, answer, ret_size);
-        if (status || request->op != PROTO_OP_POSITIONS || *ret_size < sizeof head)
+        if (status || !may_be_asked_again(request->op) || *ret_size < sizeof head)
             return status;
         memcpy(&head, answer, sizeof head);
         if (head.code != SCISSOR_ESTATE || left <= 0)

@@ -37,7 +37,7 @@ struct ctl_answer {
  * ctl_answer_deinit() after success. */
 int ctl_link_ask(struct ctl_link *link, uint32_t op, uint64_t session, struct ctl_answer *ret);
 /* As ctl_link_ask(), with the values of the request. While the daemon answers that the session's state does not allow
- * it (it is settling), asks again, for CTL_TIMEOUT_MS. */
+ * it (it is settling), asks again, for CTL_TIMEOUT_MS; so does ctl_link_change_to() with budgets and priorities. */
 int ctl_link_ask_about(struct ctl_link *link, uint32_t op, uint64_t session, const uint64_t value[3],
                        struct ctl_answer *ret);
 int ctl_link_change(struct ctl_link *link, uint32_t op, uint64_t session, const uint8_t key[PROTO_TOKEN_BYTES],

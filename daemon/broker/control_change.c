@@ -3,7 +3,7 @@
  * A request says who asks by a pass (pass.c). Root and the daemon's own user may do everything; anybody else may change
  * a session of theirs, within what it was opened with. A session's token is as good as its owner's pass. Since a tool's
  * socket repeats a request whose answer was slow, the last answers are kept by request id, so that nothing is done
- * twice. */
+ * twice; but for ESTATE, by which nothing was done and the same may be asked for again. */
 #include <string.h>
 
 #include "control_ops.h"
@@ -98,6 +98,8 @@ void control_change(struct broker *b, const struct proto_request *r, struct cont
         return;
     else
         change(b, r, s, operator, now, a);
+    if (a->head.code == SCISSOR_ESTATE)
+        return;
     b->remembered[b->remembered_next] = (struct broker_remembered){*r, a->head};
     b->remembered_next = (b->remembered_next + 1) % BROKER_REMEMBERED;
 }

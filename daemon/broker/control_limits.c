@@ -40,12 +40,16 @@ void control_set_pool(struct broker *b, const struct proto_request *r, struct co
 
 /* ---------- a session ---------- */
 
-/* False, with the reason, of one that is not there yet or goes already. */
+/* False, with the reason, of one that is not there yet or goes already; or that could not be written down for the
+ * daemon's next process just now, as its job is writing there. */
 static bool can_be_set(const struct session *s, struct control_answer *a) {
     if (s->ending)
         control_fail(a, SCISSOR_ECLOSED, "session %llu is being closed", (ull)s->id);
     else if (s->state == PROTO_SESSION_OPENING)
         control_fail(a, SCISSOR_ESTATE, "session %llu is not open yet; ask again when it is", (ull)s->id);
+    else if (s->keep && s->job.running)
+        control_fail(a, SCISSOR_ESTATE, "session %llu is %s just now; ask again", (ull)s->id,
+                     proto_session_state_name(s->state));
     else
         return true;
     return false;

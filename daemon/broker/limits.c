@@ -3,6 +3,7 @@
  * The promise and what is shown change at once, as they are the broker's own. The maximum is also read by the session's
  * job, so it is taken over when none runs: at once, or when the one that runs is done. If the session holds more than a
  * new maximum, its next job evicts: a shrink, as soon as the client is in no step, or its settle. */
+#include <assert.h>
 #include <string.h>
 
 #include "internal.h"
@@ -65,8 +66,10 @@ uint64_t limits_promise(const struct session_group *g, uint32_t fresh_rows, uint
     return session_group_segments(g, layout_pages_of_rows(guaranteed_rows - fresh_rows)) * g->segment_cost;
 }
 
-/* The daemon's next process is to know: with a snapshot now, or when the job that runs is done. */
+/* The daemon's next process is to know, by a snapshot. A session that is kept has no job now, which would be writing
+ * there; if there is no memory for it, it is tried again when the next job is done. */
 static void limits_changed(struct session *s) {
+    assert(!s->keep || !s->job.running);
     s->keep_limits = true;
     limits_keep(s);
 }

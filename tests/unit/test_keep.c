@@ -228,6 +228,42 @@ static void test_closed_before_it_is_back(void **state) {
     end();
 }
 
+/* What was answered to be so is so after a restart at any moment; what cannot be written down just now is asked for
+ * again, with the same request. */
+static void test_limits_are_kept(void **state) {
+    (void)state;
+    begin(true);
+    int place = open_session(rig_connect(&rig), "streaming");
+    struct rig_session *s = &rig.sessions[place];
+    for (int i = 0; i < 3; i++)
+        period(place, F);
+    struct proto_request set[2] = {
+        {.op = PROTO_OP_SET_BUDGET, .session = s->id, .id = 1, .value = {F + 16, F + 32, PROTO_ALL_GROUPS}},
+        {.op = PROTO_OP_SET_PRIORITY, .session = s->id, .id = 2, .value = {7}}};
+    const uint8_t *pass = rig_operator(&rig);
+    rig_settle(&rig, place, F, 0);
+    assert_int_equal(rig.job_count, 1);
+    for (int i = 0; i < 2; i++) {
+        memcpy(set[i].token, pass, sizeof set[i].token);
+        rig_control_to(&rig, set[i]);
+        assert_int_equal(rig.answer.code, SCISSOR_ESTATE);
+    }
+    rig_jobs(&rig);
+    rig_control_to(&rig, set[1]);
+    assert_int_equal(rig.answer.code, 0);
+    rig_control_to(&rig, set[0]);
+    assert_int_equal(rig.answer.code, 0);
+    assert_int_equal(rig.job_count, 1); /* it has more rows than that */
+    rig_restart(&rig);
+    rig_control(&rig, PROTO_OP_SESSIONS, 0, 0, NULL);
+    const struct proto_session_stat *stat = (const void *)rig.answer_entries;
+    assert_int_equal(rig.answer.count, 1);
+    assert_int_equal(stat->guaranteed_rows, F + 16);
+    assert_int_equal(stat->max_rows, F + 32);
+    assert_int_equal(stat->priority, 7);
+    end();
+}
+
 static void test_not_theirs(void **state) {
     (void)state;
     two_sessions(true);
@@ -436,6 +472,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_orphan_timeout),
         cmocka_unit_test(test_orphan_gone),
         cmocka_unit_test(test_closed_before_it_is_back),
+        cmocka_unit_test(test_limits_are_kept),
         cmocka_unit_test(test_not_theirs),
         cmocka_unit_test(test_frames_of_orphan),
         cmocka_unit_test(test_half_a_period),
