@@ -2,17 +2,23 @@
  *
  * One thread of libmicrohttpd accepts, reads, asks the daemon and writes; the first thread waits for a signal. So what
  * is asked for at the same time is asked of the daemon once: an answer, a refusal, too, is good for a second. The
- * daemon is connected to anew each time, so it may go and come. */
+ * daemon is connected to anew each time, so it may go and come.
+ *
+ * Whoever reaches the socket can open connections and say next to nothing on them for ever. So there is always room for
+ * one more: when as many are open as there may be, the oldest is closed. */
 #include <microhttpd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
+#include <utlist.h>
 
+#include "alloc.h"
 #include "listen.h"
 #include "metrics.h"
 
-#define CONNECTIONS 32u
+#define CONNECTIONS 32u            /* and those that are being closed */
 #define SECONDS_IDLE 10u           /* a connection on which nothing happens is closed */
 #define CONNECTION_BYTES (8 << 10) /* for the request; more than that is refused */
 #define FRESH_NS 1000000000ull
@@ -20,7 +26,14 @@
 #define PLAIN "text/plain; charset=utf-8"
 #define FIGURES "text/plain; version=0.0.4; charset=utf-8"
 
+struct visitor {
+    int socket;
+    struct visitor *prev, *next;
+};
+
 struct server {
+    struct visitor *visitors; /* the oldest first, but for those that were told to go */
+    unsigned visitor_count;
     const char *directory;
     struct out answer; /* the newest */
     unsigned code;     /* 0: there is none yet */
@@ -66,6 +79,39 @@ static enum MHD_Result respond(struct MHD_Connection *connection, unsigned code,
     return done;
 }
 
+static void visitor_forget(struct server *s, struct visitor *v) {
+    DL_DELETE(s->visitors, v);
+    s->visitor_count--;
+    v->socket = -1;
+}
+
+/* Without memory a visitor is not known, and closed by its silence alone. */
+static void visitor_come(struct server *s, int socket, void **context) {
+    struct visitor *v = scissor_malloc(sizeof *v);
+    *context = v;
+    if (!v)
+        return;
+    if (s->visitor_count == CONNECTIONS) {
+        shutdown(s->visitors->socket, SHUT_RDWR);
+        visitor_forget(s, s->visitors);
+    }
+    v->socket = socket;
+    DL_APPEND(s->visitors, v);
+    s->visitor_count++;
+}
+
+static void visit(void *data, struct MHD_Connection *connection, void **context,
+                  enum MHD_ConnectionNotificationCode what) {
+    struct visitor *v = *context;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        visitor_come(data, MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd, context);
+        return;
+    }
+    if (v && v->socket >= 0)
+        visitor_forget(data, v);
+    *context = scissor_free(v);
+}
+
 static enum MHD_Result handle(void *data, struct MHD_Connection *connection, const char *url, const char *method,
                               const char *version, const char *upload, size_t *upload_size, void **request) {
     static const char elsewhere[] = "There is only /metrics here.\n", reading[] = "/metrics can only be read.\n";
@@ -94,10 +140,11 @@ int ctl_metrics_serve(const struct ctl *ctl) {
     sigaddset(&ends, SIGINT);
     sigaddset(&ends, SIGHUP);
     sigprocmask(SIG_BLOCK, &ends, NULL); /* in the threads that begin below, too */
-    struct MHD_Daemon *http = MHD_start_daemon(
-        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL, 0, NULL, NULL, handle, &server, MHD_OPTION_LISTEN_SOCKET,
-        listener.socket, MHD_OPTION_CONNECTION_LIMIT, CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT, SECONDS_IDLE,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_END);
+    struct MHD_Daemon *http =
+        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL, 0, NULL, NULL, handle, &server,
+                         MHD_OPTION_LISTEN_SOCKET, listener.socket, MHD_OPTION_CONNECTION_LIMIT, 2 * CONNECTIONS,
+                         MHD_OPTION_NOTIFY_CONNECTION, visit, &server, MHD_OPTION_CONNECTION_TIMEOUT, SECONDS_IDLE,
+                         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_END);
     if (http) {
         printf("scissorctl: %s\n", listener.shown);
         fflush(stdout);

@@ -19,6 +19,7 @@
 #include "harness.h"
 
 #define SCRAPES 24
+#define SLOW 100
 
 static struct harness_daemon daemon_;
 static char text[262144], program[512];
@@ -215,6 +216,26 @@ static void test_requests(void **state) {
     endpoint_stop(&e);
 }
 
+/* More connections than there may be, each of which says a little from time to time, keep nobody out. */
+static void test_slow_connections(void **state) {
+    (void)state;
+    struct endpoint e;
+    int fds[SLOW];
+    endpoint_start(&e, "127.0.0.1:0");
+    for (int i = 0; i < SLOW; i++) {
+        fds[i] = endpoint_connect(&e);
+        assert_int_equal(send(fds[i], "GET /metrics HTTP/1.1\r\nHost", 27, MSG_NOSIGNAL), 27);
+    }
+    uint64_t begin = harness_now_ns();
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(get(&e, "GET", "/metrics"), 200);
+    assert_true(harness_now_ns() - begin < 3000000000u);
+    for (int i = 0; i < SLOW; i++)
+        close(fds[i]);
+    assert_int_equal(get(&e, "GET", "/metrics"), 200);
+    endpoint_stop(&e);
+}
+
 /* Asks until the answer has this status: one may be a second old. */
 static void await_status(const struct endpoint *e, int status) {
     for (unsigned waited = 0; get(e, "GET", "/metrics") != status; waited += 50) {
@@ -334,6 +355,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_promtool, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody, setup, teardown),
         cmocka_unit_test_setup_teardown(test_requests, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_slow_connections, setup, teardown),
         cmocka_unit_test_setup_teardown(test_restart, setup, teardown),
         cmocka_unit_test_setup_teardown(test_unix_socket, setup, teardown),
         cmocka_unit_test_setup_teardown(test_addresses, setup, teardown),
