@@ -2,8 +2,9 @@
  *
  * On the host the daemon takes memory away itself. A device's memory is free only when its importer has closed it, and
  * a session that rests makes no call by which it could: so this thread hears what the daemon says while nobody else
- * reads the socket, and closes what is condemned as soon as the session's work on the device is done. It blocks all
- * signals, sleeps in poll() else, and is there from the client's first device session until scissor_disconnect(). */
+ * reads the socket, and closes what is condemned as soon as the session's work on the device is done; all of it, if the
+ * operator has closed the session. It blocks all signals, sleeps in poll() else, and is there from the client's first
+ * device session until scissor_disconnect(). */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -13,17 +14,39 @@
 #include "device.h"
 #include "internal.h"
 
-#define BUSY_MS 5      /* between two looks at whether a device has done its work */
+#define BUSY_MS 5      /* between two looks at whether a step has ended and a device has done its work */
 #define DETACHED_MS 50 /* between two looks at whether there is a connection again, or whether the reader has read */
+
+/* A session that the operator has closed is the daemon's again when nothing of it is open and it hears so. The engine
+ * finds out by its next call. True if that is still to come. */
+static bool give_up(struct scissor_session *s) {
+    struct proto_close close = {.session = s->id};
+    if (s->absent)
+        return false;
+    if (s->busy || s->in_step || s->settle_request)
+        return true;
+    scissor__session_unmap(s);
+    if (s->device->fence) /* there is work yet */
+        return true;
+    s->absent = scissor__client_post(s->client, PROTO_CLOSE, &close, NULL, 0);
+    return !s->absent;
+}
+
+static bool release(struct scissor_session *s) {
+    if (s->failure == SCISSOR_ECLOSED)
+        return give_up(s);
+    if (s->failure)
+        return false;
+    scissor__session_release(s);
+    return s->segments_condemned;
+}
 
 /* True if something stays to be closed. */
 static bool release_all(struct scissor_client *client) {
     bool left = false;
     for (struct scissor_session *s = client->sessions; s; s = s->next)
-        if (s->device && client->attached && !s->busy && !s->closing && !s->failure && !scissor__device_lost(s)) {
-            scissor__session_release(s);
-            left |= s->segments_condemned && !s->in_step;
-        }
+        if (s->device && client->attached && !s->opening && !s->closing && !scissor__device_lost(s))
+            left |= release(s);
     return left;
 }
 

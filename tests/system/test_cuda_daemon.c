@@ -394,6 +394,17 @@ static void test_operator(void **state) {
     assert_int_equal(harness_wait(pid, HARNESS_PATIENCE_MS, &status), 0);
     assert_int_equal(status, 11);
     all_comes_back(&d);
+    /* One that makes no call does so, too; but not one that is in a step, which never ends here. */
+    pid_t rests = start_role(&d, "rests"), busy = start_role(&d, "in-step");
+    assert_true(tool_says(&d, "close 2", ""));
+    assert_int_equal(harness_wait_sessions(&d, 1, HARNESS_PATIENCE_MS), 0);
+    assert_true(tool_says(&d, "close 3", ""));
+    assert_int_equal(harness_wait_counter(&d, offsetof(struct proto_pool_stat, quarantined_bytes), 1, 5000), 0);
+    harness_sleep_ms(300);
+    assert_int_equal(stat_of(&d).quarantined, 1);
+    kill_role(busy);
+    all_comes_back(&d);
+    kill_role(rests);
     assert_int_equal(harness_stop(&d), 0);
 }
 
