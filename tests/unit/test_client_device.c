@@ -1,114 +1,7 @@
 /* test_client_device.c - libscissor's sessions on a device (tests/fake_device.h): device pointers and streams, what may
  * not go together, a device that fails or does not come to an end, daemons that send what cannot be right. That the
  * calls with host pointers do there what they do in host memory is shown by test_client.c. */
-#include <errno.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
-#include "alloc.h"
-#include "client_set_up.h"
-#include "device.h"
-#include "fake_device.h"
-#include "internal.h"
-
-#define STEP_FLOATS (16 * 2 * 16) /* rows, heads and channels of client_model */
-
-static struct scissor_client *client;
-static char stream_names[4];
-#define STREAM(i) ((void *)&stream_names[i])
-
-/* ---------- vectors in the device's memory, until a test's end ---------- */
-
-static void *vectors[4096];
-static unsigned vector_count;
-static pthread_mutex_t vector_lock = PTHREAD_MUTEX_INITIALIZER;
-
-static float *vector_new(void) {
-    struct kernel_backend *b = fake_device_daemon(); /* whose operations do not fail on order */
-    void *memory = NULL;
-    b->streams->memory_new(b, KERNEL_MEMORY_DEVICE, STEP_FLOATS * sizeof(float), &memory);
-    pthread_mutex_lock(&vector_lock);
-    vectors[vector_count++] = memory;
-    pthread_mutex_unlock(&vector_lock);
-    return memory;
-}
-
-static void vectors_free(void) {
-    struct kernel_backend *b = fake_device_daemon();
-    while (vector_count > 0)
-        b->streams->memory_free(b, KERNEL_MEMORY_DEVICE, vectors[--vector_count]);
-}
-
-static int set_up(void **state) {
-    int r = client_set_up(state);
-    fake_device_reset();
-    client_fake.device = fake_device_daemon();
-    client = client_connected();
-    client_be_patient(client);
-    client_give_device(client);
-    return r;
-}
-
-static int tear_down(void **state) {
-    if (client) {
-        client_take_device(client);
-        scissor_disconnect(client);
-        client = NULL;
-    }
-    for (int i = 0; i < 4; i++) /* what no session waits for any more */
-        fake_device_daemon()->streams->wait(fake_device_daemon(), STREAM(i));
-    vectors_free();
-    int r = client_tear_down(state);
-    return r || fake_device.faults || fake_device.allocations ? -1 : 0;
-}
-
-static struct scissor_session *opened(void) {
-    struct scissor_session_spec spec = client_spec();
-    struct scissor_session *s = NULL;
-    assert_int_equal(scissor_open(client, &spec, &s), 0);
-    return s;
-}
-
-/* One layer of a step that is open. `ret_out` is on the device, there when the stream has come so far. */
-static int layer_on(struct scissor_session *s, uint32_t rows, uint32_t layer, void *stream, float **ret_out) {
-    const struct attention_model *m = &client_model;
-    float *k = vector_new(), *v = vector_new(), *q = vector_new(), *out = vector_new();
-    uint64_t first = scissor_tokens_seen(s);
-    for (uint32_t r = 0; r < rows; r++) {
-        size_t at = (size_t)r * m->kv_heads * m->head_dim;
-        attention_row(m, ATTENTION_K, layer, first + r, (float *)fake_device_host(k) + at);
-        attention_row(m, ATTENTION_V, layer, first + r, (float *)fake_device_host(v) + at);
-        attention_row(m, ATTENTION_Q, layer, first + r, (float *)fake_device_host(q) + at);
-    }
-    struct scissor_attend_item item = {s, layer, m->scale, q, out};
-    int r = scissor_append_device(s, layer, k, v, SCISSOR_F32, stream);
-    if (r == 0)
-        r = scissor_attend_device(&item, 1, stream);
-    *ret_out = out;
-    return r;
-}
-
-static int step_on(struct scissor_session *s, uint32_t rows, void *stream, float **ret_out) {
-    int r = scissor_step_begin(s, rows);
-    if (r)
-        return r;
-    for (uint32_t layer = 0; layer < client_model.layers && r == 0; layer++)
-        r = layer_on(s, rows, layer, stream, ret_out);
-    int end = scissor_step_end(s);
-    return r ? r : end;
-}
-
-static void close_well(struct scissor_session *s) {
-    assert_int_equal(scissor_close(s), 0);
-    assert_int_equal(fake_device.faults, 0);
-}
+#include "test_client_device.h"
 
 /* ---------- the ordinary way ---------- */
 
@@ -528,68 +421,6 @@ static void operator_closes_under_work(void **state) {
     }
 }
 
-static void received(uint16_t type, uint32_t count) {
-    uint64_t end = scissor__now() + 5000000000u;
-    while (FAKE_GET(&client_fake, received[type]) != count) {
-        if (scissor__now() > end)
-            fail_msg("%u messages of type %u came, not %u", FAKE_GET(&client_fake, received[type]), type, count);
-        usleep(1000);
-    }
-}
-
-static void work_is_done(void) {
-    fake_device_daemon()->streams->wait(fake_device_daemon(), STREAM(0));
-}
-
-/* Its memory is closed without a call of its engine, when neither a step nor work on the device is in the way. */
-static void operator_closes_at_rest(void **state) {
-    (void)state;
-    float *out;
-    for (int in_step = 0; in_step < 2; in_step++) {
-        struct scissor_session *s = opened();
-        uint32_t before = FAKE_GET(&client_fake, received[PROTO_CLOSE]);
-        assert_int_equal(step_on(s, 4, STREAM(0), &out), 0);
-        assert_int_equal(in_step ? scissor_step_begin(s, 4) : 0, 0);
-        struct proto_closed closed = {.session = scissor_session_id(s), .code = SCISSOR_ECLOSED};
-        fake_send(&client_fake, PROTO_CLOSED, 0, &closed, NULL, 0);
-        usleep(50000);
-        received(PROTO_CLOSE, before);
-        work_is_done();
-        if (in_step) {
-            usleep(50000);
-            received(PROTO_CLOSE, before);
-            assert_int_equal(scissor_step_end(s), 0);
-        }
-        received(PROTO_CLOSE, before + 1);
-        assert_int_equal(fake_device.faults, 0);
-        assert_int_equal(scissor_step_begin(s, 1), SCISSOR_ECLOSED);
-        assert_int_equal(scissor_close(s), SCISSOR_ECLOSED);
-        assert_int_equal(FAKE_GET(&client_fake, received[PROTO_CLOSE]), before + 1);
-    }
-}
-
-/* Memory that is taken back in a step, whose work goes on behind it, when no other call follows. */
-static void taken_back_in_the_last_step(void **state) {
-    (void)state;
-    float *out;
-    struct scissor_session *s = opened();
-    assert_int_equal(step_on(s, 16, STREAM(0), &out), 0);
-    assert_int_equal(scissor_settle_device(s, STREAM(0)), 0);
-    assert_int_equal(scissor_step_begin(s, 1), 0);
-    struct proto_shrink shrink = {.session = scissor_session_id(s)};
-    struct proto_segment_id id = {.id = s->fresh_segments};
-    fake_send(&client_fake, PROTO_SHRINK, 0, &shrink, &id, 1);
-    usleep(50000);
-    for (uint32_t layer = 0; layer < client_model.layers; layer++)
-        assert_int_equal(layer_on(s, 1, layer, STREAM(0), &out), 0);
-    assert_int_equal(scissor_step_end(s), 0);
-    usleep(20000);
-    received(PROTO_RELEASED, 0);
-    work_is_done();
-    received(PROTO_RELEASED, 1);
-    close_well(s);
-}
-
 static void refused_settles_are_passed_on(void **state) {
     (void)state;
     float *out;
@@ -645,8 +476,6 @@ int main(void) {
         TEST(a_client_ends_under_work),
         TEST(nobody_can_wait_for_it),
         TEST(operator_closes_under_work),
-        TEST(operator_closes_at_rest),
-        TEST(taken_back_in_the_last_step),
         TEST(refused_settles_are_passed_on),
         TEST(restarts_end_sessions),
     };
