@@ -111,7 +111,8 @@ struct ctl {
       "SIZE is a figure with a unit, as 8GiB. What is above a new limit is taken back when it is at rest or\n"         \
       "settles. The pool can be changed by root and by the daemon's user, a session by its owner, too.\n")             \
     X("close", "ID", 0, ctl_close, "close a session; its client is told, its memory goes back to the pool",            \
-      "ID as for `session`. For the session's owner, root and the daemon's user.\n")                                   \
+      "ID as for `session`. For the session's owner, root and the daemon's user. On a GPU the memory is back when\n"   \
+      "the client's step has ended and its work there is done; of a step that never ends, when the process ends.\n")   \
     X("drain", NULL, 0, ctl_drain, "let no new session in; the ones that are open go on",                              \
       "For root and the daemon's user.\n")                                                                             \
     X("version", NULL, 0, ctl_version, "versions of this tool and of the daemon, if one is running", "")               \
