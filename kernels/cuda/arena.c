@@ -30,7 +30,7 @@ void cuda_arena_deinit(struct cuda_arena *a) {
 
 static int wait_oldest(struct cuda_arena *a) {
     struct cuda_arena_use *use = &a->uses[a->first];
-    int r = CUDA_DEVICE_CALL(a->device, event_wait, use->event);
+    int r = cuda_device_wait_event(a->device, use->event);
     if (r < 0)
         return r;
     a->begin = use->end;
@@ -44,6 +44,8 @@ int cuda_arena_begin(struct cuda_arena *a, size_t bytes) {
     if (bytes > CUDA_ARENA_PIECE)
         return cuda_fail(-E2BIG, "a launch with %zu bytes of arguments; %zu is the most", bytes, CUDA_ARENA_PIECE);
     pthread_mutex_lock(&a->lock);
+    if (a->adrift)
+        r = cuda_fail(-EIO, "the device does not say when its work is done; nothing more can be queued");
     a->piece = a->end;
     if (a->piece % CUDA_ARENA_BYTES + bytes > CUDA_ARENA_BYTES) /* a piece does not go round the end */
         a->piece += CUDA_ARENA_BYTES - a->piece % CUDA_ARENA_BYTES;
@@ -64,14 +66,14 @@ void *cuda_arena_take(struct cuda_arena *a, size_t bytes) {
     return p;
 }
 
-/* On failure the piece counts as free, so what was queued must have ended. */
+/* On failure the piece counts as free if what was queued has ended. */
 static int put_down(struct cuda_arena *a, cuda_stream stream) {
     struct cuda_arena_use *use = &a->uses[(a->first + a->count) % CUDA_ARENA_USES];
     int r = use->event ? 0 : CUDA_DEVICE_CALL(a->device, event_new, &use->event, CUDA_EVENT_DISABLE_TIMING);
     if (r == 0)
         r = CUDA_DEVICE_CALL(a->device, event_record, use->event, stream);
     if (r < 0) {
-        (void)cuda_device_wait(a->device, stream);
+        a->adrift = cuda_device_wait(a->device, stream) < 0;
         return r;
     }
     a->end = use->end = a->piece + a->size;
@@ -87,8 +89,7 @@ int cuda_arena_end(struct cuda_arena *a, cuda_stream stream) {
 
 int cuda_arena_finish(struct cuda_arena *a, cuda_stream stream) {
     int r = put_down(a, stream);
-    return r < 0 ? r
-                 : CUDA_DEVICE_CALL(a->device, event_wait, a->uses[(a->first + a->count - 1) % CUDA_ARENA_USES].event);
+    return r < 0 ? r : cuda_device_wait_event(a->device, a->uses[(a->first + a->count - 1) % CUDA_ARENA_USES].event);
 }
 
 void cuda_arena_unlock(struct cuda_arena *a) {

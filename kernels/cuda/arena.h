@@ -2,7 +2,7 @@
  *
  * The device reads it in place, once for each block, which saves a copy on the stream before each launch. A piece is
  * used again when the launches that read it are done, which an event behind them tells; only who finds the ring full of
- * work that is not done waits. */
+ * work that is not done waits, for CUDA_WAIT_MS at most. */
 #pragma once
 
 #include <pthread.h>
@@ -25,13 +25,15 @@ struct cuda_arena {
         cuda_event event;
     } uses[CUDA_ARENA_USES]; /* oldest first, from `first` on */
     unsigned first, count;
+    bool adrift; /* launches were queued of which nobody can tell when they are done: nothing is used again */
 };
 
 /* The context is current in all of these. */
 int cuda_arena_init(struct cuda_arena *a, struct cuda_device *d);
 /* All work is done. */
 void cuda_arena_deinit(struct cuda_arena *a);
-/* Takes the lock and a piece of so many bytes at most; on success cuda_arena_end() must follow. */
+/* Takes the lock and a piece of so many bytes at most; on success cuda_arena_end() must follow. -ETIMEDOUT if the ring
+ * stays full; -EIO once the arena is adrift. */
 int cuda_arena_begin(struct cuda_arena *a, size_t bytes);
 /* The next bytes of the piece, a multiple of 16; there is room, as begin() was told. */
 void *cuda_arena_take(struct cuda_arena *a, size_t bytes);

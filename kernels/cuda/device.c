@@ -139,6 +139,7 @@ int cuda_device_open(const char *name, struct cuda_device **ret) {
     if (!d)
         return cuda_fail(-ENOMEM, "no host memory");
     d->driver = driver;
+    d->wait_ms = CUDA_WAIT_MS;
     r = find(driver, name, &d->ordinal);
     if (r == 0)
         r = describe(d);
@@ -182,20 +183,35 @@ static uint64_t now_ms(void) {
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-int cuda_device_wait(struct cuda_device *d, cuda_stream stream) {
+/* Looks at the event, or at the stream if there is none, and again until `ms` are over. */
+static cuda_result look_until(struct cuda_device *d, cuda_stream stream, cuda_event event, unsigned ms) {
     struct timespec pause = {0, 10000};
-    bool ours = stream == d->stream;
-    uint64_t end = ours && atomic_load(&d->stuck) ? 0 : now_ms() + CUDA_WAIT_MS;
-    cuda_result code;
-    while ((code = d->driver->stream_query(stream)) == CUDA_NOT_READY && now_ms() < end) {
+    uint64_t end = now_ms() + ms;
+    for (;;) {
+        cuda_result code = event ? d->driver->event_query(event) : d->driver->stream_query(stream);
+        if (code != CUDA_NOT_READY || now_ms() >= end)
+            return code;
         nanosleep(&pause, NULL);
         pause.tv_nsec = pause.tv_nsec < 200000 ? 2 * pause.tv_nsec : pause.tv_nsec;
     }
-    if (ours)
-        atomic_store(&d->stuck, code == CUDA_NOT_READY);
+}
+
+static int judge(struct cuda_device *d, const char *call, cuda_result code) {
     if (code == CUDA_NOT_READY)
         return cuda_fail(-ETIMEDOUT, "the device's work does not end; did the process die that it waits for?");
-    return cuda_device_check(d, cuda_call_stream_query, code);
+    return cuda_device_check(d, call, code);
+}
+
+int cuda_device_wait(struct cuda_device *d, cuda_stream stream) {
+    bool ours = stream == d->stream;
+    cuda_result code = look_until(d, stream, NULL, ours && atomic_load(&d->stuck) ? 0 : d->wait_ms);
+    if (ours)
+        atomic_store(&d->stuck, code == CUDA_NOT_READY);
+    return judge(d, cuda_call_stream_query, code);
+}
+
+int cuda_device_wait_event(struct cuda_device *d, cuda_event event) {
+    return judge(d, cuda_call_event_query, look_until(d, NULL, event, d->wait_ms));
 }
 
 int cuda_device_drain(struct cuda_device *d) {

@@ -21,6 +21,7 @@ struct cuda_device {
     char uuid[CUDA_UUID_TEXT_BYTES];
     size_t bytes;
     int major, minor;  /* compute capability */
+    unsigned wait_ms;  /* how long the host waits for the device at most: CUDA_WAIT_MS */
     atomic_bool stuck; /* our stream was found to stand still */
     atomic_bool lost;  /* a sticky error was seen: nothing works any more until the process ends */
 };
@@ -39,6 +40,8 @@ void cuda_device_leave(struct cuda_device *d);
  * process that has died stands still for ever. Within enter and leave. */
 #define CUDA_WAIT_MS 10000u
 int cuda_device_wait(struct cuda_device *d, cuda_stream stream);
+/* The same for what was on a stream when the event was recorded. */
+int cuda_device_wait_event(struct cuda_device *d, cuda_event event);
 /* The same for our stream, which, once it was found to stand still, is only looked at until it has come to its end. */
 int cuda_device_drain(struct cuda_device *d);
 

@@ -1,10 +1,13 @@
 /* test_cuda_launch.c - launches on the driver in tests/fakecuda: images, what is refused, an order between launches of
  * two processes; and each of its rules that a launch can break, broken once. */
 #include <elf.h>
+#include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 
+#include "cuda/arena.h"
 #include "cuda/image.h"
 #include "cuda/launch.h"
 #include "cuda_roles.h"
@@ -284,6 +287,49 @@ static void role_killed(const char *name) {
     _exit(0);
 }
 
+#define RING_WAIT_MS 50
+
+static int ring_put(struct cuda_arena *ring) {
+    int r = cuda_arena_begin(ring, 16);
+    if (r == 0) {
+        memset(cuda_arena_take(ring, 16), 1, 16);
+        r = cuda_arena_end(ring, rig.other);
+    }
+    return r;
+}
+
+/* A stream that waits for what a dead process has left undone: no wait of a ring of arguments is without a bound, and
+ * what launches may yet read is not given out again. */
+static void role_ring(const char *name) {
+    struct cuda_device *device;
+    struct cuda_arena ring;
+    pid_t pid = role_divide();
+    bool adrift = !strcmp(name, "ring_adrift");
+    if (pid == 0)
+        be_killed(rig_open());
+    if (adrift)
+        REQUIRE(setenv("FAKECUDA_FAIL", "cuEventRecord:1:1", 1) == 0);
+    const struct cuda_driver *d = rig_open();
+    cuda_event e = hear_event();
+    kill(pid, SIGKILL);
+    REQUIRE(waitpid(pid, NULL, 0) == pid && d->stream_wait_event(rig.other, e, 0) == 0);
+    REQUIRE(cuda_device_open("cuda", &device) == 0 && cuda_arena_init(&ring, device) == 0);
+    device->wait_ms = RING_WAIT_MS;
+    if (adrift) {
+        REQUIRE(ring_put(&ring) == -EINVAL && ring_put(&ring) == -EIO && cuda_arena_begin(&ring, 16) == -EIO);
+        REQUIRE(strstr(kernel_cuda_why(), "does not say when its work is done"));
+        _exit(0);
+    }
+    REQUIRE(cuda_arena_begin(&ring, 16) == 0 && cuda_arena_take(&ring, 16));
+    REQUIRE(cuda_arena_finish(&ring, rig.other) == -ETIMEDOUT);
+    cuda_arena_unlock(&ring);
+    unsigned more = 0;
+    while (ring_put(&ring) == 0)
+        more++;
+    REQUIRE(more == CUDA_ARENA_USES - 1 && ring_put(&ring) == -ETIMEDOUT && ring.count == CUDA_ARENA_USES);
+    _exit(0);
+}
+
 /* ---------- roles: each breaks a rule ---------- */
 
 static void role_kernel_bounds(const char *name) {
@@ -404,6 +450,8 @@ static const struct cuda_role roles[] = {
     {"killed", role_killed, NULL, NULL, LATE_US, NULL, false},
     {"hang_event", role_killed, "hang", "cuEventSynchronize", LATE_US, NULL, false},
     {"hang_stream", role_killed, "hang", "cuStreamSynchronize", LATE_US, NULL, false},
+    {"ring_full", role_ring, NULL, NULL, LATE_US, NULL, false},
+    {"ring_adrift", role_ring, NULL, NULL, LATE_US, NULL, false},
     {"kernel_bounds", role_kernel_bounds, "kernel", "scissor_scrub, block (0, 0, 0)", 0, NULL, false},
     {"kernel_alignment", role_kernel_alignment, "kernel", "no multiple", 0, NULL, false},
     {"kernel_race", role_kernel_race, "kernel", "two blocks", 0, NULL, false},
