@@ -126,6 +126,7 @@ void scissor_disconnect(struct scissor_client *client) {
         client->sessions = s->next;
         end_session(s);
     }
+    client->devices_kept |= !scissor__watch_free(client);
     for (uint32_t i = 0; i < client->device_count && !client->devices_kept; i++)
         kernel_backend_close(client->devices[i]);
     scissor__push_close(&client->push);

@@ -37,6 +37,11 @@
 
 #include "dtype.h"
 
+/* Between two looks at whether the daemon is there still, for whose work the device may be waiting. */
+#define DAEMON_LOOK_NS 100000000u
+/* For work whose end a call without a time-out waits for. */
+#define WORK_MOST_NS 10000000000u
+
 static const struct kernel_streams *streams_of(const struct scissor_session *s) {
     return s->backend->streams;
 }
@@ -147,23 +152,38 @@ bool scissor__device_idle(const struct scissor_session *s) {
     return r == 0 || r == -ENOTRECOVERABLE; /* nothing runs any more */
 }
 
+/* Its memory has gone with the daemon, and so has the event for which its streams may wait. */
+static bool daemon_gone(const struct scissor_session *s) {
+    return !s->client->up || s->absent || s->attached_on != s->client->connection;
+}
+
 static uint32_t microseconds_until(uint64_t deadline) {
     uint64_t now = scissor__now(), us = now < deadline ? (deadline - now) / 1000 : 0;
     return us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
 }
 
-/* Waits for the client's event; the backend's code. */
-static int wait_unlocked(struct scissor_session *s, uint64_t deadline) {
+int scissor__device_wait(struct scissor_session *s, uint64_t deadline) {
     struct scissor_client *client = s->client;
+    bool gone;
+    int r;
     s->busy = true;
-    pthread_mutex_unlock(&client->lock);
-    int r = streams_of(s)->fence_wait(s->backend, s->device->fence, true, microseconds_until(deadline));
-    pthread_mutex_lock(&client->lock);
+    do {
+        uint64_t now = scissor__now(), look = now + DAEMON_LOOK_NS;
+        uint32_t us = daemon_gone(s) ? 0 : microseconds_until(look < deadline ? look : deadline);
+        pthread_mutex_unlock(&client->lock);
+        r = streams_of(s)->fence_wait(s->backend, s->device->fence, true, us);
+        pthread_mutex_lock(&client->lock);
+        gone = daemon_gone(s);
+    } while (r == -EAGAIN && !gone && scissor__now() < deadline);
     s->busy = false;
     s->device->idle = r == 0;
     if (!client->attached)
         pthread_cond_broadcast(&client->news);
-    return r;
+    if (r == 0)
+        return 0;
+    if (r != -EAGAIN)
+        return scissor__device_fail(s, r);
+    return gone ? CLIENT_LOST : SCISSOR_ETIMEDOUT;
 }
 
 int scissor__device_signal(struct scissor_session *s, void *stream) {
@@ -192,11 +212,10 @@ int scissor__device_drain(struct scissor_session *s, uint64_t deadline) {
                  (unsigned long long)s->id);
         return SCISSOR_EDEVICE;
     }
-    if (r == 0)
-        r = wait_unlocked(s, deadline);
-    if (r == 0 || r == -ENOTRECOVERABLE)
-        return 0;
-    return r == -EAGAIN ? SCISSOR_ETIMEDOUT : scissor__device_fail(s, r);
+    if (r < 0 && r != -ENOTRECOVERABLE)
+        return scissor__device_fail(s, r);
+    r = r == 0 ? scissor__device_wait(s, deadline) : 0;
+    return r == SCISSOR_EDEVICELOST ? 0 : r;
 }
 
 bool scissor__device_lost(const struct scissor_session *s) {
@@ -233,12 +252,38 @@ int scissor__device_step_end(struct scissor_session *s) {
 
 int scissor__device_collect(struct scissor_session *s, uint64_t deadline) {
     int r = scissor__device_planes_queue_fetch(s, s->device->settle_stream);
-    if (r == 0)
-        r = wait_unlocked(s, deadline);
     if (r < 0)
-        return r == -EAGAIN ? SCISSOR_ETIMEDOUT : scissor__device_fail(s, r);
-    scissor__device_planes_fetched(s);
-    return 0;
+        return scissor__device_fail(s, r);
+    r = scissor__device_wait(s, deadline);
+    if (r == 0)
+        scissor__device_planes_fetched(s);
+    return r;
+}
+
+/* Waits until all is done that is on the stream of an open step. Where the daemon has died meanwhile, the code is the
+ * connection's. */
+static int wait_for_stream(struct scissor_session *s, void *stream) {
+    struct scissor_client *client = s->client;
+    int r = streams_of(s)->fence_follow(s->backend, s->device->fence, true, stream);
+    if (r == 0)
+        r = scissor__device_signal(s, stream);
+    r = r < 0 ? scissor__device_fail(s, r) : scissor__device_wait(s, scissor__now() + WORK_MOST_NS);
+    if (r == SCISSOR_ETIMEDOUT) {
+        snprintf(client->text, sizeof client->text, "session %llu: the device's work does not end",
+                 (unsigned long long)s->id);
+        return SCISSOR_EDEVICE;
+    }
+    if (r != CLIENT_LOST)
+        return r;
+    r = scissor__client_recover(client, scissor__client_deadline(client));
+    return s->failure ? s->failure : r ? r : SCISSOR_EGONE;
+}
+
+static int wait_for_stream_unlocked(struct scissor_session *s, void *stream) {
+    pthread_mutex_lock(&s->client->lock);
+    int r = wait_for_stream(s, stream);
+    pthread_mutex_unlock(&s->client->lock);
+    return r;
 }
 
 /* ---------- a step's work ---------- */
@@ -306,31 +351,42 @@ static int reserve_workspace(struct scissor_session *s, size_t bytes, void *stre
     void *larger;
     if (bytes <= d->workspace_bytes)
         return 0;
-    int r = d->workspace ? b->streams->wait(b, stream) : 0;
-    if (r == 0)
-        r = b->streams->memory_new(b, KERNEL_MEMORY_DEVICE, bytes + bytes / 2, &larger);
-    if (r < 0)
+    int r = d->workspace ? wait_for_stream_unlocked(s, stream) : 0;
+    if (r)
         return r;
+    r = b->streams->memory_new(b, KERNEL_MEMORY_DEVICE, bytes + bytes / 2, &larger);
+    if (r < 0)
+        return fail_unlocked(s, r);
     b->streams->memory_free(b, KERNEL_MEMORY_DEVICE, d->workspace);
     d->workspace = larger;
     d->workspace_bytes = bytes + bytes / 2;
     return 0;
 }
 
-/* The backend's code for whatever may fail before attention itself is queued. */
-static int attend_set_up(const struct scissor_attend_item *items, size_t item_count, size_t heads, void *stream) {
-    struct scissor_session *first = items[0].session;
-    struct kernel_backend *b = first->backend;
+static int enter_steps(const struct scissor_attend_item *items, size_t item_count, void *stream) {
     int r = 0;
     for (size_t i = 0; i < item_count && r == 0; i++)
         r = enter_step(items[i].session, stream);
-    if (r == 0)
-        r = reserve_workspace(first, b->streams->attend_workspace(b, first->items, heads), stream);
+    return r < 0 ? fail_unlocked(items[0].session, r) : 0;
+}
+
+static int bring_planes(const struct scissor_attend_item *items, size_t item_count, void *stream) {
+    int r = 0;
     for (size_t i = 0; i < item_count && r == 0; i++) {
         struct scissor_session *s = items[i].session;
         r = scissor__device_planes_queue(s, &s->groups[s->layers[items[i].layer].group], stream);
     }
-    return r;
+    return r < 0 ? fail_unlocked(items[0].session, r) : 0;
+}
+
+/* Whatever may fail before attention itself is queued. */
+static int attend_set_up(const struct scissor_attend_item *items, size_t item_count, size_t heads, void *stream) {
+    struct scissor_session *first = items[0].session;
+    struct kernel_backend *b = first->backend;
+    int r = enter_steps(items, item_count, stream);
+    if (r == 0)
+        r = reserve_workspace(first, b->streams->attend_workspace(b, first->items, heads), stream);
+    return r ? r : bring_planes(items, item_count, stream);
 }
 
 /* Where attention fails half-way, its part of the scores stays: they are not gathered twice then. */
@@ -338,9 +394,9 @@ static int attend_on(const struct scissor_attend_item *items, size_t item_count,
     struct scissor_session *first = items[0].session;
     struct kernel_backend *b = first->backend;
     int r = attend_set_up(items, item_count, heads, stream);
-    if (r < 0) {
+    if (r) {
         scissor__attend_undone(items, item_count);
-        return fail_unlocked(first, r);
+        return r;
     }
     r = b->streams->attend(b, first->items, heads, first->device->workspace, stream);
     if (r == -EINVAL || r == -EOPNOTSUPP)
@@ -399,18 +455,19 @@ int scissor_attend_device(const struct scissor_attend_item *items, size_t item_c
 
 /* ---------- host pointers ---------- */
 
-/* Room for so many bytes that nothing queued reads any more. The backend's code. */
-static int stage_reserve(struct kernel_backend *b, struct client_stage *stage, size_t bytes) {
+/* Room for so many bytes that nothing queued reads any more. */
+static int stage_reserve(struct scissor_session *s, struct client_stage *stage, size_t bytes) {
+    struct kernel_backend *b = s->backend;
     void *larger;
-    int r = stage->queued ? b->streams->wait(b, b->streams->own(b)) : 0;
-    if (r < 0)
+    int r = stage->queued ? wait_for_stream_unlocked(s, b->streams->own(b)) : 0;
+    if (r)
         return r;
     stage->queued = false;
     if (bytes <= stage->bytes)
         return 0;
     r = b->streams->memory_new(b, KERNEL_MEMORY_PINNED, bytes + bytes / 2, &larger);
     if (r < 0)
-        return r;
+        return fail_unlocked(s, r);
     b->streams->memory_free(b, KERNEL_MEMORY_PINNED, stage->memory);
     *stage = (struct client_stage){.memory = larger, .bytes = bytes + bytes / 2};
     return 0;
@@ -423,11 +480,10 @@ int scissor__device_append_staged(struct scissor_session *s, uint32_t layer, con
     size_t bytes = (size_t)s->step_rows * g->kv_heads * g->head_dim * kernel_dtype_size(dtype);
     void *stream = streams_of(s)->own(s->backend);
     int r = check_stream(s, stream);
+    if (r == 0)
+        r = stage_reserve(s, stage, 2 * bytes);
     if (r)
         return r;
-    r = stage_reserve(s->backend, stage, 2 * bytes);
-    if (r < 0)
-        return fail_unlocked(s, r);
     char *to = stage->memory;
     memcpy(to, k, bytes);
     memcpy(to + bytes, v, bytes);
@@ -472,9 +528,8 @@ int scissor__device_attend_staged(const struct scissor_attend_item *items, size_
     for (size_t i = 0; i < item_count; i++)
         floats += 2 * vector_floats(&items[i]);
     int r = check_streams(items, item_count, stream);
-    int error = r ? 0 : stage_reserve(b, &first->device->vectors, floats * sizeof(float));
-    if (error < 0)
-        r = fail_unlocked(first, error);
+    if (r == 0)
+        r = stage_reserve(first, &first->device->vectors, floats * sizeof(float));
     if (r) {
         scissor__attend_undone(items, item_count);
         return r;
@@ -482,11 +537,10 @@ int scissor__device_attend_staged(const struct scissor_attend_item *items, size_
     stage_queries(items, item_count, first->device->vectors.memory);
     first->device->vectors.queued = true;
     r = attend_on(items, item_count, heads, stream);
+    if (r == 0)
+        r = wait_for_stream_unlocked(first, stream);
     if (r)
         return r;
-    error = b->streams->wait(b, stream);
-    if (error < 0)
-        return fail_unlocked(first, error);
     first->device->vectors.queued = first->device->rows.queued = false;
     unstage_outputs(items, item_count, first->device->vectors.memory);
     return 0;

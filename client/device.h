@@ -43,8 +43,10 @@ int scissor__device_open(struct scissor_session *session, const struct proto_ope
 int scissor__device_signal(struct scissor_session *session, void *stream);
 /* Whether everything is done that was queued in steps that have ended. Asks only. */
 bool scissor__device_idle(const struct scissor_session *session);
-/* Waits for that, and for what an open step has queued; the lock is given up meanwhile. ETIMEDOUT, EDEVICE, ENOMEM:
- * it cannot be known. */
+/* Waits for the client's event; the lock is given up meanwhile. ETIMEDOUT, EDEVICE, EDEVICELOST, ENOMEM; CLIENT_LOST
+ * where it is not reached and the daemon has gone, as it may be waiting for work of the daemon's then. */
+int scissor__device_wait(struct scissor_session *session, uint64_t deadline);
+/* Waits for that, and for what an open step has queued. ETIMEDOUT, EDEVICE, ENOMEM, CLIENT_LOST: it cannot be known. */
 int scissor__device_drain(struct scissor_session *session, uint64_t deadline);
 /* Whether this process has lost the session's device: nothing runs there any more, and nothing can be closed. */
 bool scissor__device_lost(const struct scissor_session *session);
@@ -57,7 +59,7 @@ int scissor__device_fail(struct scissor_session *session, int error);
 /* What this step has queued is what the daemon has to wait for. A failure ends the session. */
 int scissor__device_step_end(struct scissor_session *session);
 /* The scores of this period come to the host, in order on the stream of the settle, and the wait for them: then all
- * work of the session is done. Gives the lock up meanwhile. ETIMEDOUT: nothing has changed. */
+ * work of the session is done. Gives the lock up meanwhile. ETIMEDOUT, CLIENT_LOST: nothing has changed. */
 int scissor__device_collect(struct scissor_session *session, uint64_t deadline);
 
 /* Without the lock. EINVAL with a text if the session is in host memory: the call for that is `instead`. */
@@ -84,6 +86,6 @@ int scissor__device_planes_queue(struct scissor_session *session, struct client_
  * event is reached. Gives the backend's code. */
 int scissor__device_planes_queue_fetch(struct scissor_session *session, void *stream);
 void scissor__device_planes_fetched(struct scissor_session *session);
-/* Both, with the wait. The lock is kept: it is seldom, and little is left to wait for when the daemon has changed the
- * slots. Afterwards nothing that is queued uses the planes. ETIMEDOUT, EDEVICE, EDEVICELOST. */
+/* Both, with the wait, during which the lock is given up. Afterwards nothing that is queued uses the planes. ETIMEDOUT,
+ * EDEVICE, EDEVICELOST, CLIENT_LOST; the session's failure. */
 int scissor__device_planes_fetch(struct scissor_session *session);

@@ -91,12 +91,12 @@ void scissor__device_planes_fetched(struct scissor_session *s) {
 
 int scissor__device_planes_fetch(struct scissor_session *s) {
     struct kernel_backend *b = s->backend;
-    uint64_t us = s->client->timeout_ms * (uint64_t)1000;
     int r = scissor__device_planes_queue_fetch(s, b->streams->own(b));
-    if (r == 0)
-        r = b->streams->fence_wait(b, s->device->fence, true, us < UINT32_MAX ? (uint32_t)us : UINT32_MAX);
     if (r < 0)
-        return r == -EAGAIN ? SCISSOR_ETIMEDOUT : scissor__device_fail(s, r);
+        return scissor__device_fail(s, r);
+    r = scissor__device_wait(s, scissor__client_deadline(s->client));
+    if (r)
+        return r;
     scissor__device_planes_fetched(s);
-    return 0;
+    return s->failure;
 }

@@ -195,7 +195,8 @@ struct scissor_client {
     bool reading; /* a thread sleeps on the socket and will apply what comes */
     struct {
         bool on, end;
-        int wake; /* eventfd */
+        int wake;                        /* eventfd */
+        struct scissor_session *leaving; /* closed when their daemon was gone and their device still at work */
         pthread_t thread;
     } watch; /* watch.c */
     int failure;
@@ -252,6 +253,10 @@ int scissor__client_wait_settled(struct scissor_session *session, uint64_t deadl
 int scissor__watch_start(struct scissor_client *client);
 /* Ends it, without the lock. */
 void scissor__watch_stop(struct scissor_client *client);
+/* Has a closed session freed when its device has done its work. It is in no list any more; the lock is held. */
+void scissor__watch_leave(struct scissor_session *session);
+/* Frees those whose work is done; false if others are left. */
+bool scissor__watch_free(struct scissor_client *client);
 
 /* ---------- recover.c ---------- */
 
@@ -297,7 +302,7 @@ void scissor__session_release(struct scissor_session *session);
  * ENOMEM; EDEVICE, EDEVICELOST with client->text. */
 int scissor__session_opened(struct scissor_session *session, struct client_call *call);
 /* Brings addresses, counts and planes up to date with the control page; the lease must be held. 0, EPROTO, ENOMEM;
- * ETIMEDOUT, EDEVICE, EDEVICELOST from a device. */
+ * ETIMEDOUT, EDEVICE, EDEVICELOST, CLIENT_LOST from a device. */
 int scissor__session_refresh(struct scissor_session *session);
 
 /* ---------- step.c ---------- */

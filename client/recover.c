@@ -8,9 +8,9 @@
  *
  * Before anything is replaced, no thread may sleep on the old socket or be in the middle of handing frames over: the
  * frames of one settle go to one daemon, all of them. Both end soon by themselves. Neither may one be waiting for a
- * device, as what it waits for is freed when its session is refused; that ends with the device's work or with the time
- * of the call that waits. A call that recovers and whose own time is over before gives ETIMEDOUT, and the next one goes
- * on.
+ * device, as what it waits for is freed when its session is refused; that ends soon, too, as who waits there looks for
+ * the daemon now and then (scissor__device_wait()). A call that recovers and whose own time is over before gives
+ * ETIMEDOUT, and the next one goes on.
  *
  * The lock is given up while this waits, so a session may be closed by its thread meanwhile; its call then has no
  * session any more. */

@@ -124,8 +124,9 @@ SCISSOR_API int scissor_open(struct scissor_client *client, const struct scissor
 
 /* Unmaps and closes; its memory goes back to the pool. NULL is allowed. Blocks briefly, on a GPU also until the work
  * that was queued for the session is done; EGONE, ECLOSED and EDEVICELOST are no failure to close: the session is freed
- * whatever is returned. But for one case: while the GPU is, or may be, at that
- * work, ETIMEDOUT or EDEVICE leaves the session as it is, to be closed by another call. */
+ * whatever is returned. But for one case: while the GPU is, or may be, at that work, ETIMEDOUT or EDEVICE leaves the
+ * session as it is, to be closed by another call. Where the daemon has died, the work is not waited for: what it uses
+ * is freed after it. */
 SCISSOR_API int scissor_close(struct scissor_session *session);
 
 /* The session's number, as scissorctl shows it. */
@@ -145,7 +146,7 @@ SCISSOR_API int scissor_step_end(struct scissor_session *session);
 
 /* Writes K and V of this step's rows for one layer into the fresh buffer. k and v: [rows][kv_heads][head_dim] of
  * `dtype`, converted to the compute dtype. RoPE must have been applied to k. k and v may be reused when it returns.
- * Never waits, but for a GPU. EINVAL, ESTATE; on a GPU ENOMEM, EDEVICE, EDEVICELOST, too. */
+ * Never waits, but for a GPU. EINVAL, ESTATE; on a GPU ENOMEM, EDEVICE, EDEVICELOST, EGONE, ERESTARTED, too. */
 SCISSOR_API int scissor_append(struct scissor_session *session, uint32_t layer, const void *k, const void *v,
                                uint32_t dtype);
 
@@ -161,7 +162,7 @@ struct scissor_attend_item {
 /* Attention for one layer of each item's session: query row i of the step sees all settled rows and the fresh rows up
  * to itself. Gathers the score planes that the session's policy needs. All sessions are in host memory, or of one
  * client and on one GPU. Never waits, but for a GPU until `out` is there. EINVAL, ESTATE, ENOMEM: then no item's scores
- * have changed, outputs may have been written. On a GPU also EDEVICE, EDEVICELOST. */
+ * have changed, outputs may have been written. On a GPU also EDEVICE, EDEVICELOST, EGONE, ERESTARTED. */
 SCISSOR_API int scissor_attend(const struct scissor_attend_item *items, size_t item_count);
 
 /* Sends the scores gathered since the last settle and has the daemon move all fresh rows into settled slots, evicting
@@ -206,8 +207,10 @@ SCISSOR_API int scissor_positions(struct scissor_session *session, uint32_t laye
  * step's work is on one stream: another one in the same step is EINVAL; the calls with host pointers have a stream of
  * their own that counts as another. From step to step it may change. Between a step and its settle, and a settle and
  * the next step, nothing has to be waited for: the streams do that. An error of work that is queued is told by a later
- * call. After an EDEVICELOST of its own work a process cannot use the GPU any more, and what its sessions had there is
- * another's only when it has ended. On a session in host memory these give EINVAL with a text. */
+ * call. Where a call waits for the GPU and the daemon dies meanwhile, it gives ERESTARTED or EGONE within a second or
+ * two: the session is lost, and work on its streams may be waiting for the daemon's, for how long is not known. After
+ * an EDEVICELOST of its own work a process cannot use the GPU any more, and what its sessions had there is another's
+ * only when it has ended. On a session in host memory these give EINVAL with a text. */
 
 /* Where the session's rows are: "host", or "cuda:GPU-..." with the device's UUID. Valid until it is closed. */
 SCISSOR_API const char *scissor_session_device(const struct scissor_session *session);

@@ -94,10 +94,11 @@ int scissor_close(struct scissor_session *s) {
     struct scissor_client *client = s->client;
     pthread_mutex_lock(&client->lock);
     int r = s->device ? scissor__device_drain(s, scissor__client_deadline(client)) : 0;
-    if (r) {
+    if (r && r != CLIENT_LOST) {
         pthread_mutex_unlock(&client->lock);
         return r;
     }
+    bool leaving = r == CLIENT_LOST;
     scissor__lease_give(s);
     s->in_step = false;
     if (s->settle_request) /* the daemon takes one request at a time */
@@ -110,8 +111,11 @@ int scissor_close(struct scissor_session *s) {
     if ((failure == SCISSOR_ECLOSED || failure == SCISSOR_EDEVICELOST) && (r == 0 || r == SCISSOR_ENOSESSION))
         r = failure;
     session_unlink(s);
+    if (leaving)
+        scissor__watch_leave(s);
     pthread_mutex_unlock(&client->lock);
-    scissor__session_free(s);
+    if (!leaving)
+        scissor__session_free(s);
     return r;
 }
 

@@ -21,7 +21,7 @@ void scissor__lease_give(struct scissor_session *s) {
                                     __ATOMIC_RELAXED);
 }
 
-int scissor__lease_take(struct scissor_session *s, uint64_t deadline) {
+static int lease_wait(struct scissor_session *s, uint64_t deadline) {
     struct scissor_client *client = s->client;
     for (;;) {
         scissor__client_drain(client);
@@ -30,7 +30,7 @@ int scissor__lease_take(struct scissor_session *s, uint64_t deadline) {
             return s->failure ? s->failure : r;
         scissor__session_release(s);
         if (scissor__lease_try(s))
-            break;
+            return 0;
         if (scissor__now() >= deadline)
             return SCISSOR_ETIMEDOUT;
         struct timespec pause = {0, CLIENT_LEASE_POLL_NS};
@@ -38,9 +38,18 @@ int scissor__lease_take(struct scissor_session *s, uint64_t deadline) {
         nanosleep(&pause, NULL);
         pthread_mutex_lock(&client->lock);
     }
-    int r = scissor__session_refresh(s);
-    if (r)
-        scissor__lease_give(s);
+}
+
+int scissor__lease_take(struct scissor_session *s, uint64_t deadline) {
+    int r;
+    do {
+        r = lease_wait(s, deadline);
+        if (r)
+            return r;
+        r = scissor__session_refresh(s);
+        if (r)
+            scissor__lease_give(s);
+    } while (r == CLIENT_LOST); /* whether there is another daemon, and has the session */
     if (r == SCISSOR_EPROTO)
         s->failure = r;
     return r;

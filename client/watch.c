@@ -3,8 +3,9 @@
  * On the host the daemon takes memory away itself. A device's memory is free only when its importer has closed it, and
  * a session that rests makes no call by which it could: so this thread hears what the daemon says while nobody else
  * reads the socket, and closes what is condemned as soon as the session's work on the device is done; all of it, if the
- * operator has closed the session. It blocks all signals, sleeps in poll() else, and is there from the client's first
- * device session until scissor_disconnect(). */
+ * operator has closed the session. Where a daemon has died, a device may be waiting for its work, and nobody knows for
+ * how long: what the engine has closed by then is freed here, too. It blocks all signals, sleeps in poll() else, and is
+ * there from the client's first device session until scissor_disconnect(). */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -16,6 +17,19 @@
 
 #define BUSY_MS 5      /* between two looks at whether a step has ended and a device has done its work */
 #define DETACHED_MS 50 /* between two looks at whether there is a connection again, or whether the reader has read */
+
+bool scissor__watch_free(struct scissor_client *client) {
+    for (struct scissor_session **at = &client->watch.leaving; *at;) {
+        struct scissor_session *s = *at;
+        if (!scissor__device_idle(s)) {
+            at = &s->next;
+            continue;
+        }
+        *at = s->next;
+        scissor__session_free(s);
+    }
+    return !client->watch.leaving;
+}
 
 /* A session that the operator has closed is the daemon's again when nothing of it is open and it hears so. The engine
  * finds out by its next call. True if that is still to come. */
@@ -56,6 +70,8 @@ static void sleep_on_socket(struct scissor_client *client, int timeout_ms) {
     client->polling++;
     pthread_mutex_unlock(&client->lock);
     poll(fds, 2, timeout_ms);
+    if (eventfd_read(client->watch.wake, &(eventfd_t){0}) < 0)
+        (void)errno; /* nobody has woken it */
     pthread_mutex_lock(&client->lock);
     client->polling--;
     bool up = client->up;
@@ -68,12 +84,12 @@ static void *watch(void *data) {
     struct scissor_client *client = data;
     pthread_mutex_lock(&client->lock);
     while (!client->watch.end) {
-        bool left = release_all(client);
+        bool left = release_all(client), freed = scissor__watch_free(client);
         /* What is there to be read is the reader's, who says when it has read. */
         if (!client->up || client->reading)
             scissor__client_sleep(client, scissor__now() + DETACHED_MS * 1000000u);
         else
-            sleep_on_socket(client, left ? BUSY_MS : -1);
+            sleep_on_socket(client, left ? BUSY_MS : freed ? -1 : DETACHED_MS);
     }
     pthread_mutex_unlock(&client->lock);
     return NULL;
@@ -99,15 +115,25 @@ int scissor__watch_start(struct scissor_client *client) {
     return 0;
 }
 
+static void wake(struct scissor_client *client) {
+    if (eventfd_write(client->watch.wake, 1) < 0)
+        (void)errno; /* full: then it wakes all the same */
+    pthread_cond_broadcast(&client->news);
+}
+
+void scissor__watch_leave(struct scissor_session *s) {
+    struct scissor_client *client = s->client;
+    s->next = client->watch.leaving;
+    client->watch.leaving = s;
+    wake(client);
+}
+
 void scissor__watch_stop(struct scissor_client *client) {
     if (!client->watch.on)
         return;
-    uint64_t one = 1;
     pthread_mutex_lock(&client->lock);
     client->watch.end = true;
-    if (write(client->watch.wake, &one, sizeof one) < 0)
-        (void)errno; /* full: then it wakes all the same */
-    pthread_cond_broadcast(&client->news);
+    wake(client);
     pthread_mutex_unlock(&client->lock);
     pthread_join(client->watch.thread, NULL);
     close(client->watch.wake);

@@ -157,8 +157,7 @@ static void role_borrows(const char *mark, const char *directory) {
             r = scissor_close(s);
         if (r < 0)
             fprintf(stderr, "borrower: %s: %s\n", scissor_strerror(r), scissor_last_text(client));
-        /* The last: what the daemon died in the middle of never ends, and is waited for. */
-        if (r == SCISSOR_ERESTARTED || r == SCISSOR_EGONE || r == SCISSOR_EDEVICE)
+        if (r == SCISSOR_ERESTARTED || r == SCISSOR_EGONE)
             _exit(10);
         REQUIRE(r >= 0);
     }
