@@ -10,6 +10,14 @@ static void about(struct doctor_finding *f, const struct proto_session_stat *s, 
              s->name[0] ? ")" : "");
 }
 
+/* 0 is one that the daemon has no number for. */
+static void process_name(const struct proto_session_stat *s, char text[32]) {
+    if (s->pid)
+        snprintf(text, 32, "process %u", s->pid);
+    else
+        snprintf(text, 32, "its process");
+}
+
 static void examine_eviction(const struct proto_session_stat *s, struct doctor_findings *ret) {
     char who[64];
     double seen = (double)s->tokens_seen * s->heads, settles = (double)s->settles * s->heads;
@@ -80,7 +88,8 @@ static void examine_idle(const struct doctor_state *state, const struct proto_se
 }
 
 static void examine_fresh(const struct proto_session_stat *s, struct doctor_findings *ret) {
-    char who[64];
+    char who[64], process[32];
+    process_name(s, process);
     double age = (double)s->age_ns / 1e9, idle = (double)s->idle_ns / 1e9;
     struct doctor_finding *f = doctor_find(ret, DOCTOR_NEVER, !s->settles && s->fresh_count ? age : 0);
     if (f) {
@@ -88,9 +97,9 @@ static void examine_fresh(const struct proto_session_stat *s, struct doctor_find
         doctor_say(f, "%s is open for %s (threshold %g s), has %u of %u fresh rows and never settled one.", who,
                    TIME(s->age_ns), f->threshold, s->fresh_count, s->fresh_rows);
         doctor_advise(f,
-                      "Its engine must call scissor_settle() when the fresh buffer is full; if process %u hangs, "
+                      "Its engine must call scissor_settle() when the fresh buffer is full; if %s hangs, "
                       "`scissorctl close %llu`.",
-                      s->pid, (unsigned long long)s->session);
+                      process, (unsigned long long)s->session);
         return;
     }
     f = doctor_find(ret, DOCTOR_STUCK, s->settles && s->fresh_rows && s->fresh_count >= s->fresh_rows ? idle : 0);
@@ -100,16 +109,9 @@ static void examine_fresh(const struct proto_session_stat *s, struct doctor_find
                    "%s has a full fresh buffer of %u rows and said nothing for %s (threshold %g s): it cannot take a "
                    "token before it settles.",
                    who, s->fresh_rows, TIME(s->idle_ns), f->threshold);
-        doctor_advise(f, "See what process %u does; if it hangs, `scissorctl close %llu`.", s->pid,
+        doctor_advise(f, "See what %s does; if it hangs, `scissorctl close %llu`.", process,
                       (unsigned long long)s->session);
     }
-}
-
-static void process_name(const struct proto_session_stat *s, char text[32]) {
-    if (s->pid)
-        snprintf(text, 32, "process %u", s->pid);
-    else
-        snprintf(text, 32, "its process");
 }
 
 /* The kernel numbers a process in its own PID namespace and those above it, and has no number for it elsewhere. */
