@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -43,7 +44,10 @@ struct server_job {
 };
 
 static void server_job_run(uv_work_t *work) {
-    broker_job_run(((struct server_job *)work->data)->job);
+    struct server_job *j = work->data;
+    if (atomic_fetch_sub(&j->server->jobs_queued, 1) > 1)
+        broker_job_hurry(j->job);
+    broker_job_run(j->job);
 }
 
 static void server_queue_job(struct server_job *j);
@@ -80,6 +84,7 @@ static void server_job_done(uv_work_t *work, int status) {
 
 static void server_queue_job(struct server_job *j) {
     j->server->bulk_jobs += broker_job_is_bulk(j->job);
+    atomic_fetch_add(&j->server->jobs_queued, 1);
     uv_queue_work(&j->server->loop, &j->work, server_job_run, server_job_done); /* only fails without a function */
 }
 

@@ -41,11 +41,12 @@ struct server {
     const char *ready_text;
     void (*reload)(void *data, struct broker *broker);
     void *reload_data;
-    uint64_t deadline_ns; /* what the timer is set to */
-    uint32_t jobs;        /* on the thread pool now, or held back */
-    uint64_t jobs_done;   /* ever */
-    uint64_t extended_ns; /* when the manager was told last that the end takes longer */
-    bool keeps;           /* the next process has the sessions */
+    uint64_t deadline_ns;         /* what the timer is set to */
+    uint32_t jobs;                /* on the thread pool now, or held back */
+    uint64_t jobs_done;           /* ever */
+    _Atomic uint32_t jobs_queued; /* no thread has begun with them */
+    uint64_t extended_ns;         /* when the manager was told last that the end takes longer */
+    bool keeps;                   /* the next process has the sessions */
     uint32_t bulk_jobs, bulk_jobs_max;
     struct server_job *held, **held_last; /* bulk jobs that wait until others of their kind are done */
     enum server_phase phase;

@@ -6,6 +6,8 @@
 
 /* A session that may borrow: rows of f32, of which 64 more for each head fill a segment. */
 struct proto_open attackers_open(uint32_t guaranteed_rows, uint32_t max_rows);
+/* Sessions of the role "never-done". */
+#define ATTACKERS_NEVER_DONE 64
 /* Plays the role on the daemon in `directory`; writes the file `mark` when it has come to where it shall be. Gives an
  * exit status if it comes back. */
 int attackers_play(const char *name, const char *mark, const char *directory);

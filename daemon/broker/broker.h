@@ -135,6 +135,8 @@ bool broker_waits_for_processes(const struct broker *b);
 
 /* Does the work, on any thread. Each job is run once; jobs of one session never overlap. */
 void broker_job_run(struct broker_job *job);
+/* Before it is run: others wait for the thread, so it is not kept for a client's work on a device that takes longer. */
+void broker_job_hurry(struct broker_job *job);
 /* True if nobody's rows wait for it (a session opens or closes): such jobs may take seconds, so a caller with few
  * threads must not give all of them to these. */
 bool broker_job_is_bulk(const struct broker_job *job);

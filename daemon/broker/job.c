@@ -11,8 +11,8 @@
 /* Moves of one batch that settle_rows() hands to the device: enough to keep it busy, and bounded. */
 #define BATCH_MOVES 32768u
 
-/* How long a settle waits for the client's work on the device. A client that knows its step's sums has nothing left
- * there, and one that has asked too early keeps a thread that others want. */
+/* How long a settle waits for the client's work on the device while nobody else wants the thread. A client that knows
+ * its step's sums has nothing left there. */
 #define CLIENT_WORK_US 2000u
 
 static void scratch_deinit(struct job_scratch *scratch) {
@@ -132,7 +132,7 @@ static int finish(struct session *s, struct broker_job *job, struct job_scratch 
 }
 
 static int run_settle(struct session *s, struct broker_job *job, struct job_scratch *scratch) {
-    int r = wait_for_client(s, CLIENT_WORK_US);
+    int r = wait_for_client(s, job->hurried ? 0 : CLIENT_WORK_US);
     if (r < 0)
         return r == -EAGAIN ? SCISSOR_ESTATE : SCISSOR_ESYSTEM;
     int code = shrink_groups(s, job, scratch);
@@ -174,6 +174,10 @@ static int run_with_scratch(struct session *s, struct broker_job *job) {
         code = job->kind == JOB_SETTLE ? run_settle(s, job, &scratch) : run_shrink(s, job, &scratch);
     scratch_deinit(&scratch);
     return code;
+}
+
+void broker_job_hurry(struct broker_job *job) {
+    job->hurried = true;
 }
 
 bool broker_job_is_bulk(const struct broker_job *job) {

@@ -40,6 +40,7 @@ struct broker_job {
     bool running; /* from its queueing to broker_job_done() */
     /* orders */
     bool take_lease;     /* do nothing if the client holds it */
+    bool hurried;        /* SETTLE: wait for nothing */
     bool keep_pages;     /* CLOSE: the control page and the lease page stay */
     uint32_t rows;       /* SETTLE: fresh rows */
     uint64_t generation; /* of the control page when the job began */

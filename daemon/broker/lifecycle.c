@@ -112,7 +112,7 @@ void session_start_job(struct broker *b, struct session *s, enum job_kind kind) 
     s->job.scores_lost = s->settle_lost;
     s->job.code = 0;
     s->job.why[0] = 0;
-    s->job.lease_refused = s->job.changed = false;
+    s->job.hurried = s->job.lease_refused = s->job.changed = false;
     s->job.grown_count = s->job.moved_count = 0;
     memset(s->job.evicted, 0, sizeof s->job.evicted);
     s->job.bad_scores = 0;
