@@ -108,14 +108,16 @@ int harness_settle(int socket, uint64_t session, uint64_t sequence, uint32_t row
 
 /* One request, one answer: its bytes, or a negative errno. Magic and version are filled in here. */
 ssize_t harness_control(const struct harness_daemon *d, struct proto_request *request, void *answer, size_t capacity);
-/* The first pool's counters. */
+/* The first pool's counters; on $SCISSOR_TEST_DEVICE without what is in quarantine, which is a matter of a device
+ * alone. */
 int harness_stat(const struct harness_daemon *d, struct proto_pool_stat *ret_stat);
 /* Asks until the uint64_t at `offset` of the first pool's struct proto_pool_stat is `least` or more. */
 int harness_wait_counter(const struct harness_daemon *d, size_t offset, uint64_t least, unsigned timeout_ms);
 /* A pass of the user that this program runs as, valid while the connection is open; its descriptor or a negative
  * errno. */
 int harness_pass(const struct harness_daemon *d, uint8_t ret_pass[PROTO_TOKEN_BYTES]);
-/* The same for its number of open sessions, waiting until it is `count`. */
+/* The same for its number of sessions, waiting until it is `count`: of those that are open and, but in a test that is
+ * for the host, too (SCISSOR_TEST_DEVICE), of those in quarantine. */
 int harness_wait_sessions(const struct harness_daemon *d, uint32_t count, unsigned timeout_ms);
 /* A nanomsg PUSH socket connected to a score socket, to be closed with nn_close(); or a negative errno. */
 int harness_push(const struct harness_daemon *d, uint32_t score_socket);

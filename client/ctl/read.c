@@ -53,23 +53,36 @@ int ctl_sessions(struct ctl *ctl) {
     return status;
 }
 
+/* How many are called `what` among those that are open, or among those in quarantine; *ret_found is one of them. */
+static size_t count_named(const struct ctl_answer *sessions, const char *what, bool open,
+                          const struct proto_session_stat **ret_found) {
+    const struct proto_session_stat *entries = sessions->entries;
+    size_t named = 0;
+    for (size_t i = 0; i < sessions->count; i++) {
+        if (strncmp(entries[i].name, what, sizeof entries[i].name) != 0 ||
+            (entries[i].state != PROTO_SESSION_QUARANTINED) != open)
+            continue;
+        *ret_found = &entries[i];
+        named++;
+    }
+    return named;
+}
+
 int ctl_session_find(const struct ctl_answer *sessions, const char *what, struct proto_session_stat *ret) {
     const struct proto_session_stat *entries = sessions->entries, *found = NULL;
     char *end;
     errno = 0;
     unsigned long long number = strtoull(what, &end, 10);
     bool is_number = what[0] >= '0' && what[0] <= '9' && !*end && !errno;
-    size_t named = 0;
-    for (size_t i = 0; i < sessions->count; i++) {
-        if (is_number && entries[i].session == number) {
+    for (size_t i = 0; is_number && i < sessions->count; i++) {
+        if (entries[i].session == number) {
             *ret = entries[i];
             return CTL_DONE;
         }
-        if (strncmp(entries[i].name, what, sizeof entries[i].name) == 0) {
-            found = &entries[i];
-            named++;
-        }
     }
+    size_t named = count_named(sessions, what, true, &found);
+    if (!named)
+        named = count_named(sessions, what, false, &found);
     if (named > 1)
         return ctl_fail(CTL_REFUSED, "%zu sessions are called '%s'; give the number that `scissorctl sessions` shows",
                         named, what);

@@ -36,8 +36,14 @@ static bool permit(struct broker *b, const struct proto_request *r, const struct
 
 /* ---------- what is done ---------- */
 
-static void close_session(struct broker *b, struct session *s, uint64_t now) {
+static void close_session(struct broker *b, struct session *s, struct control_answer *a, uint64_t now) {
     struct pool *pool = s->pool;
+    if (s->state == PROTO_SESSION_QUARANTINED) {
+        control_fail(a, SCISSOR_ENOSESSION,
+                     "session %llu is closed already; its memory is in quarantine until process %u closes it or ends",
+                     (unsigned long long)s->id, s->pid);
+        return;
+    }
     if (s->ending)
         return;
     session_end(b, s, PROTO_REASON_OPERATOR, now);
@@ -52,7 +58,7 @@ static void change(struct broker *b, const struct proto_request *r, struct sessi
                    struct control_answer *a) {
     switch (r->op) {
     case PROTO_OP_CLOSE_SESSION:
-        close_session(b, s, now);
+        close_session(b, s, a, now);
         break;
     case PROTO_OP_DRAIN:
         broker_drain(b, now);

@@ -23,7 +23,7 @@ void broker_pool_stat(const struct broker *b, uint32_t index, uint64_t now, stru
         .refused = pool->refused,
         .front_restarts = b->front_restarts,
         .uptime_ns = b->started_ns && now > b->started_ns ? now - b->started_ns : 0,
-        .sessions = pool->sessions - pool->waiting,
+        .sessions = pool->sessions - pool->waiting - pool->quarantined,
         .waiting = pool->waiting,
         .draining = b->draining,
         .stored = b->keeper.stored,

@@ -35,9 +35,21 @@ static int teardown(void **state) {
     return daemon_.pid ? harness_stop(&daemon_) : 0;
 }
 
+/* The name of the daemon's pool. */
+static const char *pool(void) {
+    return harness_device() ? harness_device() : "host";
+}
+
 static void said(const char *what) {
     if (!strstr(text, what))
         fail_msg("'%s' is not in:\n%s", what, text);
+}
+
+/* The same of a line of the pool's. */
+static void said_of_pool(const char *metric, unsigned value) {
+    char line[128];
+    snprintf(line, sizeof line, "\nscissord_pool_%s{pool=\"%s\"} %u\n", metric, pool(), value);
+    said(line);
 }
 
 /* Runs `scissorctl metrics` with the words; what it wrote is in `text`. */
@@ -64,12 +76,12 @@ static void test_printed(void **state) {
     proto_text_set(open.name, sizeof open.name, "quote\" and\nline");
     assert_int_equal(harness_open(fd, &open, &opened, NULL), 0);
     assert_int_equal(run(NULL, NULL), 0);
-    said("scissord_pool_limit_bytes{pool=\"host\"} 67108864\n");
-    said("scissord_pool_sessions{pool=\"host\"} 1\n");
+    said_of_pool("limit_bytes", 67108864);
+    said_of_pool("sessions", 1);
     snprintf(wanted, sizeof wanted,
              "scissord_session_memory_bytes{session=\"%llu\",name=\"quote\\\" and\\nline\",policy=\"streaming\","
-             "pool=\"host\",uid=\"%u\",part=\"bookkeeping\"} ",
-             (unsigned long long)opened.session, getuid());
+             "pool=\"%s\",uid=\"%u\",part=\"bookkeeping\"} ",
+             (unsigned long long)opened.session, pool(), getuid());
     said(wanted);
     assert_int_equal(run("--json", NULL), 2);
     close(fd);
@@ -190,7 +202,7 @@ static void test_requests(void **state) {
     endpoint_start(&e, "127.0.0.1:0");
     assert_int_equal(get(&e, "GET", "/metrics"), 200);
     said("Content-Type: text/plain; version=0.0.4");
-    said("\nscissord_pool_limit_bytes{pool=\"host\"} 67108864\n");
+    said_of_pool("limit_bytes", 67108864);
     assert_int_equal(get(&e, "HEAD", "/metrics"), 200);
     assert_null(strstr(text, "scissord_"));
     assert_int_equal(get(&e, "GET", "/"), 404);
@@ -254,7 +266,7 @@ static void test_restart(void **state) {
     said("scissord is not running");
     assert_int_equal(harness_start_again(&daemon_, NULL), 0);
     await_status(&e, 200);
-    said("\nscissord_pool_sessions{pool=\"host\"} 0\n");
+    said_of_pool("sessions", 0);
     /* One that stands still: says so, and ends when it is told to nevertheless. */
     kill(daemon_.pid, SIGSTOP);
     pid_t front = harness_front_pid(&daemon_);

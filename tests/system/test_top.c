@@ -106,6 +106,13 @@ static void wait_screen(const char *what, bool shown) {
     }
 }
 
+/* How the line of the pool's bar begins; static. */
+static const char *bar(const char *begin) {
+    static char line[64];
+    snprintf(line, sizeof line, "\n%s %s", harness_device() ? harness_device() : "host", begin);
+    return line;
+}
+
 static void keys(const char *key) {
     assert_int_equal(TMUX("send-keys", "-t", "top", key), 0);
 }
@@ -129,7 +136,7 @@ static void test_live(void **state) {
     if (getenv("V"))
         fprintf(stderr, "%s", text);
     assert_fits(24, 80);
-    assert_non_null(strstr(text, "\nhost [####"));
+    assert_non_null(strstr(text, bar("[####")));
     assert_non_null(strstr(text, " of 64.0 MiB, guaranteed "));
     assert_non_null(strstr(text, "sessions 2 open, 0 waiting"));
     assert_non_null(strstr(text, "ID NAME "));
@@ -163,7 +170,7 @@ static void test_live(void **state) {
     keys("q");
     wait_screen("after 0", true);
     assert_non_null(strstr(text, "before")); /* what was there is there again */
-    assert_null(strstr(text, "host ["));
+    assert_null(strstr(text, bar("[")));
 }
 
 static void test_close(void **state) {
@@ -201,13 +208,13 @@ static void test_resize(void **state) {
     wait_screen(" one ", true);
     assert_int_equal(TMUX("resize-window", "-t", "top", "-x", "120", "-y", "40"), 0);
     for (int i = 0; i < HARNESS_PATIENCE_MS / 50; i++, harness_sleep_ms(50)) {
-        const char *bar = strstr(capture(), "\nhost [");
-        const char *end = bar ? strchr(bar + 1, '\n') : NULL;
-        if (end && end - bar - 1 > 110)
+        const char *line = strstr(capture(), bar("["));
+        const char *end = line ? strchr(line + 1, '\n') : NULL;
+        if (end && end - line - 1 > 110)
             break;
     }
     assert_fits(40, 120);
-    assert_true(strchr(strstr(text, "\nhost [") + 1, '\n') - strstr(text, "\nhost [") > 110);
+    assert_true(strchr(strstr(text, bar("[")) + 1, '\n') - strstr(text, bar("[")) > 110);
     assert_int_equal(TMUX("resize-window", "-t", "top", "-x", "40", "-y", "8"), 0);
     wait_screen("guaranteed", false);
     wait_screen(" one ", true);

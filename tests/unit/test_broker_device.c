@@ -350,6 +350,10 @@ static void test_operator(void **state) {
     rig_settle(&rig, i, 64, 0);
     assert_int_equal(rig.peers[peer].code, SCISSOR_ENOSESSION);
     assert_int_equal(stat_of(1).quarantined, 1);
+    assert_int_equal(stat_of(1).sessions, 0);
+    rig_control(&rig, PROTO_OP_CLOSE_SESSION, id, 1, rig_operator(&rig));
+    assert_int_equal(rig.answer.code, SCISSOR_ENOSESSION);
+    assert_non_null(strstr(rig.answer.text, "is closed already; its memory is in quarantine until process "));
     rig_close(&rig, i);
     rig_jobs(&rig);
     assert_int_equal(s->peer, -1); /* answered */

@@ -332,6 +332,16 @@ static void test_find(void **state) {
     assert_int_equal(ctl_session_find(&answer, "c", &found), CTL_REFUSED);
     assert_int_equal(ctl_session_find(&answer, "12x", &found), CTL_REFUSED);
     assert_int_equal(ctl_session_find(&answer, "", &found), CTL_REFUSED);
+
+    /* What is in quarantine has its name as long as no other that is open is called so. */
+    entries[1].state = PROTO_SESSION_QUARANTINED;
+    assert_int_equal(ctl_session_find(&answer, "b", &found), 0);
+    assert_int_equal(found.session, 13);
+    entries[2].state = PROTO_SESSION_QUARANTINED;
+    assert_int_equal(ctl_session_find(&answer, "b", &found), CTL_REFUSED);
+    entries[1].name[0] = 'x';
+    assert_int_equal(ctl_session_find(&answer, "b", &found), 0);
+    assert_int_equal(found.session, 13);
 }
 
 /* ---------- memory runs out ---------- */
