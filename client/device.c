@@ -71,7 +71,11 @@ int scissor__device_fail(struct scissor_session *s, int error) {
     return code;
 }
 
-/* The same without the lock. */
+int scissor__device_import_fail(struct scissor_session *s, int error) {
+    return scissor__device_fail(s, error == -EINVAL ? -EIO : error);
+}
+
+/* scissor__device_fail() without the lock. */
 static int fail_unlocked(struct scissor_session *s, int error) {
     pthread_mutex_lock(&s->client->lock);
     int r = scissor__device_fail(s, error);
@@ -141,7 +145,7 @@ int scissor__device_open(struct scissor_session *s, const struct proto_opened *o
     for (int i = 0; i < 2; i++)
         memcpy(events[i].opaque, opened->events[i], sizeof events[i].opaque);
     r = streams_of(s)->fence_import(s->backend, events, &s->device->fence);
-    return r < 0 ? scissor__device_fail(s, r) : scissor__watch_start(s->client);
+    return r < 0 ? scissor__device_import_fail(s, r) : scissor__watch_start(s->client);
 }
 
 bool scissor__device_idle(const struct scissor_session *s) {

@@ -56,6 +56,8 @@ void scissor__device_close(struct scissor_session *session);
 void scissor__device_free(struct scissor_session *session);
 /* The code for what a backend's operation gave, its words in client->text. A lost device ends the session. */
 int scissor__device_fail(struct scissor_session *session, int error);
+/* The same where a handle could not be opened, which came from the daemon: the caller's arguments are not to blame. */
+int scissor__device_import_fail(struct scissor_session *session, int error);
 /* What this step has queued is what the daemon has to wait for. A failure ends the session. */
 int scissor__device_step_end(struct scissor_session *session);
 /* The scores of this period come to the host, in order on the stream of the settle, and the wait for them: then all

@@ -161,7 +161,7 @@ static int segment_map(struct scissor_session *s, struct client_segment *segment
         return 0;
     }
     if (s->device)
-        return scissor__device_fail(s, r);
+        return scissor__device_import_fail(s, r);
     return r == -ENOMEM || r == -EMFILE || r == -ENFILE ? SCISSOR_ENOMEM : SCISSOR_EPROTO;
 }
 

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "attention.h"
+#include "cuda_false_daemon.h"
 #include "cuda_roles.h"
 #include "harness.h"
 #include "scissor.h"
@@ -209,8 +210,7 @@ static void opens(struct scissor_client *client, int times) {
     }
 }
 
-/* Events that the driver has left. */
-static unsigned count_events(const struct cuda_driver *driver) {
+unsigned attackers_events(const struct cuda_driver *driver) {
     static cuda_event events[4096];
     unsigned count = 0;
     while (count < 4096 && driver->event_new(&events[count], CUDA_EVENT_DISABLE_TIMING) == 0)
@@ -243,24 +243,33 @@ static void role_opens(const char *mark, const char *directory) {
     REQUIRE(scissor_connect(directory, &client) == 0);
     settle_often(directory, 520);
     opens(client, 35); /* until both sides have all that they keep */
-    unsigned events = count_events(driver);
+    unsigned events = attackers_events(driver);
     unsigned descriptors = attackers_files("/proc/self/fd"), files = attackers_files(getenv("FAKECUDA_DIR"));
     opens(client, 30);
     REQUIRE(attackers_files("/proc/self/fd") == descriptors);
     REQUIRE(attackers_files(getenv("FAKECUDA_DIR")) == files);
-    fprintf(stderr, "of %u events %u are left\n", events, count_events(driver));
-    REQUIRE(count_events(driver) == events);
+    fprintf(stderr, "of %u events %u are left\n", events, attackers_events(driver));
+    REQUIRE(attackers_events(driver) == events);
     scissor_disconnect(client);
     leave_mark(mark);
     _exit(0);
+}
+
+static void role_hears_lies(const char *mark, const char *directory) {
+    (void)mark;
+    (void)directory;
+    false_daemon_play();
 }
 
 int attackers_play(const char *name, const char *mark, const char *directory) {
     static const struct {
         const char *name;
         void (*run)(const char *mark, const char *directory);
-    } roles[] = {
-        {"never-done", role_never_done}, {"lives", role_lives}, {"borrows", role_borrows}, {"opens", role_opens}};
+    } roles[] = {{"never-done", role_never_done},
+                 {"lives", role_lives},
+                 {"borrows", role_borrows},
+                 {"opens", role_opens},
+                 {"hears-lies", role_hears_lies}};
     alarm(120);
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         if (!strcmp(roles[i].name, name))

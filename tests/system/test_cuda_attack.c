@@ -96,6 +96,18 @@ static int compare_times(const void *a, const void *b) {
 
 /* ---------- tests ---------- */
 
+/* A daemon that lies about devices, events and memory. */
+static void test_false_daemon(void **state) {
+    char directory[64];
+    const char *const argv[] = {"/proc/self/exe", "hears-lies", "-", "-", NULL};
+    int status;
+    (void)state;
+    assert_int_equal(harness_directory(directory, sizeof directory), 0);
+    setenv("FAKECUDA_DIR", directory, 1);
+    assert_int_equal(harness_run(argv, NULL, &status), 0);
+    assert_int_equal(status, 0);
+}
+
 /* Settles of others do not wait for those whose work is not done. */
 static void test_never_done(void **state) {
     enum { SETTLES = 40 };
@@ -404,10 +416,11 @@ int main(int argc, char **argv) {
     char library[256];
     const struct CMUnitTest none[] = {cmocka_unit_test(test_none)},
                             tests[] = {
-                                cmocka_unit_test(test_never_done),     cmocka_unit_test(test_released_lies),
-                                cmocka_unit_test(test_never_released), cmocka_unit_test(test_failures),
-                                cmocka_unit_test(test_opens),          cmocka_unit_test(test_stopped_client),
-                                cmocka_unit_test(test_deaths),         cmocka_unit_test(test_daemon_dies),
+                                cmocka_unit_test(test_false_daemon),   cmocka_unit_test(test_never_done),
+                                cmocka_unit_test(test_released_lies),  cmocka_unit_test(test_never_released),
+                                cmocka_unit_test(test_failures),       cmocka_unit_test(test_opens),
+                                cmocka_unit_test(test_stopped_client), cmocka_unit_test(test_deaths),
+                                cmocka_unit_test(test_daemon_dies),
                             };
     if (argc == 4)
         return attackers_play(argv[1], argv[2], argv[3]);
