@@ -31,11 +31,11 @@
 
 #define TRIALS 5
 #ifdef __SANITIZE_ADDRESS__ /* several times slower, and no place to measure */
-#define ROUNDS 4
+#define ROUNDS 2
 #else
-#define ROUNDS 10
+#define ROUNDS 5
 #endif
-#define SETTLES 50 /* of a round */
+#define SETTLES 100 /* of a round */
 #define SAMPLES (ROUNDS * SETTLES)
 #define TOO_MUCH 1e9
 /* What the daemon takes from the flooder and the measured client together, at most, with what they had saved. */
