@@ -255,6 +255,122 @@ static void role_opens(const char *mark, const char *directory) {
     _exit(0);
 }
 
+/* ---------- to be killed at a step ---------- */
+
+/* A session with work on its stream that goes on for a while, and whose event is behind it. */
+static uint64_t open_at_work(int fd) {
+    cuda_stream stream;
+    const struct cuda_driver *driver = role_driver(&stream);
+    cuda_address memory = role_memory(driver, 4096);
+    REQUIRE(driver->fill(memory, 1, 1024, stream) == 0);
+    return open_signalled(fd, driver, stream);
+}
+
+static void wait_to_be_killed(const char *mark) {
+    leave_mark(mark);
+    for (;;)
+        pause();
+}
+
+/* It has been granted what it asked for, and has not looked. */
+static void role_dies_unanswered(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    struct proto_open open;
+    struct proto_pool_stat stat = {0};
+    int fd = harness_hello(&d);
+    harness_open_default(&open);
+    REQUIRE(harness_send_message(fd, PROTO_OPEN, 1, &open) == 0);
+    while (stat.charged_bytes == 0)
+        REQUIRE(harness_stat(&d, &stat) == 0);
+    wait_to_be_killed(mark);
+}
+
+/* Its event is recorded, and not reached; SETTLE is not sent. */
+static void role_dies_recorded(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    (void)open_at_work(harness_hello(&d));
+    wait_to_be_killed(mark);
+}
+
+/* SETTLE is sent, for scores that do not come. */
+static void role_dies_settling(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    int fd = harness_hello(&d);
+    struct proto_settle settle = {.session = open_at_work(fd), .rows = 16, .score_sequence = 1000};
+    REQUIRE(harness_send_message(fd, PROTO_SETTLE, 2, &settle) == 0);
+    wait_to_be_killed(mark);
+}
+
+/* CLOSE is sent, and nobody hears that it is done. */
+static void role_dies_closing(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    struct proto_open open;
+    struct proto_opened opened;
+    int fd = harness_hello(&d);
+    harness_open_default(&open);
+    REQUIRE(harness_open(fd, &open, &opened, NULL) == 0);
+    struct proto_close close_it = {.session = opened.session};
+    REQUIRE(harness_send_message(fd, PROTO_CLOSE, 2, &close_it) == 0);
+    wait_to_be_killed(mark);
+}
+
+/* It has borrowed, and will be asked for it. */
+static void role_dies_asked(const char *mark, const char *directory) {
+    struct harness_daemon d = daemon_at(directory);
+    struct proto_open open = attackers_open(64, 512);
+    struct proto_opened opened;
+    int fd = harness_hello(&d);
+    REQUIRE(harness_open(fd, &open, &opened, NULL) == 0);
+    for (int i = 0; i < 36; i++)
+        REQUIRE(harness_settle(fd, opened.session, 0, 16, &(struct proto_settled){0}) == 0);
+    wait_to_be_killed(mark);
+}
+
+/* ---------- */
+
+/* Closes sessions with work queued, which the operator may do, too. */
+static void role_closes_late(const char *mark, const char *directory) {
+    enum { SESSIONS = 12 };
+    static float rows[16 * 256];
+    struct scissor_session_spec spec = borrower();
+    struct scissor_client *client;
+    struct scissor_session *s;
+    cuda_stream stream;
+    int closed = 0;
+    const struct cuda_driver *driver = role_driver(&stream);
+    REQUIRE(scissor_connect(directory, &client) == 0);
+    leave_mark(mark);
+    for (int i = 0; i < SESSIONS; i++) {
+        cuda_address vectors = role_memory(driver, 2 * sizeof rows);
+        void *q = (void *)(uintptr_t)vectors, *out = (void *)(uintptr_t)(vectors + sizeof rows);
+        struct scissor_attend_item item = {NULL, 0, model.scale, q, out};
+        REQUIRE(driver->fill(vectors, 0, 2 * sizeof rows / 4, stream) == 0);
+        int r = scissor_open(client, &spec, &s);
+        if (r == SCISSOR_ECLOSED)
+            continue; /* while it was being opened */
+        REQUIRE(r == 0);
+        item.session = s;
+        for (int step = 0; step < 4 && r == 0; step++) {
+            if (step == 2)
+                r = scissor_settle_device(s, stream);
+            r = r < 0 ? r : scissor_step_begin(s, 8);
+            if (r == 0)
+                r = scissor_append_device(s, 0, q, q, SCISSOR_F32, stream);
+            if (r == 0)
+                r = scissor_attend_device(&item, 1, stream);
+            if (r == 0 && (step < 3 || i % 2))
+                r = scissor_step_end(s);
+        }
+        REQUIRE(r >= 0 || r == SCISSOR_ECLOSED);
+        r = scissor_close(s);
+        REQUIRE(r == 0 || r == SCISSOR_ECLOSED);
+        closed += r == SCISSOR_ECLOSED;
+    }
+    scissor_disconnect(client);
+    fprintf(stderr, "the operator closed %d of %d sessions\n", closed, SESSIONS);
+    _exit(closed > 0 && closed < SESSIONS ? 0 : 1);
+}
+
 static void role_hears_lies(const char *mark, const char *directory) {
     (void)mark;
     (void)directory;
@@ -269,7 +385,13 @@ int attackers_play(const char *name, const char *mark, const char *directory) {
                  {"lives", role_lives},
                  {"borrows", role_borrows},
                  {"opens", role_opens},
-                 {"hears-lies", role_hears_lies}};
+                 {"hears-lies", role_hears_lies},
+                 {"dies-unanswered", role_dies_unanswered},
+                 {"dies-recorded", role_dies_recorded},
+                 {"dies-settling", role_dies_settling},
+                 {"dies-closing", role_dies_closing},
+                 {"dies-asked", role_dies_asked},
+                 {"closes-late", role_closes_late}};
     alarm(120);
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
         if (!strcmp(roles[i].name, name))
