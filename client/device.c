@@ -226,6 +226,15 @@ bool scissor__device_lost(const struct scissor_session *s) {
     return s->device && streams_of(s)->lost(s->backend);
 }
 
+bool scissor__device_closed(const struct scissor_session *s) {
+    if (scissor__device_lost(s) || streams_of(s)->closed(s->backend))
+        return true;
+    snprintf(s->client->text, sizeof s->client->text,
+             "session %llu: the driver does not close memory on the device: try again, or end the process",
+             (unsigned long long)s->id);
+    return false;
+}
+
 void scissor__device_close(struct scissor_session *s) {
     s->device->fence = streams_of(s)->fence_free(s->backend, s->device->fence);
 }

@@ -50,6 +50,9 @@ int scissor__device_wait(struct scissor_session *session, uint64_t deadline);
 int scissor__device_drain(struct scissor_session *session, uint64_t deadline);
 /* Whether this process has lost the session's device: nothing runs there any more, and nothing can be closed. */
 bool scissor__device_lost(const struct scissor_session *session);
+/* Whether all is closed that was freed; the driver is asked again. If not, the daemon must not be told that it is; the
+ * reason is in client->text. */
+bool scissor__device_closed(const struct scissor_session *session);
 /* Closes the events; nothing is queued any more. */
 void scissor__device_close(struct scissor_session *session);
 /* Frees what is left; all of it is idle or was never used. */

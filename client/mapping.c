@@ -271,9 +271,16 @@ void scissor__session_release(struct scissor_session *s) {
         return;
     if (s->device && (s->busy || scissor__device_lost(s) || !scissor__device_idle(s)))
         return;
+    for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
+        struct client_segment *segment = &s->segments[id];
+        segment->retired = backend->segment_free(backend, segment->retired);
+        if (segment->condemned)
+            segment->memory = backend->segment_free(backend, segment->memory);
+    }
+    if (s->device && !scissor__device_closed(s))
+        return;
     s->segments_condemned = false;
     for (uint32_t id = s->fresh_segments; id < s->segment_capacity; id++) {
-        s->segments[id].retired = backend->segment_free(backend, s->segments[id].retired);
         if (!s->segments[id].condemned)
             continue;
         segment_drop(s, &s->segments[id]);
@@ -295,7 +302,7 @@ static int map_pending(struct scissor_session *s) {
     bool pending = false;
     for (uint32_t id = 0; id < s->segment_capacity; id++) {
         struct client_segment *segment = &s->segments[id];
-        int r = segment->used && !segment->memory ? segment_map(s, segment) : 0;
+        int r = segment->used && !segment->memory && !segment->condemned ? segment_map(s, segment) : 0;
         if (r != 0 && r != SCISSOR_EPROTO)
             return r;
         pending |= r != 0;

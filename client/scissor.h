@@ -124,9 +124,9 @@ SCISSOR_API int scissor_open(struct scissor_client *client, const struct scissor
 
 /* Unmaps and closes; its memory goes back to the pool. NULL is allowed. Blocks briefly, on a GPU also until the work
  * that was queued for the session is done; EGONE, ECLOSED and EDEVICELOST are no failure to close: the session is freed
- * whatever is returned. But for one case: while the GPU is, or may be, at that work, ETIMEDOUT or EDEVICE leaves the
- * session as it is, to be closed by another call. Where the daemon has died, the work is not waited for: what it uses
- * is freed after it. */
+ * whatever is returned. But while the GPU is, or may be, at that work, or its driver refuses to close the memory,
+ * ETIMEDOUT or EDEVICE leaves the session to be closed by another call. Where the daemon has died, the work is not
+ * waited for: what it uses is freed after it. */
 SCISSOR_API int scissor_close(struct scissor_session *session);
 
 /* The session's number, as scissorctl shows it. */

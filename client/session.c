@@ -22,13 +22,15 @@ static void session_unlink(struct scissor_session *s) {
 }
 
 /* Tells the daemon and waits until it has the memory back. A new daemon that does not have the session has it back.
- * Where this process has lost the device, nothing could be closed: what the session has stays until the process ends.
- */
+ * Where this process has lost the device, or its driver refuses, nothing could be closed: what the session has stays
+ * until the process ends. */
 static int session_give_back(struct scissor_session *s) {
     struct client_call call = {.answer = PROTO_CLOSED, .session = s};
     struct proto_close close = {.session = s->id};
     if (scissor__device_lost(s))
         return 0;
+    if (s->device && !scissor__device_closed(s))
+        return SCISSOR_EDEVICE;
     int r = s->absent ? 0 : scissor__client_call(s->client, &call, PROTO_CLOSE, &close, 0);
     return s->absent ? 0 : r;
 }
@@ -105,6 +107,11 @@ int scissor_close(struct scissor_session *s) {
         scissor__client_wait_settled(s, scissor__client_deadline(client));
     int failure = s->failure;
     scissor__session_unmap(s);
+    if (s->device && !scissor__device_closed(s)) {
+        s->failure = s->failure ? s->failure : SCISSOR_EDEVICE;
+        pthread_mutex_unlock(&client->lock);
+        return SCISSOR_EDEVICE;
+    }
     s->closing = true;
     /* Of a session that the operator closed, the daemon still keeps the two pages that we had mapped. */
     r = session_give_back(s);

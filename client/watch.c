@@ -40,7 +40,7 @@ static bool give_up(struct scissor_session *s) {
     if (s->busy || s->in_step || s->settle_request)
         return true;
     scissor__session_unmap(s);
-    if (s->device->fence) /* there is work yet */
+    if (s->device->fence || !scissor__device_closed(s)) /* there is work yet, or the driver refuses */
         return true;
     s->absent = scissor__client_post(s->client, PROTO_CLOSE, &close, NULL, 0);
     return !s->absent;

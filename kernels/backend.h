@@ -154,6 +154,9 @@ struct kernel_streams {
      * is queued after a 0 comes after it. */
     int (*fence_wait)(struct kernel_backend *b, struct kernel_fence *f, bool own, uint32_t timeout_us);
 
+    /* Whether all imports are closed whose segment_free() was called; the driver may have refused it then, and is asked
+     * again. Before that, an importer must not say that it has closed anything. */
+    bool (*closed)(struct kernel_backend *b);
     /* A sticky error: nothing works any more until the process ends. Calls answer -ENOTRECOVERABLE. */
     bool (*lost)(struct kernel_backend *b);
 };

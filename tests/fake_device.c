@@ -7,49 +7,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utlist.h>
+
+#include "fake_device_work.h"
 
 #define STREAMS 16u
 #define NOT_OF_THE_HOST ((uintptr_t)1 << 62)
 
 struct fake_device fake_device;
 
-/* Both sides' events; each side's handle points to it. */
-struct events {
-    uint64_t recorded[2], reached[2];
-    unsigned users;
-};
-
 struct kernel_fence {
-    struct events *events;
+    struct fake_events *events;
     unsigned own;
 };
 
 struct kernel_segment {
+    struct kernel_segment *next;
     struct kernel_segment *owner; /* NULL: it is one */
     char *memory;
     size_t bytes;
     unsigned imports;
 };
 
-enum kind { FILL, TRANSFER, APPEND, ATTEND, SETTLE, RECORD, FOLLOW };
-
-struct work {
-    struct work *next;
-    enum kind kind;
-    void *to; /* FILL, TRANSFER, and workspace of ATTEND */
-    const void *from;
-    size_t bytes;
-    void *items; /* APPEND, ATTEND, SETTLE: [count], with copies of their lists */
-    size_t count;
-    struct events *events;
-    unsigned event;
-    uint64_t number;
-};
-
 struct stream {
     bool used;
     void *name;
-    struct work *first, **last;
+    struct fake_queued *first, **last;
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -93,103 +76,21 @@ static struct stream *stream_of(void *name) {
     return unused;
 }
 
-static struct work *queue(void *stream, enum kind kind) {
+static struct fake_queued *queue(void *stream, enum fake_work kind) {
     struct stream *s = stream_of(stream);
-    struct work *w = calloc(1, sizeof *w);
+    struct fake_queued *w = calloc(1, sizeof *w);
     w->kind = kind;
     *s->last = w;
     s->last = &w->next;
     return w;
 }
 
-static void work_free(struct work *w) {
-    for (size_t i = 0; i < w->count; i++) {
-        if (w->kind == ATTEND)
-            free((void *)((struct kernel_attend *)w->items)[i].pages);
-        if (w->kind == SETTLE) {
-            free((void *)((struct kernel_settle *)w->items)[i].pages);
-            free((void *)((struct kernel_settle *)w->items)[i].moves);
-        }
-    }
-    free(w->items);
-    free(w);
-}
-
-static void do_append(const struct work *w) {
-    struct kernel_backend *host = kernel_host_backend(NULL);
-    for (size_t i = 0; i < w->count; i++) {
-        const struct kernel_append *a = (const struct kernel_append *)w->items + i;
-        host->append(host, fake_device_host(a->fresh), a->fresh_rows, a->first_row, a->rows, a->head_dim,
-                     a->compute_dtype, fake_device_host(a->k), fake_device_host(a->v), a->stride, a->input_dtype);
-    }
-}
-
-static void do_attend(const struct work *w) {
-    struct kernel_backend *host = kernel_host_backend(NULL);
-    for (size_t i = 0; i < w->count; i++) {
-        struct kernel_attend a = ((struct kernel_attend *)w->items)[i];
-        const void **pages = (const void **)a.pages;
-        for (uint32_t p = 0; p < layout_pages_of_rows(a.settled_rows); p++)
-            pages[p] = fake_device_host(pages[p]);
-        a.fresh = fake_device_host(a.fresh);
-        a.q = fake_device_host(a.q);
-        a.out = fake_device_host(a.out);
-        a.mass = fake_device_host(a.mass);
-        a.hits = fake_device_host(a.hits);
-        a.last = fake_device_host(a.last);
-        size_t rows = a.settled_rows + a.fresh_before + a.rows;
-        void *scratch = NULL;
-        if (posix_memalign(&scratch, 64, kernel_attend_workspace(a.q_heads, a.head_dim, rows) + 64) == 0)
-            host->attend(host, &a, 1, scratch);
-        free(scratch);
-    }
-}
-
-static void do_settle(const struct work *w) {
-    struct kernel_backend *host = kernel_host_backend(NULL);
-    for (size_t i = 0; i < w->count; i++) {
-        struct kernel_settle s = ((struct kernel_settle *)w->items)[i];
-        void **pages = (void **)s.pages;
-        for (uint32_t m = 0; m < s.move_count; m++) {
-            uint32_t p = s.moves[m].to / SCISSOR_PAGE_ROWS;
-            pages[p] = fake_device_host(pages[p]);
-        }
-        s.fresh = fake_device_host(s.fresh);
-        host->settle(host, &s, 1);
-    }
-}
-
-static void do_work(const struct work *w) {
-    switch (w->kind) {
-    case FILL:
-        memset(fake_device_host(w->to), 0, w->bytes);
-        break;
-    case TRANSFER:
-        memcpy(fake_device_host(w->to), fake_device_host(w->from), w->bytes);
-        break;
-    case APPEND:
-        do_append(w);
-        break;
-    case ATTEND:
-        do_attend(w);
-        break;
-    case SETTLE:
-        do_settle(w);
-        break;
-    case RECORD:
-        w->events->reached[w->event] = w->number;
-        break;
-    case FOLLOW:
-        break;
-    }
-}
-
 /* All that is on the stream, and before it what it waits for. */
 static void run(struct stream *s);
 
-static void reach(struct events *e, unsigned event, uint64_t number) {
+static void reach(struct fake_events *e, unsigned event, uint64_t number) {
     for (unsigned i = 0; i < STREAMS && e->reached[event] < number; i++)
-        for (const struct work *w = streams[i].first; w; w = w->next)
+        for (const struct fake_queued *w = streams[i].first; w; w = w->next)
             if (w->kind == RECORD && w->events == e && w->event == event && w->number == number) {
                 run(&streams[i]);
                 break;
@@ -198,14 +99,14 @@ static void reach(struct events *e, unsigned event, uint64_t number) {
 
 static void run(struct stream *s) {
     while (s->first) {
-        struct work *w = s->first;
+        struct fake_queued *w = s->first;
         if (w->kind == FOLLOW)
             reach(w->events, w->event, w->number);
-        do_work(w);
+        fake_work_do(w);
         s->first = w->next;
         if (!s->first)
             s->last = &s->first;
-        work_free(w);
+        fake_work_free(w);
     }
 }
 
@@ -213,40 +114,13 @@ unsigned fake_device_queued(void) {
     unsigned count = 0;
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < STREAMS; i++)
-        for (const struct work *w = streams[i].first; w; w = w->next)
+        for (const struct fake_queued *w = streams[i].first; w; w = w->next)
             count++;
     pthread_mutex_unlock(&lock);
     return count;
 }
 
 /* ---------- what queued work uses ---------- */
-
-static bool in(const void *address, const char *memory, size_t bytes) {
-    const char *at = fake_device_host(address);
-    return address && at >= memory && at < memory + bytes;
-}
-
-static bool item_uses(const struct work *w, size_t i, const char *memory, size_t bytes) {
-    const struct kernel_append *p = (const struct kernel_append *)w->items + i;
-    const struct kernel_attend *a = (const struct kernel_attend *)w->items + i;
-    const struct kernel_settle *s = (const struct kernel_settle *)w->items + i;
-    if (w->kind == APPEND)
-        return in(p->fresh, memory, bytes) || in(p->k, memory, bytes) || in(p->v, memory, bytes);
-    if (w->kind == SETTLE)
-        return in(s->fresh, memory, bytes) || in(s->pages[s->moves[0].to / SCISSOR_PAGE_ROWS], memory, bytes);
-    bool used = in(a->fresh, memory, bytes) || in(a->q, memory, bytes) || in(a->out, memory, bytes) ||
-                in(a->mass, memory, bytes) || in(a->hits, memory, bytes) || in(a->last, memory, bytes);
-    for (uint32_t page = 0; page < layout_pages_of_rows(a->settled_rows); page++)
-        used |= in(a->pages[page], memory, bytes);
-    return used;
-}
-
-static bool work_uses(const struct work *w, const char *memory, size_t bytes) {
-    bool used = in(w->to, memory, bytes) || in(w->from, memory, bytes);
-    for (size_t i = 0; i < w->count && !used; i++)
-        used = item_uses(w, i, memory, bytes);
-    return used;
-}
 
 static bool lost(struct kernel_backend *b) {
     return b == &client_backend && fake_device.fail_after == 0 && fake_device.fail_with == -ENOTRECOVERABLE;
@@ -263,8 +137,8 @@ static void fault(const char *what) {
 /* What an owner has queued goes on when an importer closes its own mapping. */
 static void check_unused(const void *memory, size_t bytes, bool import) {
     for (unsigned i = 0; i < STREAMS; i++)
-        for (const struct work *w = streams[i].first; w; w = w->next)
-            if (!(import && w->kind == SETTLE) && work_uses(w, fake_device_host(memory), bytes))
+        for (const struct fake_queued *w = streams[i].first; w; w = w->next)
+            if (!(import && w->kind == SETTLE) && fake_work_uses(w, fake_device_host(memory), bytes))
                 fault("freed while work that is queued uses it");
 }
 
@@ -285,6 +159,17 @@ static int segment_new(struct kernel_backend *b, enum kernel_access access, size
     return 0;
 }
 
+static struct kernel_segment *refused;
+
+static void let_go(struct kernel_segment *s) {
+    if (s->owner)
+        s->owner->imports--;
+    else
+        free(s->memory);
+    free(s);
+    fake_device.allocations--;
+}
+
 static struct kernel_segment *segment_free(struct kernel_backend *b, struct kernel_segment *s) {
     (void)b;
     if (!s)
@@ -293,14 +178,27 @@ static struct kernel_segment *segment_free(struct kernel_backend *b, struct kern
     check_unused(s->memory, s->bytes, s->owner != NULL);
     if (s->imports)
         fault("a segment freed while a client has it open");
-    if (s->owner)
-        s->owner->imports--;
+    if (s->owner && fake_device.refuses)
+        LL_PREPEND(refused, s);
     else
-        free(s->memory);
-    free(s);
-    fake_device.allocations--;
+        let_go(s);
     pthread_mutex_unlock(&lock);
     return NULL;
+}
+
+static bool closed(struct kernel_backend *b) {
+    struct kernel_segment *s, *next;
+    (void)b;
+    pthread_mutex_lock(&lock);
+    LL_FOREACH_SAFE(refused, s, next) {
+        if (fake_device.refuses)
+            break;
+        LL_DELETE(refused, s);
+        let_go(s);
+    }
+    bool r = refused == NULL;
+    pthread_mutex_unlock(&lock);
+    return r;
 }
 
 static int segment_export(struct kernel_backend *b, struct kernel_segment *s, struct kernel_handle *ret) {
@@ -375,7 +273,7 @@ static int settle(struct kernel_backend *b, const struct kernel_settle *heads, s
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(b, SETTLE);
+    struct fake_queued *w = queue(b, SETTLE);
     struct kernel_settle *items = w->items = copied(heads, count * sizeof *heads);
     w->count = count;
     for (size_t i = 0; i < count; i++) {
@@ -407,7 +305,7 @@ static int transfer(struct kernel_backend *b, void *to, const void *from, size_t
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(stream, from ? TRANSFER : FILL);
+    struct fake_queued *w = queue(stream, from ? TRANSFER : FILL);
     w->to = to;
     w->from = from;
     w->bytes = bytes;
@@ -423,7 +321,7 @@ static int append(struct kernel_backend *b, const struct kernel_append *heads, s
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(stream, APPEND);
+    struct fake_queued *w = queue(stream, APPEND);
     w->items = copied(heads, count * sizeof *heads);
     w->count = count;
     pthread_mutex_unlock(&lock);
@@ -443,7 +341,7 @@ static int attend(struct kernel_backend *b, const struct kernel_attend *items, s
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(stream, ATTEND);
+    struct fake_queued *w = queue(stream, ATTEND);
     struct kernel_attend *to = w->items = copied(items, count * sizeof *items);
     w->count = count;
     w->to = workspace;
@@ -455,7 +353,8 @@ static int attend(struct kernel_backend *b, const struct kernel_attend *items, s
 
 /* ---------- events ---------- */
 
-static int fence_make(struct kernel_backend *b, struct events *events, unsigned own_event, struct kernel_fence **ret) {
+static int fence_make(struct kernel_backend *b, struct fake_events *events, unsigned own_event,
+                      struct kernel_fence **ret) {
     int r = enter(b);
     if (r < 0)
         return r;
@@ -481,7 +380,7 @@ static int fence_export(struct kernel_backend *b, struct kernel_fence *f, struct
 }
 
 static int fence_import(struct kernel_backend *b, const struct kernel_handle handles[2], struct kernel_fence **ret) {
-    struct events *events;
+    struct fake_events *events;
     memcpy(&events, handles[0].opaque, sizeof events);
     return events ? fence_make(b, events, 0, ret) : -EBADF;
 }
@@ -492,7 +391,7 @@ static struct kernel_fence *fence_free(struct kernel_backend *b, struct kernel_f
         return NULL;
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < STREAMS; i++)
-        for (const struct work *w = streams[i].first; w; w = w->next)
+        for (const struct fake_queued *w = streams[i].first; w; w = w->next)
             if (w->events == f->events && f->events->users == 1)
                 fault("an event freed while work that is queued uses it");
     if (f->own == 1 && f->events->users > 1)
@@ -509,7 +408,7 @@ static int fence_signal(struct kernel_backend *b, struct kernel_fence *f, void *
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(stream, RECORD);
+    struct fake_queued *w = queue(stream, RECORD);
     w->events = f->events;
     w->event = f->own;
     w->number = ++f->events->recorded[f->own];
@@ -521,7 +420,7 @@ static int fence_follow(struct kernel_backend *b, struct kernel_fence *f, bool o
     int r = enter(b);
     if (r < 0)
         return r;
-    struct work *w = queue(stream, FOLLOW);
+    struct fake_queued *w = queue(stream, FOLLOW);
     w->events = f->events;
     w->event = own_event ? f->own : !f->own;
     w->number = f->events->recorded[w->event];
@@ -557,6 +456,7 @@ static const struct kernel_streams operations = {.own = own,
                                                  .fence_signal = fence_signal,
                                                  .fence_follow = fence_follow,
                                                  .fence_wait = fence_wait,
+                                                 .closed = closed,
                                                  .lost = lost};
 
 /* Not written again: several threads ask for them. */
@@ -582,8 +482,8 @@ void fake_device_discard(void) {
     pthread_mutex_lock(&lock);
     for (unsigned i = 0; i < STREAMS; i++)
         while (streams[i].first) {
-            struct work *next = streams[i].first->next;
-            work_free(streams[i].first);
+            struct fake_queued *next = streams[i].first->next;
+            fake_work_free(streams[i].first);
             streams[i].first = next;
         }
     memset(streams, 0, sizeof streams);

@@ -17,6 +17,7 @@ struct fake_device {
     _Atomic int64_t fail_after; /* operations of the client that go well before one fails; negative: all do */
     int fail_with;              /* what it gives; -ENOTRECOVERABLE: and so do all that follow */
     unsigned fail_more;         /* this many that follow fail, too */
+    _Atomic bool refuses;       /* to close what importers free; done when it is asked again without this */
     unsigned allocations;       /* segments, imports, fences and memory that are not freed */
 };
 extern struct fake_device fake_device;

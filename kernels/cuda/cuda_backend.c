@@ -35,6 +35,10 @@ static struct kernel_segment *segment_free(struct kernel_backend *b, struct kern
     return NULL;
 }
 
+static bool closed(struct kernel_backend *b) {
+    return cuda_memory_closed(&cuda_of(b)->memory);
+}
+
 static int segment_export(struct kernel_backend *b, struct kernel_segment *s, struct kernel_handle *ret) {
     return cuda_segment_export(&cuda_of(b)->memory, s, ret);
 }
@@ -204,6 +208,7 @@ static const struct kernel_streams streams = {.own = own,
                                               .fence_signal = fence_signal,
                                               .fence_follow = fence_follow,
                                               .fence_wait = fence_wait,
+                                              .closed = closed,
                                               .lost = lost};
 
 /* ---------- new and free ---------- */

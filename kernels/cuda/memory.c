@@ -3,7 +3,8 @@
  * A segment is in exactly one of two lists:
  *
  *   segments    alive: its owner, or the importer, uses it
- *   refused     its user has let go of it, but the driver would not take it; it is tried again with each that follows
+ *   refused     its user has let go of it, but the driver would not take it, or the stream that may still write to it
+ *               stands still; it is tried again with each that follows
  *
  * Freeing goes: wait for the stream (no kernel of ours touches it any more), then cuMemFree or cuIpcCloseMemHandle.
  * That no importer is left is for the owner's user to know: the driver does not say. When the context is lost, no call
@@ -15,6 +16,7 @@
 #include "memory.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <utlist.h>
 
@@ -27,72 +29,20 @@ struct kernel_segment {
     cuda_address address;
     size_t bytes;
     cuda_memory_handle handle; /* an importer's: what it has opened */
-    bool imported;
+    bool allocated, imported;
 };
 
 static bool size_valid(size_t bytes) {
     return bytes != 0 && bytes % GRANULE == 0 && bytes <= SIZE_MAX / 4;
 }
 
-static bool importer_access_valid(enum kernel_access access) {
+static bool access_valid(enum kernel_access access) {
     return access == KERNEL_ACCESS_SETTLED || access == KERNEL_ACCESS_FRESH;
 }
 
 void cuda_memory_init(struct cuda_memory *m, struct cuda_device *device, struct cuda_work *work) {
     *m = (struct cuda_memory){.device = device, .work = work};
     pthread_mutex_init(&m->lock, NULL);
-}
-
-/* ---------- new ---------- */
-
-/* A program without kernels leaves it to the driver. */
-static int scrub(struct cuda_memory *m, cuda_address at, size_t bytes) {
-    struct cuda_device *d = m->device;
-    return m->work->functions.module ? cuda_work_scrub(m->work, at, bytes, d->stream)
-                                     : CUDA_DEVICE_CALL(d, fill, at, 0, bytes / sizeof(unsigned), d->stream);
-}
-
-static int allocate(struct cuda_memory *m, size_t bytes, cuda_address *ret) {
-    struct cuda_device *d = m->device;
-    cuda_address address;
-    int r = CUDA_DEVICE_CALL(d, memory_new, &address, bytes);
-    if (r < 0)
-        return r;
-    r = scrub(m, address, bytes);
-    if (r == 0)
-        r = cuda_device_drain(d);
-    if (r < 0) {
-        /* The text of the first failure stays. What was queued must not outlive the memory. */
-        if (cuda_device_drain(d) == 0)
-            (void)d->driver->memory_free(address);
-        return r;
-    }
-    *ret = address;
-    return 0;
-}
-
-int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
-    struct kernel_segment *s;
-    if ((!importer_access_valid(access)) || !size_valid(bytes))
-        return cuda_fail(-EINVAL, "a segment has whole multiples of 2 MiB and is settled or fresh");
-    s = scissor_calloc(1, sizeof *s);
-    if (!s)
-        return cuda_fail(-ENOMEM, "no host memory");
-    s->bytes = bytes;
-    int r = cuda_device_enter(m->device);
-    if (r == 0) {
-        r = allocate(m, bytes, &s->address);
-        cuda_device_leave(m->device);
-    }
-    if (r < 0) {
-        scissor_free(s);
-        return r;
-    }
-    pthread_mutex_lock(&m->lock);
-    DL_APPEND(m->segments, s);
-    pthread_mutex_unlock(&m->lock);
-    *ret = s;
-    return 0;
 }
 
 /* ---------- free ---------- */
@@ -121,14 +71,31 @@ static void try_again(struct cuda_memory *m) {
     }
 }
 
+/* Under the lock, of what is in no list. */
+static void let_go(struct cuda_memory *m, struct kernel_segment *s) {
+    DL_APPEND(m->refused, s);
+    try_again(m);
+}
+
 void cuda_segment_free(struct cuda_memory *m, struct kernel_segment *s) {
     if (!s)
         return;
     pthread_mutex_lock(&m->lock);
     DL_DELETE(m->segments, s);
-    DL_APPEND(m->refused, s);
-    try_again(m);
+    let_go(m, s);
     pthread_mutex_unlock(&m->lock);
+}
+
+bool cuda_memory_closed(struct cuda_memory *m) {
+    struct kernel_segment *s;
+    bool closed = true;
+    pthread_mutex_lock(&m->lock);
+    try_again(m);
+    DL_FOREACH(m->refused, s) {
+        closed &= !s->imported;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return closed;
 }
 
 void cuda_memory_deinit(struct cuda_memory *m) {
@@ -139,6 +106,63 @@ void cuda_memory_deinit(struct cuda_memory *m) {
         scissor_free(s);
     }
     pthread_mutex_destroy(&m->lock);
+}
+
+/* ---------- new ---------- */
+
+/* A program without kernels leaves it to the driver. */
+static int scrub(struct cuda_memory *m, cuda_address at, size_t bytes) {
+    struct cuda_device *d = m->device;
+    return m->work->functions.module ? cuda_work_scrub(m->work, at, bytes, d->stream)
+                                     : CUDA_DEVICE_CALL(d, fill, at, 0, bytes / sizeof(unsigned), d->stream);
+}
+
+static int allocate(struct cuda_memory *m, struct kernel_segment *s) {
+    struct cuda_device *d = m->device;
+    int r = cuda_device_enter(d);
+    if (r < 0)
+        return r;
+    r = CUDA_DEVICE_CALL(d, memory_new, &s->address, s->bytes);
+    if (r == 0) {
+        s->allocated = true;
+        r = scrub(m, s->address, s->bytes);
+    }
+    if (r == 0)
+        r = cuda_device_drain(d);
+    cuda_device_leave(d);
+    return r;
+}
+
+/* The text of the failure for which it goes stays. */
+static void let_go_for(struct cuda_memory *m, struct kernel_segment *s, int error) {
+    char why[256];
+    snprintf(why, sizeof why, "%s", cuda_why());
+    let_go(m, s);
+    (void)cuda_fail(error, "%s", why);
+}
+
+int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t bytes, struct kernel_segment **ret) {
+    struct kernel_segment *s;
+    if (!access_valid(access) || !size_valid(bytes))
+        return cuda_fail(-EINVAL, "a segment has whole multiples of 2 MiB and is settled or fresh");
+    s = scissor_calloc(1, sizeof *s);
+    if (!s)
+        return cuda_fail(-ENOMEM, "no host memory");
+    s->bytes = bytes;
+    int r = allocate(m, s);
+    if (r < 0 && !s->allocated) {
+        scissor_free(s);
+        return r;
+    }
+    pthread_mutex_lock(&m->lock);
+    if (r < 0)
+        let_go_for(m, s, r);
+    else
+        DL_APPEND(m->segments, s);
+    pthread_mutex_unlock(&m->lock);
+    if (r == 0)
+        *ret = s;
+    return r;
 }
 
 /* ---------- export and import ---------- */
@@ -191,7 +215,7 @@ static int open_handle(struct cuda_memory *m, struct kernel_segment *s) {
 int cuda_segment_import(struct cuda_memory *m, enum kernel_access access, const struct kernel_handle *handle,
                         size_t bytes, struct kernel_segment **ret) {
     struct kernel_segment *s;
-    if (!importer_access_valid(access) || !size_valid(bytes) || handle->fd != -1)
+    if (!access_valid(access) || !size_valid(bytes) || handle->fd != -1)
         return cuda_fail(-EINVAL, "no handle of a segment of GPU memory");
     s = scissor_calloc(1, sizeof *s);
     if (!s)

@@ -20,6 +20,8 @@ void cuda_memory_deinit(struct cuda_memory *m);
 
 int cuda_segment_new(struct cuda_memory *m, enum kernel_access access, size_t bytes, struct kernel_segment **ret);
 void cuda_segment_free(struct cuda_memory *m, struct kernel_segment *s);
+/* Tries again what was refused; false if an import is still open that was freed. */
+bool cuda_memory_closed(struct cuda_memory *m);
 int cuda_segment_export(struct cuda_memory *m, struct kernel_segment *s, struct kernel_handle *ret);
 int cuda_segment_import(struct cuda_memory *m, enum kernel_access access, const struct kernel_handle *handle,
                         size_t bytes, struct kernel_segment **ret);

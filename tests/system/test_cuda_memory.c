@@ -222,17 +222,55 @@ static int life(void) {
     return r;
 }
 
+static void (*inject)(const char *call, unsigned n, unsigned code);
+static int (*failed)(void);
+
+static void find_inject(void) {
+    const struct cuda_driver *d;
+    REQUIRE(cuda_driver_load(&d) == 0);
+    void *library = dlopen("libcuda.so.1", RTLD_NOW);
+    *(void **)&inject = dlsym(library, "fakecuda_fail");
+    *(void **)&failed = dlsym(library, "fakecuda_failed");
+    REQUIRE(inject && failed);
+}
+
+/* What the driver does not take is counted, and said not to be closed, until it does. */
+static void role_refused(const char *name) {
+    (void)name;
+    struct kernel_segment *s = NULL;
+    if (role_divide() == 0)
+        be_owner();
+    struct kernel_backend *b = backend_open("cuda");
+    struct kernel_handle handle = hear_handle();
+    find_inject();
+    REQUIRE(b->segment_import(b, KERNEL_ACCESS_FRESH, &handle, SIZE, &s) == 0);
+    inject("cuIpcCloseMemHandle", 1, CUDA_NOT_PERMITTED);
+    b->segment_free(b, s);
+    REQUIRE(failed() && kernel_cuda_memory(b).refused_segments == 1 && kernel_cuda_memory(b).imported == 0);
+    inject("cuIpcCloseMemHandle", 1, CUDA_NOT_PERMITTED);
+    REQUIRE(!b->streams->closed(b) && kernel_cuda_memory(b).refused_segments == 1);
+    REQUIRE(b->streams->closed(b) && kernel_cuda_memory(b).refused_segments == 0);
+
+    inject("cuMemFree_v2", 1, CUDA_NOT_PERMITTED); /* the owner's own is nothing that it must have closed */
+    b->segment_free(b, segment(b));
+    REQUIRE(failed() && kernel_cuda_memory(b).refused_bytes == SIZE);
+    inject("cuMemFree_v2", 1, CUDA_NOT_PERMITTED);
+    REQUIRE(b->streams->closed(b) && kernel_cuda_memory(b).refused_bytes == SIZE);
+    inject("cuStreamQuery", 1, CUDA_NOT_PERMITTED); /* whether it was scrubbed */
+    REQUIRE(b->segment_new(b, KERNEL_ACCESS_FRESH, SIZE, &s) == -EPERM && failed());
+    REQUIRE(strstr(kernel_cuda_why(), "cuStreamQuery"));
+    struct kernel_cuda_memory m = kernel_cuda_memory(b);
+    REQUIRE(m.segments == 0 && m.refused_bytes == 0);
+    kernel_cuda_free(b);
+    REQUIRE(alloc_live() == 0);
+    _exit(0);
+}
+
 /* The n-th call of the driver fails, for every n: no partial state. The driver's own count must say the same. */
 static void role_injected(const char *name) {
     (void)name;
     const struct cuda_driver *d;
-    REQUIRE(cuda_driver_load(&d) == 0);
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    void (*inject)(const char *, unsigned, unsigned);
-    int (*failed)(void);
-    *(void **)&inject = dlsym(library, "fakecuda_fail");
-    *(void **)&failed = dlsym(library, "fakecuda_failed");
-    REQUIRE(inject && failed);
+    find_inject();
     unsigned n = 1, refused = 0;
     for (;; n++) {
         inject("*", n, CUDA_NOT_PERMITTED);
@@ -286,6 +324,7 @@ static const struct cuda_role roles[] = {
     {"killed", role_killed, NULL, NULL, 0, NULL, false},
     {"closed", role_closed, NULL, NULL, 0, NULL, false},
     {"events", role_events, NULL, NULL, 0, NULL, false},
+    {"refused", role_refused, NULL, NULL, 0, NULL, false},
     {"injected", role_injected, NULL, NULL, 0, NULL, false},
     {"lost", role_lost, NULL, NULL, 0, "queue:1:700", false},
 };

@@ -42,6 +42,12 @@ static void operator_closes_at_rest(void **state) {
     }
 }
 
+static void take_back(struct scissor_session *s) {
+    struct proto_shrink shrink = {.session = scissor_session_id(s)};
+    struct proto_segment_id id = {.id = s->fresh_segments};
+    fake_send(&client_fake, PROTO_SHRINK, 0, &shrink, &id, 1);
+}
+
 /* Memory that is taken back in a step, whose work goes on behind it, when no other call follows. */
 static void taken_back_in_the_last_step(void **state) {
     (void)state;
@@ -50,9 +56,7 @@ static void taken_back_in_the_last_step(void **state) {
     assert_int_equal(step_on(s, 16, STREAM(0), &out), 0);
     assert_int_equal(scissor_settle_device(s, STREAM(0)), 0);
     assert_int_equal(scissor_step_begin(s, 1), 0);
-    struct proto_shrink shrink = {.session = scissor_session_id(s)};
-    struct proto_segment_id id = {.id = s->fresh_segments};
-    fake_send(&client_fake, PROTO_SHRINK, 0, &shrink, &id, 1);
+    take_back(s);
     usleep(50000);
     for (uint32_t layer = 0; layer < client_model.layers; layer++)
         assert_int_equal(layer_on(s, 1, layer, STREAM(0), &out), 0);
@@ -64,11 +68,57 @@ static void taken_back_in_the_last_step(void **state) {
     close_well(s);
 }
 
+/* What the driver does not close, nobody says to be closed: not what was taken back, and not a whole session. */
+static void driver_refuses(void **state) {
+    (void)state;
+    float *out;
+    struct scissor_session *s = opened();
+    assert_int_equal(step_on(s, 16, STREAM(0), &out), 0);
+    assert_int_equal(scissor_settle_device(s, STREAM(0)), 0);
+    work_is_done();
+    fake_device.refuses = true;
+    take_back(s);
+    usleep(50000);
+    received(PROTO_RELEASED, 0);
+    fake_device.refuses = false;
+    received(PROTO_RELEASED, 1);
+    assert_int_equal(step_on(s, 1, STREAM(0), &out), 0);
+    work_is_done();
+
+    fake_device.refuses = true;
+    assert_int_equal(scissor_close(s), SCISSOR_EDEVICE);
+    assert_non_null(strstr(scissor_last_text(client), "the driver does not close"));
+    assert_int_equal(scissor_step_begin(s, 1), SCISSOR_EDEVICE);
+    assert_int_equal(scissor_close(s), SCISSOR_EDEVICE);
+    received(PROTO_CLOSE, 0);
+    fake_device.refuses = false;
+    close_well(s);
+    received(PROTO_CLOSE, 1);
+}
+
+static void driver_refuses_what_the_operator_closed(void **state) {
+    (void)state;
+    float *out;
+    struct scissor_session *s = opened();
+    assert_int_equal(step_on(s, 4, STREAM(0), &out), 0);
+    work_is_done();
+    fake_device.refuses = true;
+    struct proto_closed closed = {.session = scissor_session_id(s), .code = SCISSOR_ECLOSED};
+    fake_send(&client_fake, PROTO_CLOSED, 0, &closed, NULL, 0);
+    usleep(50000);
+    received(PROTO_CLOSE, 0);
+    fake_device.refuses = false;
+    received(PROTO_CLOSE, 1);
+    assert_int_equal(scissor_close(s), SCISSOR_ECLOSED);
+}
+
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(operator_closes_at_rest),
         TEST(taken_back_in_the_last_step),
+        TEST(driver_refuses),
+        TEST(driver_refuses_what_the_operator_closed),
     };
     return cmocka_run_group_tests_name("client_watch", tests, NULL, NULL);
 }
