@@ -213,7 +213,8 @@ int harness_shell(const char *command, unsigned timeout_ms, char *text, size_t b
 }
 
 void harness_leave_make(void) {
-    static const char *const of_make[] = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "DESTDIR", "PREFIX"};
+    static const char *const of_make[] = {"MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL",
+                                          "DESTDIR",   "PREFIX", "WERROR"};
     for (size_t i = 0; i < sizeof of_make / sizeof *of_make; i++)
         unsetenv(of_make[i]);
 }

@@ -94,6 +94,8 @@ static void go_while_waiting(int way, enum after after) {
     float row[32] = {0};
     pthread_t thread;
     client_be_patient(client);
+    if (after == GONE)
+        scissor_set_timeout(client, 2000); /* all of it goes by */
     set_fake(after, -1);
     assert_int_equal(scissor_open(client, &spec, &session), 0);
     assert_int_equal(attention_step(&client_model, session, 5, 0, NULL), 0);
