@@ -9,6 +9,9 @@
 struct proto_open attackers_open(uint32_t guaranteed_rows, uint32_t max_rows);
 /* Sessions of the role "never-done". */
 #define ATTACKERS_NEVER_DONE 64
+/* ... of "opens", and of "opens-some". */
+#define ATTACKERS_OPENS 100
+#define ATTACKERS_OPENS_SOME 5
 /* Plays the role on the daemon in `directory`; writes the file `mark` when it has come to where it shall be. Gives an
  * exit status if it comes back. */
 int attackers_play(const char *name, const char *mark, const char *directory);
