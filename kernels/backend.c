@@ -28,6 +28,15 @@ struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t
     return host;
 }
 
+bool kernel_page_moves_apart(const struct kernel_page_move *moves, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uintptr_t to = (uintptr_t)moves[i].to, from = (uintptr_t)moves[i].from;
+        if (to - from < moves[i].bytes || from - to < moves[i].bytes)
+            return false;
+    }
+    return true;
+}
+
 bool kernel_backend_has_cuda(void) {
     return kernel_cuda_has_kernels();
 }

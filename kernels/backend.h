@@ -58,6 +58,13 @@ struct kernel_shrink {
     uint8_t storage_dtype;
 };
 
+/* A page, or any piece of a segment, on the move: `bytes` from one place of the device to another. */
+struct kernel_page_move {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
 /* |V|_1 of fresh rows first .. first + count - 1 of one head: norms[i] = sum over the channels of |V[first + i]|,
  * summed in f32 from what is in the buffer. Not finite where the row is not, or where the sum is too large. */
 struct kernel_norms {
@@ -121,7 +128,7 @@ struct kernel_fence;
  * when the work is queued; arrays of items, and the lists that those point to, are copied before. All rows, vectors and
  * planes are on the device or in pinned memory. An error of queued work is found by a later call. */
 struct kernel_streams {
-    void *(*own)(struct kernel_backend *b); /* where settle, shrink, v_norms and copy are queued */
+    void *(*own)(struct kernel_backend *b); /* where settle, shrink, v_norms and move_pages are queued */
     /* Waits in the host until all is done that is on the stream now. */
     int (*wait)(struct kernel_backend *b, void *stream);
 
@@ -129,7 +136,7 @@ struct kernel_streams {
     int (*memory_new)(struct kernel_backend *b, enum kernel_memory where, size_t bytes, void **ret);
     void *(*memory_free)(struct kernel_backend *b, enum kernel_memory where, void *memory);
     int (*fill_zero)(struct kernel_backend *b, void *to, size_t bytes, void *stream); /* a multiple of 4, as `to` */
-    /* Between pinned memory and the device, either way. */
+    /* Between pinned memory and the device, either way, or within either. */
     int (*transfer)(struct kernel_backend *b, void *to, const void *from, size_t bytes, void *stream);
 
     int (*append)(struct kernel_backend *b, const struct kernel_append *heads, size_t head_count, void *stream);
@@ -201,8 +208,10 @@ struct kernel_backend {
     int (*shrink)(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count);
     /* The norms are there when it returns. */
     int (*v_norms)(struct kernel_backend *b, const struct kernel_norms *heads, size_t head_count);
-    /* Copies `bytes` within or between segments of the device (page moves). */
-    int (*copy)(struct kernel_backend *b, void *to, const void *from, size_t bytes);
+    /* Copies within or between segments, in any order: what a move writes is neither read nor written by another one.
+     * -EINVAL, and nothing is done, if a move's own two places overlap, or (cuda) if an address or a size is not a
+     * multiple of 16. */
+    int (*move_pages)(struct kernel_backend *b, const struct kernel_page_move *moves, size_t count);
     /* Writes rows into the fresh buffer (client): k and v are [rows][stride] elements of input_dtype, head_dim used. */
     int (*append)(struct kernel_backend *b, void *fresh, uint32_t fresh_rows, uint32_t first_row, uint32_t rows,
                   uint32_t head_dim, uint8_t compute_dtype, const void *k, const void *v, size_t stride,
@@ -229,6 +238,9 @@ struct kernel_backend *kernel_backend_open(const char *device, char *why, size_t
 struct kernel_backend *kernel_backend_close(struct kernel_backend *b);
 /* What the last failure of this thread was in words, where the backend has them; "" if not. */
 const char *kernel_backend_why(void);
+
+/* Whether each move's own two places lie apart. */
+bool kernel_page_moves_apart(const struct kernel_page_move *moves, size_t count);
 
 /* The host backend, with the best path this processor has, or the named one ("reference", "avx2", "avx512",
  * "avx512vnni").

@@ -212,34 +212,69 @@ int session_group_grow(struct session *s, uint32_t group, uint32_t pages) {
 
 /* ---------- giving back ---------- */
 
-/* Moves one page of segment `from` elsewhere; false if there is no room or the device fails: then it stays. */
-static bool page_move(struct session *s, uint32_t group, uint32_t *page, void **address) {
-    struct kernel_backend *device = s->pool->config.backend;
-    uint32_t id = segment_with_room(s, group, PROTO_PAGE_SEGMENT(*page));
+#define MOVE_BATCH 256u
+
+/* Pages of one segment on their way to others: no page that is written is one of those that are read. */
+struct page_batch {
+    uint32_t count;
+    uint32_t *page[MOVE_BATCH]; /* where the head has it, and its address */
+    void **address[MOVE_BATCH];
+    struct kernel_move words[MOVE_BATCH];
+    struct kernel_page_move moves[MOVE_BATCH];
+};
+
+/* False if there is no room. */
+static bool batch_add(struct session *s, uint32_t group, struct page_batch *b, uint32_t *page, void **address) {
+    uint32_t i = b->count, id = segment_with_room(s, group, PROTO_PAGE_SEGMENT(*page));
     if (id == UINT32_MAX)
         return false;
     uint32_t to = page_take(s, id);
-    if (s->keep) {
-        redo_add_page(s, group, *page, to);
-    } else if (device->copy(device, session_page_address(s, to), *address, s->groups[group].page_bytes) < 0) {
-        page_give(s, to);
-        return false;
-    }
-    page_give(s, *page);
-    *page = to;
-    *address = session_page_address(s, to);
+    b->page[i] = page;
+    b->address[i] = address;
+    b->words[i] = (struct kernel_move){*page, to};
+    b->moves[i] = (struct kernel_page_move){session_page_address(s, to), *address, s->groups[group].page_bytes};
+    b->count++;
     return true;
 }
 
+/* Moves them all; false if the device fails: then all of them stay. */
+static bool batch_move(struct session *s, uint32_t group, struct page_batch *b) {
+    struct kernel_backend *device = s->pool->config.backend;
+    bool moved = true;
+    if (s->keep)
+        redo_add_pages(s, group, b->words, b->count);
+    else
+        moved = b->count == 0 || device->move_pages(device, b->moves, b->count) >= 0;
+    for (uint32_t i = 0; i < b->count; i++) {
+        page_give(s, moved ? b->words[i].from : b->words[i].to);
+        if (moved) {
+            *b->page[i] = b->words[i].to;
+            *b->address[i] = b->moves[i].to;
+        }
+    }
+    b->count = 0;
+    return moved;
+}
+
+/* False if there is no room or the device fails: then pages stay that were not moved before. */
 static bool segment_empty(struct session *s, uint32_t group, uint32_t id) {
     struct session_group *g = &s->groups[group];
-    for (uint32_t h = g->first_head; h < g->first_head + g->heads && s->segments[id].used; h++) {
+    struct page_batch batch;
+    batch.count = 0;
+    for (uint32_t h = g->first_head; h < g->first_head + g->heads && batch.count < s->segments[id].used; h++) {
         struct session_head *head = &s->heads[h];
-        for (uint32_t i = 0; i < head->pages; i++)
-            if (PROTO_PAGE_SEGMENT(head->page[i]) == id && !page_move(s, group, &head->page[i], &head->address[i]))
+        for (uint32_t i = 0; i < head->pages; i++) {
+            if (PROTO_PAGE_SEGMENT(head->page[i]) != id)
+                continue;
+            if (batch.count == MOVE_BATCH && !batch_move(s, group, &batch))
                 return false;
+            if (!batch_add(s, group, &batch, &head->page[i], &head->address[i])) {
+                (void)batch_move(s, group, &batch);
+                return false;
+            }
+        }
     }
-    return true;
+    return batch_move(s, group, &batch);
 }
 
 static void empty_segments(struct session *s, uint32_t group, struct broker_job *job) {

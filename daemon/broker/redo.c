@@ -38,11 +38,12 @@ void redo_add_rows(struct session *s, uint32_t head, const struct kernel_move *m
     append(s, tail, tail_count * sizeof *tail);
 }
 
-void redo_add_page(struct session *s, uint32_t group, uint32_t from, uint32_t to) {
-    struct redo_record record = {REDO_PAGES, group, 1, 0};
-    struct kernel_move move = {from, to};
+void redo_add_pages(struct session *s, uint32_t group, const struct kernel_move *moves, uint32_t count) {
+    struct redo_record record = {REDO_PAGES, group, count, 0};
+    if (count == 0)
+        return;
     append(s, &record, sizeof record);
-    append(s, &move, sizeof move);
+    append(s, moves, count * sizeof *moves);
 }
 
 void redo_add_segment(struct session *s, uint32_t id) {
@@ -100,11 +101,14 @@ static bool page_valid(const struct session *s, uint32_t group, uint32_t page) {
            s->segments[id].group == group && PROTO_PAGE_INDEX(page) < s->groups[group].pages_per_segment;
 }
 
+/* The copies of a record are done in any order, so none may write where one reads. */
 static bool pages_valid(const struct session *s, const struct redo_record *record, const struct kernel_move *moves) {
     if (record->of >= s->group_count || record->tail)
         return false;
     for (uint32_t i = 0; i < record->count; i++)
-        if (!page_valid(s, record->of, moves[i].from) || !page_valid(s, record->of, moves[i].to))
+        if (!page_valid(s, record->of, moves[i].from) || !page_valid(s, record->of, moves[i].to) ||
+            PROTO_PAGE_SEGMENT(moves[i].from) != PROTO_PAGE_SEGMENT(moves[0].from) ||
+            PROTO_PAGE_SEGMENT(moves[i].to) == PROTO_PAGE_SEGMENT(moves[0].from))
             return false;
     return true;
 }
@@ -195,10 +199,18 @@ static int run_tail(struct session *s, const struct redo_record *record, const s
 
 static int run_pages(struct session *s, const struct redo_record *record, const struct kernel_move *moves) {
     struct kernel_backend *device = s->pool->config.backend;
-    for (uint32_t i = 0; i < record->count; i++)
-        if (device->copy(device, session_page_address(s, moves[i].to), session_page_address(s, moves[i].from),
-                         s->groups[record->of].page_bytes) < 0)
+    struct kernel_page_move pages[64];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < record->count; i++) {
+        pages[n++] =
+            (struct kernel_page_move){session_page_address(s, moves[i].to), session_page_address(s, moves[i].from),
+                                      s->groups[record->of].page_bytes};
+        if (n < sizeof pages / sizeof *pages && i + 1 < record->count)
+            continue;
+        if (device->move_pages(device, pages, n) < 0)
             return SCISSOR_ESYSTEM;
+        n = 0;
+    }
     return 0;
 }
 

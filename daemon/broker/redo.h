@@ -3,7 +3,7 @@
  * Records of 16 bytes, each followed by its entries of 8:
  *
  *     ROWS       head, fresh rows -> slots, then slots -> slots, as placement.h plans them
- *     PAGES      group, page words -> page words: copies
+ *     PAGES      group, page words of one segment -> page words of others: copies
  *     SEGMENT    a segment that is emptied by the copies and not in the snapshot any more: id, group, number of its
  * name
  */
@@ -37,7 +37,8 @@ size_t redo_segment_bytes(const struct session_group *g);
 /* At the end of the list that keep_begin() has begun. */
 void redo_add_rows(struct session *s, uint32_t head, const struct kernel_move *moves, uint32_t move_count,
                    const struct kernel_move *tail, uint32_t tail_count);
-void redo_add_page(struct session *s, uint32_t group, uint32_t from, uint32_t to);
+/* Pages of one segment, to others. */
+void redo_add_pages(struct session *s, uint32_t group, const struct kernel_move *moves, uint32_t count);
 void redo_add_segment(struct session *s, uint32_t id);
 
 /* Checks every record against the session: 0 or EINVAL. Segments of SEGMENT records are put into its table, without

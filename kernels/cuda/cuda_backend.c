@@ -48,21 +48,6 @@ static int segment_import(struct kernel_backend *b, enum kernel_access access, c
     return cuda_segment_import(&cuda_of(b)->memory, access, handle, bytes, ret);
 }
 
-static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
-    struct cuda_device *d = cuda_of(b)->device;
-    uintptr_t a = (uintptr_t)to, z = (uintptr_t)from;
-    if (a - z < bytes || z - a < bytes)
-        return cuda_fail(-EINVAL, "a copy on the device whose ends overlap");
-    if (bytes == 0)
-        return 0;
-    int r = cuda_device_enter(d);
-    if (r < 0)
-        return r;
-    r = CUDA_DEVICE_CALL(d, copy, a, z, bytes, d->stream);
-    cuda_device_leave(d);
-    return r;
-}
-
 static int wait(struct kernel_backend *b, void *stream) {
     struct cuda_device *d = cuda_of(b)->device;
     int r = cuda_device_enter(d);
@@ -83,6 +68,10 @@ static int settle(struct kernel_backend *b, const struct kernel_settle *heads, s
 
 static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count) {
     return cuda_work_shrink(&cuda_of(b)->work, heads, head_count, cuda_of(b)->device->stream);
+}
+
+static int move_pages(struct kernel_backend *b, const struct kernel_page_move *moves, size_t count) {
+    return cuda_work_move_pages(&cuda_of(b)->work, moves, count, cuda_of(b)->device->stream);
 }
 
 static int v_norms(struct kernel_backend *b, const struct kernel_norms *heads, size_t head_count) {
@@ -255,7 +244,7 @@ static int backend_open(const char *device, struct cuda_backend **ret) {
                                       .settle = settle,
                                       .shrink = shrink,
                                       .v_norms = v_norms,
-                                      .copy = copy,
+                                      .move_pages = move_pages,
                                       .synchronise = synchronise};
     *ret = b;
     return 0;

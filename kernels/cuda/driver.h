@@ -79,7 +79,6 @@ struct CUuuid_st {
     X(host_new, cuMemHostAlloc, (void **ret, size_t bytes, unsigned flags))                                           \
     X(host_free, cuMemFreeHost, (void *memory))                                                                       \
     X(fill, cuMemsetD32Async, (cuda_address to, unsigned value, size_t count, cuda_stream stream))                    \
-    X(copy, cuMemcpyDtoDAsync_v2, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))             \
     X(copy_any, cuMemcpyAsync, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))                \
     X(copy_in, cuMemcpyHtoDAsync_v2, (cuda_address to, const void *from, size_t bytes, cuda_stream stream))           \
     X(copy_out, cuMemcpyDtoHAsync_v2, (void *to, cuda_address from, size_t bytes, cuda_stream stream))                \

@@ -13,6 +13,7 @@
 #define CUDA_KERNELS(X)                         \
     X(scissor_settle, cuda_settle_launch)       \
     X(scissor_shrink, cuda_shrink_launch)       \
+    X(scissor_move_pages, cuda_pages_launch)    \
     X(scissor_v_norms, cuda_norms_launch)       \
     X(scissor_append, cuda_append_launch)       \
     X(scissor_scrub, cuda_scrub_launch)         \
@@ -55,6 +56,16 @@ struct cuda_shrink_launch {
 };
 static inline struct cuda_grid cuda_shrink_grid(uint32_t head_count, uint32_t most_head_dim) {
     struct cuda_grid grid = {1 + cuda_divide_up(most_head_dim, CUDA_THREADS), head_count, CUDA_SHRINK_MOVES * 24};
+    return grid;
+}
+
+#define CUDA_MOVE_BYTES (16u << 10) /* of a block */
+
+struct cuda_pages_launch {
+    const struct kernel_page_move *moves; /* [gridDim.y] */
+};
+static inline struct cuda_grid cuda_pages_grid(uint32_t move_count, size_t most_bytes) {
+    struct cuda_grid grid = {cuda_divide_up(most_bytes, CUDA_MOVE_BYTES), move_count, 0};
     return grid;
 }
 

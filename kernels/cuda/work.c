@@ -276,6 +276,42 @@ int cuda_work_shrink(struct cuda_work *w, const struct kernel_shrink *heads, siz
     return r;
 }
 
+static int pages_check(const struct kernel_page_move *moves, size_t count) {
+    uintptr_t bits = 0;
+    for (size_t i = 0; i < count; i++)
+        bits |= (uintptr_t)moves[i].to | (uintptr_t)moves[i].from | moves[i].bytes;
+    return bits % 16 == 0 && kernel_page_moves_apart(moves, count)
+               ? 0
+               : cuda_fail(-EINVAL, "pages on the device are moved in whole 16 bytes, and not over themselves");
+}
+
+static int pages_batch(struct cuda_work *w, const struct kernel_page_move *moves, size_t count, void *stream) {
+    size_t bytes = count * sizeof *moves, most = 0;
+    int r = cuda_arena_begin(&w->arena, padded(bytes));
+    if (r < 0)
+        return r;
+    struct cuda_pages_launch parameter = {memcpy(cuda_arena_take(&w->arena, padded(bytes)), moves, bytes)};
+    for (size_t i = 0; i < count; i++)
+        most = moves[i].bytes > most ? moves[i].bytes : most;
+    r = launch(w, CUDA_KERNEL_scissor_move_pages, cuda_pages_grid((uint32_t)count, most), &parameter, stream);
+    int end = cuda_arena_end(&w->arena, stream);
+    return r < 0 ? r : end;
+}
+
+int cuda_work_move_pages(struct cuda_work *w, const struct kernel_page_move *moves, size_t count, void *stream) {
+    const size_t fit = CUDA_ARENA_PIECE / sizeof *moves; /* fewer than MAX_BATCH */
+    int r = pages_check(moves, count);
+    r = r < 0 ? r : enter(w);
+    if (r < 0)
+        return r;
+    for (size_t first = 0, n; first < count && r == 0; first += n) {
+        n = count - first < fit ? count - first : fit;
+        r = pages_batch(w, moves + first, n, stream);
+    }
+    cuda_device_leave(w->device);
+    return r;
+}
+
 /* ---------- norms and append ---------- */
 
 /* Heads that fit into a piece, and its bytes. */

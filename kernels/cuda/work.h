@@ -22,6 +22,7 @@ int cuda_work_scrub(struct cuda_work *w, cuda_address at, size_t bytes, void *st
 /* The operations of backend.h on stream `stream`. Quantised dtypes are -EOPNOTSUPP. On -EINVAL nothing was queued. */
 int cuda_work_settle(struct cuda_work *w, const struct kernel_settle *heads, size_t count, void *stream);
 int cuda_work_shrink(struct cuda_work *w, const struct kernel_shrink *heads, size_t count, void *stream);
+int cuda_work_move_pages(struct cuda_work *w, const struct kernel_page_move *moves, size_t count, void *stream);
 /* The one that waits. */
 int cuda_work_v_norms(struct cuda_work *w, const struct kernel_norms *heads, size_t count, void *stream);
 int cuda_work_append(struct cuda_work *w, const struct kernel_append *heads, size_t count, void *stream);

@@ -44,9 +44,12 @@ static int v_norms(struct kernel_backend *b, const struct kernel_norms *heads, s
     return host_v_norms(host_of(b)->convert, heads, head_count);
 }
 
-static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
+static int move_pages(struct kernel_backend *b, const struct kernel_page_move *moves, size_t count) {
     (void)b;
-    memmove(to, from, bytes);
+    if (!kernel_page_moves_apart(moves, count))
+        return -EINVAL;
+    for (size_t i = 0; i < count; i++)
+        memcpy(moves[i].to, moves[i].from, moves[i].bytes);
     return 0;
 }
 
@@ -115,7 +118,7 @@ static bool has_vnni(void) {
         .segment_export = host_segment_export, .segment_import = host_segment_import,                                 \
         .segment_address = host_segment_address, .segment_descriptor = host_segment_descriptor,                       \
         .segment_adopt = host_segment_adopt, .segment_leave = host_segment_leave, .settle = settle, .shrink = shrink, \
-        .v_norms = v_norms, .copy = copy, .append = append, .attend = attend, .synchronise = synchronise,             \
+        .v_norms = v_norms, .move_pages = move_pages, .append = append, .attend = attend, .synchronise = synchronise, \
     }
 
 /* Best first. */

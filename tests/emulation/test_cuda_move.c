@@ -1,5 +1,5 @@
-/* test_cuda_move.c - settle, shrink, append, v_norms and scrub on emulated devices, or on a real one: the bytes of the
- * host backend, and no more of them moved than the heads of the kernels' files say. */
+/* test_cuda_move.c - settle, shrink, append, v_norms, page moves and scrub on emulated devices, or on a real one: the
+ * bytes of the host backend, and no more of them moved than the heads of the kernels' files say. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -263,6 +263,60 @@ static void test_norms(void **state) {
             norms_case(turn % 3, head_dims[d], turn * 5 % 17, counts_of_rows[n]);
 }
 
+/* ---------- pages ---------- */
+
+/* Of all sizes in one launch: nothing, less than a block, a block, and a little more. */
+static void test_move_pages(void **state) {
+    static const size_t sizes[] = {4096, 0, 16, 48, 2064, 16384, 16400, 20480, 32768, 100016};
+    struct kernel_page_move *moves = emulator_memory_new(COUNT(sizes) * sizeof *moves);
+    struct cuda_pages_launch parameter = {moves};
+    char *before[COUNT(sizes)];
+    double said = 0;
+    (void)state;
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        moves[i] = (struct kernel_page_move){filled_new(sizes[i] + 32), filled_new(sizes[i] + 32), sizes[i]};
+        before[i] = copy_of(moves[i].to, sizes[i] + 32);
+        memcpy(before[i], moves[i].from, sizes[i]);
+        said += 2 * (double)sizes[i];
+    }
+    struct cuda_grid grid = cuda_pages_grid(COUNT(sizes), 100016);
+    struct emulator_counts c = launch("scissor_move_pages", grid, &parameter);
+    check_bytes(c, said, blocks_loads(grid, 24));
+    if (emulator_counts_bytes()) {
+        assert_int_equal(c.stores.coalesced, c.stores.instructions);
+        assert_int_equal(c.stores.wide, c.stores.instructions);
+        assert_true(c.loads.wide >= c.stores.wide); /* and the moves */
+    }
+    for (size_t i = 0; i < COUNT(sizes); i++) {
+        assert_memory_equal(moves[i].to, before[i], sizes[i] + 32);
+        emulator_memory_free(moves[i].to);
+        emulator_memory_free((void *)moves[i].from);
+        free(before[i]);
+    }
+    emulator_memory_free(moves);
+}
+
+/* What would be done in no order is found. */
+static void test_move_pages_race(void **state) {
+    struct kernel_page_move *moves = emulator_memory_new(2 * sizeof *moves);
+    struct cuda_pages_launch parameter = {moves};
+    struct cuda_grid grid = cuda_pages_grid(2, 4096);
+    char *memory = filled_new(4 * 4096);
+    (void)state;
+    if (!emulator_counts_bytes())
+        skip();
+    moves[0] = (struct kernel_page_move){memory, memory + 4096, 4096};
+    moves[1] = (struct kernel_page_move){memory + 2 * 4096, memory, 4096}; /* reads what the other one writes */
+    for (int i = 0; i < 2; i++) {
+        if (emulator_launch(emulator_find("scissor_move_pages"), (struct emulator_dim){grid.x, grid.y, 1},
+                            (struct emulator_dim){CUDA_THREADS, 1, 1}, 0, &parameter, NULL) == 0)
+            fail_msg("%s", "found nothing");
+        moves[1] = (struct kernel_page_move){memory + 16, memory + 2 * 4096, 4096}; /* writes there, too */
+    }
+    emulator_memory_free(memory);
+    emulator_memory_free(moves);
+}
+
 /* ---------- scrub ---------- */
 
 static void test_scrub(void **state) {
@@ -291,8 +345,9 @@ static void test_scrub(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_settle), cmocka_unit_test(test_shrink), cmocka_unit_test(test_append),
-        cmocka_unit_test(test_norms),  cmocka_unit_test(test_scrub),
+        cmocka_unit_test(test_settle), cmocka_unit_test(test_shrink),     cmocka_unit_test(test_append),
+        cmocka_unit_test(test_norms),  cmocka_unit_test(test_move_pages), cmocka_unit_test(test_move_pages_race),
+        cmocka_unit_test(test_scrub),
     };
     reference = kernel_host_backend("reference");
     return cmocka_run_group_tests_name("cuda: move", tests, NULL, NULL);

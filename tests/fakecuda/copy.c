@@ -80,12 +80,6 @@ cuda_result cuMemsetD32Async(cuda_address to, unsigned value, size_t count, cuda
                   false);
 }
 
-cuda_result cuMemcpyDtoDAsync_v2(cuda_address to, cuda_address from, size_t bytes, cuda_stream stream) {
-    FAKE_ENTER(cuMemcpyDtoDAsync_v2, true);
-    return submit(stream, (struct fake_work){.run = run_copy, .to = at(to), .from = at(from), .bytes = bytes}, true,
-                  true);
-}
-
 cuda_result cuMemcpyAsync(cuda_address to, cuda_address from, size_t bytes, cuda_stream stream) {
     FAKE_ENTER(cuMemcpyAsync, true);
     return submit(stream, (struct fake_work){.run = run_copy, .to = at(to), .from = at(from), .bytes = bytes}, false,

@@ -20,6 +20,8 @@
 #include "cuda/image.h"
 
 #define FRESH_ROWS 64u
+#define BENCH_PAGES 64u
+#define BENCH_PAGE_BYTES ((size_t)32 << 10)
 #define SETS 8u /* of heads, to be moved in turn: together more than caches hold */
 
 struct bench bench;
@@ -180,12 +182,12 @@ static void print_head(void) {
 
 struct blocks {
     char *to, *from;
-    size_t bytes;
+    size_t bytes, turn;
 };
 
 static void queue_copy(void *data) {
     const struct blocks *b = data;
-    bench_must(bench.backend->copy(bench.backend, b->to, b->from, b->bytes), "copy");
+    bench_must(bench.streams->transfer(bench.backend, b->to, b->from, b->bytes, bench.stream), "copy");
 }
 
 static void queue_zero(void *data) {
@@ -201,6 +203,17 @@ static void renew_segment(void *data) {
     bench.backend->segment_free(bench.backend, segment);
 }
 
+/* Pages of 64 rows of 128 channels of f16, all over the blocks in turn. */
+static void queue_pages(void *data) {
+    struct blocks *b = data;
+    struct kernel_page_move moves[BENCH_PAGES];
+    for (size_t i = 0; i < BENCH_PAGES; i++) {
+        size_t at = b->turn++ * BENCH_PAGE_BYTES % b->bytes;
+        moves[i] = (struct kernel_page_move){b->to + at, b->from + at, BENCH_PAGE_BYTES};
+    }
+    bench_must(bench.backend->move_pages(bench.backend, moves, BENCH_PAGES), "move_pages");
+}
+
 static void print_memory(void) {
     struct blocks b = {.bytes = (size_t)(bench.is_short ? 2 : 512) << 20};
     double bytes = (double)b.bytes;
@@ -213,6 +226,7 @@ static void print_memory(void) {
     print_head();
     bench_row("copy, by the driver", shape, 2 * bytes, took);
     measure("zero, by the driver", shape, bytes, queue_zero, &b);
+    measure("move_pages", "64 pages of 32 KiB", 2.0 * BENCH_PAGES * BENCH_PAGE_BYTES, queue_pages, &b);
     bench_memory_free(b.to);
     bench_memory_free(b.from);
     measure("segment: new, zeroed, freed", shape, bytes, renew_segment, &b);

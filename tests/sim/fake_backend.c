@@ -188,13 +188,15 @@ static int v_norms(struct kernel_backend *b, const struct kernel_norms *heads, s
     return 0;
 }
 
-static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
+static int move_pages(struct kernel_backend *b, const struct kernel_page_move *moves, size_t count) {
     if (fake_of(b)->move_fails)
         return -EIO;
-    if (!row_moves(fake_of(b)))
-        return -EIO;
-    memmove(to, from, bytes);
-    fake_of(b)->copied_bytes += bytes;
+    for (size_t i = 0; i < count; i++) {
+        if (!row_moves(fake_of(b)))
+            return -EIO;
+        memcpy(moves[i].to, moves[i].from, moves[i].bytes);
+        fake_of(b)->copied_bytes += moves[i].bytes;
+    }
     return 0;
 }
 
@@ -221,7 +223,7 @@ void fake_backend_init(struct fake_backend *f, bool revocable) {
                  .settle = settle,
                  .shrink = shrink,
                  .v_norms = v_norms,
-                 .copy = copy,
+                 .move_pages = move_pages,
                  .synchronise = synchronise},
         .allocate_fails_after = UINT64_MAX,
         .rows_left = UINT64_MAX,

@@ -24,20 +24,16 @@ struct kernel_fence {
     uint64_t signalled, reached;               /* the broker's event */
 };
 
-enum work_kind { WORK_SETTLE, WORK_SHRINK, WORK_COPY, WORK_SIGNAL };
+enum work_kind { WORK_SETTLE, WORK_SHRINK, WORK_PAGE, WORK_SIGNAL };
 
-/* One head's moves, one copy, or one record of an event; lists are its own. */
+/* One head's moves, one page's, or one record of an event; lists are its own. */
 struct fake_work {
     struct fake_work *prev, *next;
     enum work_kind kind;
     union {
         struct kernel_settle settle;
         struct kernel_shrink shrink;
-        struct {
-            void *to;
-            const void *from;
-            size_t bytes;
-        } copy;
+        struct kernel_page_move page;
         struct kernel_fence *fence;
     };
     uint64_t record; /* of the fence */
@@ -83,8 +79,8 @@ static void work_do(struct fake_backend *f, struct fake_work *w) {
         r = f->now.settle(&f->base, &w->settle, 1);
     else if (w->kind == WORK_SHRINK)
         r = f->now.shrink(&f->base, &w->shrink, 1);
-    else if (w->kind == WORK_COPY)
-        r = f->now.copy(&f->base, w->copy.to, w->copy.from, w->copy.bytes);
+    else if (w->kind == WORK_PAGE)
+        r = f->now.move_pages(&f->base, &w->page, 1);
     else
         w->fence->reached = w->record;
     if (r < 0)
@@ -162,15 +158,27 @@ static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, s
     return 0;
 }
 
-static int copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
+/* The blocks of a launch run in any order. */
+static bool apart(const struct kernel_page_move *a, const struct kernel_page_move *b) {
+    const char *to = a->to, *from = b->from, *other = b->to;
+    return (to >= from + b->bytes || from >= to + a->bytes) &&
+           (a == b || to >= other + b->bytes || other >= to + a->bytes);
+}
+
+static int move_pages(struct kernel_backend *b, const struct kernel_page_move *moves, size_t count) {
     struct fake_backend *f = fake_of(b);
     if (f->lost)
         return -ENOTRECOVERABLE;
     if (f->move_fails)
         return -EIO;
-    touch(f, to);
-    touch(f, from);
-    queue(f, (struct fake_work){.kind = WORK_COPY, .copy = {to, from, bytes}});
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < count; j++)
+            RULE(apart(&moves[i], &moves[j]), "a page is moved over another one");
+    for (size_t i = 0; i < count; i++) {
+        touch(f, moves[i].to);
+        touch(f, moves[i].from);
+        queue(f, (struct fake_work){.kind = WORK_PAGE, .page = moves[i]});
+    }
     return 0;
 }
 
@@ -317,7 +325,7 @@ void fake_device_init(struct fake_backend *f) {
     f->base.settle = settle;
     f->base.shrink = shrink;
     f->base.v_norms = v_norms;
-    f->base.copy = copy;
+    f->base.move_pages = move_pages;
     f->base.synchronise = synchronise;
 }
 

@@ -102,9 +102,9 @@ static void break_rule(const char *rule) {
     } else if (!strncmp(rule, "unordered", 9)) {
         cuda_address b = role_memory(d, SIZE);
         REQUIRE(d->stream_new(&other, CUDA_STREAM_NON_BLOCKING) == 0);
-        (void)(strstr(rule, "overwrite") ? d->copy(b, a, SIZE, s) : d->fill(a, 0, SIZE / 4, s));
+        (void)(strstr(rule, "overwrite") ? d->copy_any(b, a, SIZE, s) : d->fill(a, 0, SIZE / 4, s));
         usleep(50000); /* the first one is to run first */
-        (void)(strstr(rule, "read") ? d->copy(b, a, SIZE, other) : d->fill(a, 0, SIZE / 4, other));
+        (void)(strstr(rule, "read") ? d->copy_any(b, a, SIZE, other) : d->fill(a, 0, SIZE / 4, other));
         d->stream_wait(s); /* too late to be an order, but then both have run */
         d->stream_wait(other);
     } else if (!strcmp(rule, "out_of_bounds")) {
@@ -163,9 +163,9 @@ static void role_closed(const char *name) {
     REQUIRE(strstr(kernel_cuda_why(), "cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY (2): out of memory"));
     t = segment(b);
     memset(b->segment_address(t), 5, SIZE);
-    REQUIRE(b->copy(b, b->segment_address(s), b->segment_address(t), SIZE) == 0 && b->synchronise(b) == 0);
+    REQUIRE(b->streams->transfer(b, b->segment_address(s), b->segment_address(t), SIZE, b->streams->own(b)) == 0);
+    REQUIRE(b->synchronise(b) == 0);
     REQUIRE(((char *)b->segment_address(s))[SIZE - 1] == 5);
-    REQUIRE(b->copy(b, (char *)b->segment_address(s) + 1, b->segment_address(s), 2) == -EINVAL);
     b->segment_free(b, s);
     b->segment_free(b, t);
     REQUIRE(kernel_cuda_memory(b).refused_segments == 0);

@@ -209,6 +209,34 @@ static void test_shrink(void **state) {
     shrink_case(2, 16, KERNEL_F16, 0);
 }
 
+/* Every second page of a run to the page that is missing behind it, and one move of nothing. */
+static void pages_case(uint32_t pages, size_t bytes) {
+    struct both m = both_new(pages * bytes);
+    struct kernel_page_move *moves = malloc((pages + 1) * sizeof *moves);
+    assert_non_null(moves);
+    fill_bits(&m);
+    for (unsigned side = 0; side < 2; side++) {
+        char *memory = side ? m.device : m.host;
+        for (uint32_t i = 0; i < pages / 2; i++)
+            moves[i] =
+                (struct kernel_page_move){memory + (2 * i + 1) * bytes, memory + 2 * i * bytes, bytes - i % 3 * 16};
+        moves[pages / 2] = (struct kernel_page_move){memory, memory, 0};
+        done((side ? device : host)->move_pages(side ? device : host, moves, pages / 2 + 1));
+        memset(moves, 0xff, pages * sizeof *moves);
+    }
+    done(device->synchronise(device));
+    same(&m);
+    free(moves);
+    both_free(&m);
+}
+
+static void test_move_pages(void **state) {
+    (void)state;
+    pages_case(2, 2 << 20);
+    pages_case(100, 20480);
+    pages_case(100000, 48); /* more than one launch's arguments */
+}
+
 static void test_norms(void **state) {
     static const uint32_t heads = 5, first = 3, count = 61;
     (void)state;
@@ -510,6 +538,11 @@ static void test_refused(void **state) {
         struct kernel_attend pair[2] = {good, bad[i]};
         assert_int_equal(streams->attend(device, pair, 2, NULL, stream), -EINVAL);
     }
+    struct kernel_page_move pages[2] = {{fresh, fresh + 64, 64}, {fresh + 128, fresh + 160, 48}};
+    assert_int_equal(device->move_pages(device, pages, 2), -EINVAL); /* over itself */
+    pages[1] = (struct kernel_page_move){fresh + 128, fresh + 256, 40};
+    assert_int_equal(device->move_pages(device, pages, 2), -EINVAL);
+    assert_non_null(strstr(kernel_backend_why(), "whole 16 bytes"));
     assert_int_equal(streams->fill_zero(device, fresh + 2, 4, stream), -EINVAL);
     done(streams->attend(device, NULL, 0, NULL, stream));
     done(streams->fill_zero(device, fresh, 0, stream));
@@ -524,9 +557,9 @@ static void test_refused(void **state) {
 
 static int on_device(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_settle),  cmocka_unit_test(test_shrink), cmocka_unit_test(test_norms),
-        cmocka_unit_test(test_append),  cmocka_unit_test(test_attend), cmocka_unit_test(test_many_items),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_settle),     cmocka_unit_test(test_shrink),  cmocka_unit_test(test_norms),
+        cmocka_unit_test(test_move_pages), cmocka_unit_test(test_append),  cmocka_unit_test(test_attend),
+        cmocka_unit_test(test_many_items), cmocka_unit_test(test_refused),
     };
     char why[256];
     host = kernel_host_backend("reference");

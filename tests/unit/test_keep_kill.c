@@ -89,20 +89,21 @@ static int dying_shrink(struct kernel_backend *b, const struct kernel_shrink *he
 }
 
 static int dying_norms(struct kernel_backend *b, const struct kernel_norms *heads, size_t count) {
-    struct kernel_backend *host = kernel_host_backend("reference");
-    (void)b;
-    return host->v_norms(host, heads, count);
+    b = kernel_host_backend("reference");
+    return b->v_norms(b, heads, count);
 }
 
-static int dying_copy(struct kernel_backend *b, void *to, const void *from, size_t bytes) {
+static int dying_move_pages(struct kernel_backend *b, const struct kernel_page_move *moves, size_t count) {
     (void)b;
-    page_copies++;
-    memcpy(to, from, bytes / 2);
-    point();
-    if (shared->armed && !shared->copied)
-        shared->copied = shared->points;
-    memcpy((char *)to + bytes / 2, (const char *)from + bytes / 2, bytes - bytes / 2);
-    point();
+    for (; count; moves++, count--) {
+        page_copies++;
+        memcpy(moves->to, moves->from, moves->bytes / 2);
+        point();
+        if (shared->armed && !shared->copied)
+            shared->copied = shared->points;
+        memcpy(moves->to, moves->from, moves->bytes);
+        point();
+    }
     return 0;
 }
 
@@ -373,7 +374,7 @@ static void use_dying_backend(void) {
     dying = *kernel_host_backend("reference");
     dying.settle = dying_settle;
     dying.shrink = dying_shrink;
-    dying.copy = dying_copy;
+    dying.move_pages = dying_move_pages;
     dying.v_norms = dying_norms;
     dying.segment_new = dying_new;
     dying.segment_free = dying_free;

@@ -373,14 +373,19 @@ static void test_norms_by_hand(void **state) {
     assert_true(norms[0] == 136 && isnan(norms[1]) && isinf(norms[2]));
 }
 
-static void test_copy(void **state) {
+static void test_move_pages(void **state) {
     char memory[256], expected[256];
     struct kernel_backend *b = kernel_host_backend("reference");
     (void)state;
     for (size_t i = 0; i < sizeof memory; i++)
         memory[i] = expected[i] = (char)i;
-    memmove(expected + 10, expected, 100);
-    assert_int_equal(b->copy(b, memory + 10, memory, 100), 0); /* overlapping */
+    memcpy(expected + 100, expected, 100);
+    memcpy(expected + 201, expected + 250, 3);
+    struct kernel_page_move moves[] = {
+        {memory + 100, memory, 100}, {memory + 201, memory + 250, 3}, {memory, memory + 9, 10}};
+    assert_int_equal(b->move_pages(b, moves, 3), -EINVAL); /* the last one overlaps */
+    assert_int_equal(b->move_pages(b, moves, 2), 0);
+    assert_int_equal(b->move_pages(b, NULL, 0), 0);
     assert_memory_equal(memory, expected, sizeof memory);
 }
 
@@ -430,7 +435,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names),  cmocka_unit_test(test_f16_all),       cmocka_unit_test(test_f16_rounding),
         cmocka_unit_test(test_bf16),   cmocka_unit_test(test_settle),        cmocka_unit_test(test_shrink),
-        cmocka_unit_test(test_append), cmocka_unit_test(test_copy),          cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_append), cmocka_unit_test(test_move_pages),    cmocka_unit_test(test_refused),
         cmocka_unit_test(test_norms),  cmocka_unit_test(test_norms_by_hand),
     };
     unsetenv("SCISSOR_HOST_PATH");
