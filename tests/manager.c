@@ -182,6 +182,10 @@ int manager_spawn(struct manager *m, const char *const *args) {
                             "--descriptor-store",        store,      "--pool",    "64MiB"};
     size_t argc = 9;
     snprintf(store, sizeof store, "%u", m->store_max);
+    if (harness_device()) {
+        argv[argc++] = "--device";
+        argv[argc++] = harness_device();
+    }
     for (; args && *args && argc < 31; args++)
         argv[argc++] = *args;
     pthread_mutex_lock(&m->lock); /* what is passed on must not change meanwhile */
