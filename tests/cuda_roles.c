@@ -1,6 +1,7 @@
 /* cuda_roles.c - see cuda_roles.h. */
 #include "cuda_roles.h"
 
+#include <dlfcn.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -44,6 +45,13 @@ const struct cuda_driver *role_driver(cuda_stream *ret) {
     REQUIRE(cuda_device_open("cuda:0", &d) == 0 && cuda_device_enter(d) == 0);
     *ret = d->stream;
     return d->driver;
+}
+
+size_t role_memory_taken(void) {
+    size_t (*taken)(void);
+    *(void **)&taken = dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fakecuda_memory_taken");
+    REQUIRE(taken);
+    return taken();
 }
 
 cuda_address role_memory(const struct cuda_driver *d, size_t bytes) {

@@ -49,6 +49,8 @@ void role_hear(void *what, size_t bytes);
 
 /* The driver itself, with its primary context current in this thread, and a stream. */
 const struct cuda_driver *role_driver(cuda_stream *ret);
+/* Bytes of its device that are allocated, or open in a process. */
+size_t role_memory_taken(void);
 cuda_address role_memory(const struct cuda_driver *d, size_t bytes);
 /* A handle for the other process, and what it opens. */
 void role_say_memory(const struct cuda_driver *d, cuda_address a);

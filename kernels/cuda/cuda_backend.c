@@ -131,7 +131,7 @@ static int transfer(struct kernel_backend *b, void *to, const void *from, size_t
     int r = bytes ? cuda_device_enter(d) : 0;
     if (r < 0 || bytes == 0)
         return r;
-    r = CUDA_DEVICE_CALL(d, copy_any, (uintptr_t)to, (uintptr_t)from, bytes, stream);
+    r = CUDA_DEVICE_CALL(d, copy, (uintptr_t)to, (uintptr_t)from, bytes, stream);
     cuda_device_leave(d);
     return r;
 }

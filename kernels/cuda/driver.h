@@ -69,8 +69,6 @@ struct CUuuid_st {
     X(context_release, cuDevicePrimaryCtxRelease_v2, (cuda_ordinal device))                                           \
     X(context_push, cuCtxPushCurrent_v2, (cuda_context context))                                                      \
     X(context_pop, cuCtxPopCurrent_v2, (cuda_context * ret))                                                          \
-    X(context_device, cuCtxGetDevice, (cuda_ordinal * ret))                                                           \
-    X(memory_info, cuMemGetInfo_v2, (size_t * ret_free, size_t * ret_total))                                          \
     X(memory_new, cuMemAlloc_v2, (cuda_address * ret, size_t bytes))                                                  \
     X(memory_free, cuMemFree_v2, (cuda_address address))                                                              \
     X(memory_export, cuIpcGetMemHandle, (cuda_memory_handle * ret, cuda_address address))                             \
@@ -79,9 +77,7 @@ struct CUuuid_st {
     X(host_new, cuMemHostAlloc, (void **ret, size_t bytes, unsigned flags))                                           \
     X(host_free, cuMemFreeHost, (void *memory))                                                                       \
     X(fill, cuMemsetD32Async, (cuda_address to, unsigned value, size_t count, cuda_stream stream))                    \
-    X(copy_any, cuMemcpyAsync, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))                \
-    X(copy_in, cuMemcpyHtoDAsync_v2, (cuda_address to, const void *from, size_t bytes, cuda_stream stream))           \
-    X(copy_out, cuMemcpyDtoHAsync_v2, (void *to, cuda_address from, size_t bytes, cuda_stream stream))                \
+    X(copy, cuMemcpyAsync, (cuda_address to, cuda_address from, size_t bytes, cuda_stream stream))                    \
     X(module_load, cuModuleLoadData, (cuda_module * ret, const void *image))                                          \
     X(module_unload, cuModuleUnload, (cuda_module module))                                                            \
     X(module_function, cuModuleGetFunction, (cuda_function * ret, cuda_module module, const char *name))              \
@@ -168,8 +164,8 @@ enum cuda_result_code {
 };
 
 /* Loads and initialises the driver once; later calls give the same answer. The table is never unloaded. -ENODEV where
- * there is no driver or no device, -ELIBBAD if a function is missing. Call it after the last fork: CUDA does not
- * survive one. */
+ * there is no driver or no device, -ELIBBAD if a function is missing. A child of a later fork can use none of
+ * it, unless it executes a program. */
 int cuda_driver_load(const struct cuda_driver **ret);
 
 /* 0, or the negative errno for `result`; then cuda_why() says "call: CODE_NAME (code): description". `d` may be NULL.

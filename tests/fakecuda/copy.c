@@ -43,8 +43,9 @@ static cuda_result touch(const char *address, size_t bytes, bool device, struct 
     return 0;
 }
 
-/* `to` and `from` may be plain memory of the host: then the call waits, as a driver's would in effect. */
-static cuda_result submit(cuda_stream stream, struct fake_work what, bool to_device, bool from_device) {
+/* `to`, if not `to_device`, and `from` may be plain memory of the host: then the call waits, as a driver's would in
+ * effect. */
+static cuda_result submit(cuda_stream stream, struct fake_work what, bool to_device) {
     struct CUstream_st *s = fake_stream(stream);
     struct fake_work *w = malloc(sizeof *w);
     bool plain = false;
@@ -57,7 +58,7 @@ static cuda_result submit(cuda_stream stream, struct fake_work what, bool to_dev
     fake_lock();
     cuda_result code = touch(w->to, w->bytes, to_device, &w->to_map, &plain);
     if (code == 0)
-        code = touch(w->from, w->bytes, from_device, &w->from_map, &plain);
+        code = touch(w->from, w->bytes, false, &w->from_map, &plain);
     if (code == 0)
         fake_enqueue(s, w);
     else
@@ -76,22 +77,10 @@ static char *at(cuda_address address) {
 
 cuda_result cuMemsetD32Async(cuda_address to, unsigned value, size_t count, cuda_stream stream) {
     FAKE_ENTER(cuMemsetD32Async, true);
-    return submit(stream, (struct fake_work){.run = run_fill, .to = at(to), .value = value, .bytes = 4 * count}, true,
-                  false);
+    return submit(stream, (struct fake_work){.run = run_fill, .to = at(to), .value = value, .bytes = 4 * count}, true);
 }
 
 cuda_result cuMemcpyAsync(cuda_address to, cuda_address from, size_t bytes, cuda_stream stream) {
     FAKE_ENTER(cuMemcpyAsync, true);
-    return submit(stream, (struct fake_work){.run = run_copy, .to = at(to), .from = at(from), .bytes = bytes}, false,
-                  false);
-}
-
-cuda_result cuMemcpyHtoDAsync_v2(cuda_address to, const void *from, size_t bytes, cuda_stream stream) {
-    FAKE_ENTER(cuMemcpyHtoDAsync_v2, true);
-    return submit(stream, (struct fake_work){.run = run_copy, .to = at(to), .from = from, .bytes = bytes}, true, false);
-}
-
-cuda_result cuMemcpyDtoHAsync_v2(void *to, cuda_address from, size_t bytes, cuda_stream stream) {
-    FAKE_ENTER(cuMemcpyDtoHAsync_v2, true);
-    return submit(stream, (struct fake_work){.run = run_copy, .to = to, .from = at(from), .bytes = bytes}, false, true);
+    return submit(stream, (struct fake_work){.run = run_copy, .to = at(to), .from = at(from), .bytes = bytes}, false);
 }

@@ -170,12 +170,6 @@ cuda_result cuCtxPopCurrent_v2(cuda_context *ret) {
     return 0;
 }
 
-cuda_result cuCtxGetDevice(cuda_ordinal *ret) {
-    FAKE_ENTER(cuCtxGetDevice, true);
-    *ret = fake_context()->device;
-    return 0;
-}
-
 /* ---------- errors ---------- */
 
 cuda_result cuGetErrorName(cuda_result code, const char **ret) {

@@ -69,6 +69,8 @@ CUDA_SYMBOLS(FAKE_PROTOTYPE)
 FAKE_API void fakecuda_fail(const char *call, unsigned n, unsigned code);
 /* Whether that failure has come. */
 FAKE_API int fakecuda_failed(void);
+/* Bytes of the current device that are allocated, or open in a process. */
+FAKE_API size_t fakecuda_memory_taken(void);
 /* Pieces of work that wait in this process's streams. */
 FAKE_API unsigned fakecuda_queued(void);
 
