@@ -3,16 +3,17 @@
  * Contract: that of attend.cu with tiles of 8, for rows of 16 bits; combine.cu does not see the difference. A query is
  * the sum of two elements of the rows' dtype, and so is each weight, so that a product is as good as in f32 (17 bits of
  * it in bf16, 22 in f16) while K and V go in as they are. A row that is not a number spoils the vectors of its tile
- * that see less than its newest vector, as 0 * NaN is NaN; rows that none of them sees do not. Parallelisation: a block
- * has one split and N tiles next to each other; what it loads serves all 8 N vectors. logits    a warp has a page of 64
- * rows at a time, one block of 16 rows after the other: C[16 rows][8 vectors] = A[rows][channels] B[channels][vectors].
- * 16 channels of a block are 512 bytes, 16 of each lane. softmax   as in attend.cu, tile by tile. sums      a warp has
- * every fourth piece of 16 channels, of all rows: C[16 channels][8 vectors] = A[channels][rows] B[rows][vectors]. A
- * lane loads half of a row's 32 bytes. K lies with rows side by side and V with channels side by side, both the other
- * way round than A wants it, so both pass through 2 KiB of shared memory of the warp, four matrices at a time, and are
- * turned by ldmatrix. Where a 16-byte piece stands there is changed with bit 2 of its line, so that eight lines meet in
- * no bank. Bytes to be moved: those of attend.cu, with groups of N tiles in the place of tiles, and V's rows once for
- * each. */
+ * that see less than its newest vector, as 0 * NaN is NaN; rows that none of them sees do not.
+ * Parallelisation: a block has one split and N tiles next to each other; what it loads serves all 8 N vectors.
+ *     logits    a warp has a page of 64 rows at a time, one block of 16 rows after the other: C[16 rows][8 vectors] =
+ *               A[rows][channels] B[channels][vectors]. 16 channels of a block are 512 bytes, 16 of each lane.
+ *     softmax   as in attend.cu, tile by tile.
+ *     sums      a warp has every fourth piece of 16 channels, of all rows: C[16 channels][8 vectors] =
+ *               A[channels][rows] B[rows][vectors]. A lane loads half of a row's 32 bytes.
+ * K lies with rows side by side and V with channels side by side, both the other way round than A wants it, so both
+ * pass through 2 KiB of shared memory of the warp, four matrices at a time, and are turned by ldmatrix. Where a 16-byte
+ * piece stands there is changed with bit 2 of its line, so that eight lines meet in no bank.
+ * Bytes to be moved: those of attend.cu, with groups of N tiles in the place of tiles, and V's rows once for each. */
 #include "attend_split.cuh"
 /* Not by its own name: a test has another one. */
 #include <cuda/mma.cuh>
