@@ -297,7 +297,7 @@ KERNELS_P := all $(GPU_T) $(FAKECUDA) $(BUILD)/tests/gpu/launches \
 RUN_CUDA   = $(Q)BUILD=$(BUILD) MODEL=$(MODEL) CUDA_ARCHS="$(CUDA_ARCHS)" tests/run.sh
 # Tests with sessions, once more with their daemons on the device of the tests' CUDA driver.
 DEVICE_T  := $(addprefix $(BUILD)/tests/system/test_,session daemon attach attack budget death front readme demo ctl \
-	doctor metrics top flood watchdog trace)
+	doctor metrics top flood watchdog trace restart)
 GPU_SYSTEM_T := $(DEVICE_T) $(addprefix $(BUILD)/tests/system/test_cuda_,session daemon)
 .PHONY: check-cuda check-device check-kernels gpu-check
 check-cuda: ## the CUDA backend without a GPU: its part of check, check-device and check-kernels

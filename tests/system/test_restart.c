@@ -1,5 +1,6 @@
 /* test_restart.c - the daemon is killed at any moment, over and over, while clients open, step, settle and close: what
- * attention gives them is to the last bit what it is in a life without a death, and nothing is left behind.
+ * attention gives them is to the last bit what it is in a life without a death, and nothing is left behind. On a
+ * device, whose memory goes with the daemon, no session is kept, and its client is told.
  *
  * $SCISSOR_TEST_SECONDS: for how long (3). */
 #include <pthread.h>
@@ -264,12 +265,56 @@ static void ended_at_any_moment(void **state) {
     any_moment(SIGTERM);
 }
 
+static struct scissor_session *open_on_device(struct scissor_client *client) {
+    struct scissor_session *session = NULL;
+    struct scissor_session_spec spec = {
+        .compute_dtype = SCISSOR_F16, .storage_dtype = SCISSOR_F16, .fresh_rows = 16, .group_count = 1};
+    spec.groups[0] = (struct scissor_group_spec){
+        .layers = 1, .kv_heads = 1, .q_heads = 2, .head_dim = 32, .guaranteed_rows = 64, .policy = "window"};
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    return session;
+}
+
+static void a_device_keeps_nothing(void **state) {
+    (void)state;
+    /* A daemon that is told to end closes the sessions that it cannot keep. */
+    struct end {
+        int signal, step, close; /* codes of the calls that follow */
+    };
+    static const struct end ends[] = {{SIGKILL, SCISSOR_ERESTARTED, 0}, {SIGTERM, SCISSOR_ECLOSED, SCISSOR_ECLOSED}};
+    struct scissor_client *client = NULL;
+    struct proto_pool_stat stat;
+    assert_int_equal(manager_init(&m, 1000, true), 0);
+    assert_int_equal(manager_start(&m, args), 0);
+    assert_int_equal(scissor_connect(m.daemon.dir, &client), 0);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        struct scissor_session *session = open_on_device(client);
+        assert_int_equal(scissor_step_begin(session, 1), 0);
+        assert_int_equal(scissor_step_end(session), 0);
+        assert_int_equal(manager_restart(&m, ends[i].signal, args), 0);
+        assert_int_equal(scissor_step_begin(session, 1), ends[i].step);
+        assert_int_equal(harness_stat(&m.daemon, &stat), 0);
+        assert_int_equal(stat.taken_over + stat.lost + stat.sessions + stat.stored, 0);
+        assert_int_equal(stat.charged_bytes, 0);
+        assert_int_equal(scissor_close(session), ends[i].close);
+    }
+    /* The client is as good as before. */
+    assert_int_equal(scissor_close(open_on_device(client)), 0);
+    scissor_disconnect(client);
+    nothing_is_left();
+    assert_int_equal(harness_stop(&m.daemon), 0);
+    manager_deinit(&m);
+}
+
 int main(void) {
     const char *seconds = getenv("SCISSOR_TEST_SECONDS");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_at_any_moment),
         cmocka_unit_test(ended_at_any_moment),
     };
+    const struct CMUnitTest on_device[] = {cmocka_unit_test(a_device_keeps_nothing)};
     harness_init(150 + 2 * (seconds ? (unsigned)atoi(seconds) : 0));
+    if (harness_device())
+        return cmocka_run_group_tests_name("restart", on_device, NULL, NULL);
     return cmocka_run_group_tests_name("restart", tests, NULL, NULL);
 }
