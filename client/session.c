@@ -29,7 +29,7 @@ static int session_give_back(struct scissor_session *s) {
     struct proto_close close = {.session = s->id};
     if (scissor__device_lost(s))
         return 0;
-    if (s->device && !scissor__device_closed(s))
+    if (s->device && !s->absent && !scissor__device_closed(s))
         return SCISSOR_EDEVICE;
     int r = s->absent ? 0 : scissor__client_call(s->client, &call, PROTO_CLOSE, &close, 0);
     return s->absent ? 0 : r;
@@ -107,7 +107,8 @@ int scissor_close(struct scissor_session *s) {
         scissor__client_wait_settled(s, scissor__client_deadline(client));
     int failure = s->failure;
     scissor__session_unmap(s);
-    if (s->device && !scissor__device_closed(s)) {
+    bool told = !leaving && !s->absent; /* that all is closed */
+    if (s->device && told && !scissor__device_closed(s)) {
         s->failure = s->failure ? s->failure : SCISSOR_EDEVICE;
         pthread_mutex_unlock(&client->lock);
         return SCISSOR_EDEVICE;
@@ -115,6 +116,8 @@ int scissor_close(struct scissor_session *s) {
     s->closing = true;
     /* Of a session that the operator closed, the daemon still keeps the two pages that we had mapped. */
     r = session_give_back(s);
+    if (s->device && (r == SCISSOR_ETIMEDOUT || r == SCISSOR_EDEVICE)) /* which mean here that it is not closed */
+        r = SCISSOR_EGONE;
     if ((failure == SCISSOR_ECLOSED || failure == SCISSOR_EDEVICELOST) && (r == 0 || r == SCISSOR_ENOSESSION))
         r = failure;
     session_unlink(s);

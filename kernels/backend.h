@@ -185,7 +185,8 @@ struct kernel_backend {
 
     /* A zeroed segment of `bytes` (a multiple of 4096) whose memory is really there: no later fault can fail. */
     int (*segment_new)(struct kernel_backend *b, enum kernel_access access, size_t bytes, struct kernel_segment **ret);
-    /* Importer's or owner's end; NULL is allowed; returns NULL. Revokes the memory at the owner. */
+    /* Importer's or owner's end; NULL is allowed; returns NULL. Revokes the memory at the owner. Nothing that an
+     * importer has queued uses it any more. */
     struct kernel_segment *(*segment_free)(struct kernel_backend *b, struct kernel_segment *s);
     /* A handle to be sent to a client. The descriptor in it belongs to the caller. */
     int (*segment_export)(struct kernel_backend *b, struct kernel_segment *s, struct kernel_handle *ret);

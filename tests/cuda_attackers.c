@@ -154,34 +154,55 @@ static struct scissor_session_spec borrower(void) {
     return spec;
 }
 
-/* Opens, appends, settles, borrows and closes with libscissor, over and over, until it is killed or something is not
- * as it should be; then its exit status is not 0. */
-static void role_borrows(const char *mark, const char *directory) {
+/* One step of 16 rows, and their settle. */
+static int borrower_step(struct scissor_session *s) {
     static float rows[16 * 256];
+    int r = scissor_step_begin(s, 16);
+    for (uint32_t layer = 0; layer < model.layers && r == 0; layer++)
+        r = scissor_append(s, layer, rows, rows, SCISSOR_F32);
+    if (r == 0)
+        r = scissor_step_end(s);
+    return r == 0 ? scissor_settle(s) : r;
+}
+
+static bool daemon_has_gone(int r) {
+    return r == SCISSOR_ERESTARTED || r == SCISSOR_EGONE;
+}
+
+/* Opens, appends, settles, borrows and closes with libscissor, over and over, until it is killed or something is not
+ * as it should be; then its exit status is not 0. 10: the daemon has gone. */
+static void borrow(const char *mark, const char *directory, bool beside_one_that_rests) {
     struct scissor_session_spec spec = borrower();
     struct scissor_client *client;
-    struct scissor_session *s;
+    struct scissor_session *s, *rests = NULL;
     REQUIRE(scissor_connect(directory, &client) == 0);
+    if (beside_one_that_rests)
+        REQUIRE(scissor_open(client, &spec, &rests) == 0 && borrower_step(rests) >= 0);
     leave_mark(mark);
     for (;;) {
         int r = scissor_open(client, &spec, &s);
-        for (int i = 0; i < 40 && r >= 0; i++) {
-            r = scissor_step_begin(s, 16);
-            for (uint32_t layer = 0; layer < model.layers && r == 0; layer++)
-                r = scissor_append(s, layer, rows, rows, SCISSOR_F32);
-            if (r == 0)
-                r = scissor_step_end(s);
-            if (r == 0)
-                r = scissor_settle(s);
-        }
-        if (r >= 0)
-            r = scissor_close(s);
+        bool opened = r == 0;
+        for (int i = 0; i < 40 && r >= 0; i++)
+            r = borrower_step(s);
+        int end = opened ? scissor_close(s) : 0;
         if (r < 0)
             fprintf(stderr, "borrower: %s: %s\n", scissor_strerror(r), scissor_last_text(client));
-        if (r == SCISSOR_ERESTARTED || r == SCISSOR_EGONE)
+        if (daemon_has_gone(r) || daemon_has_gone(end)) {
+            REQUIRE(end == 0 || daemon_has_gone(end));
+            r = scissor_close(rests);
+            REQUIRE(r == 0 || daemon_has_gone(r));
             _exit(10);
-        REQUIRE(r >= 0);
+        }
+        REQUIRE(r >= 0 && end == 0);
     }
+}
+
+static void role_borrows(const char *mark, const char *directory) {
+    borrow(mark, directory, false);
+}
+
+static void role_borrows_beside(const char *mark, const char *directory) {
+    borrow(mark, directory, true);
 }
 
 unsigned attackers_files(const char *directory) {
@@ -359,25 +380,28 @@ static void role_closes_late(const char *mark, const char *directory) {
             continue; /* while it was being opened */
         REQUIRE(r == 0);
         item.session = s;
-        for (int step = 0; step < 4 && r == 0; step++) {
-            if (step == 2)
+        /* The operator closes those with odd numbers. */
+        int steps = scissor_session_id(s) % 2 ? 1000 : 4;
+        for (int step = 0; step < steps && r == 0; step++) {
+            if (step > 0 && step % 2 == 0)
                 r = scissor_settle_device(s, stream);
             r = r < 0 ? r : scissor_step_begin(s, 8);
             if (r == 0)
                 r = scissor_append_device(s, 0, q, q, SCISSOR_F32, stream);
             if (r == 0)
                 r = scissor_attend_device(&item, 1, stream);
-            if (r == 0 && (step < 3 || i % 2))
+            if (r == 0 && (step + 1 < steps || i % 2))
                 r = scissor_step_end(s);
         }
         REQUIRE(r >= 0 || r == SCISSOR_ECLOSED);
         r = scissor_close(s);
         REQUIRE(r == 0 || r == SCISSOR_ECLOSED);
+        REQUIRE(steps == 4 || r == SCISSOR_ECLOSED);
         closed += r == SCISSOR_ECLOSED;
     }
     scissor_disconnect(client);
     fprintf(stderr, "the operator closed %d of %d sessions\n", closed, SESSIONS);
-    _exit(closed > 0 && closed < SESSIONS ? 0 : 1);
+    _exit(closed > 0 ? 0 : 1);
 }
 
 static void role_hears_lies(const char *mark, const char *directory) {
@@ -393,6 +417,7 @@ int attackers_play(const char *name, const char *mark, const char *directory) {
     } roles[] = {{"never-done", role_never_done},
                  {"lives", role_lives},
                  {"borrows", role_borrows},
+                 {"borrows-beside", role_borrows_beside},
                  {"opens", role_opens},
                  {"opens-some", role_opens_some},
                  {"hears-lies", role_hears_lies},

@@ -6,10 +6,10 @@
  *   refused     its user has let go of it, but the driver would not take it, or the stream that may still write to it
  *               stands still; it is tried again with each that follows
  *
- * Freeing goes: wait for the stream (no kernel of ours touches it any more), then cuMemFree or cuIpcCloseMemHandle.
- * That no importer is left is for the owner's user to know: the driver does not say. When the context is lost, no call
- * can give anything back; the memory is the driver's to free when the process ends, and the registry forgets the
- * segment.
+ * Freeing goes: cuMemFree when the stream has come to its end, so that no kernel of ours touches the memory any more,
+ * or cuIpcCloseMemHandle at once, as an importer has made sure of that, for whatever streams it has. That no importer
+ * is left is for the owner's user to know: the driver does not say. When the context is lost, no call can give anything
+ * back; the memory is the driver's to free when the process ends, and the registry forgets the segment.
  *
  * cuMemAlloc gives what another process has left there, so a segment is zeroed before it is given out, and waited for:
  * its first user may be another process, whose stream knows nothing of ours. */
@@ -53,7 +53,7 @@ static bool give_back(struct cuda_device *d, struct kernel_segment *s) {
         return true;
     if (cuda_device_enter(d) < 0)
         return atomic_load(&d->lost);
-    int r = cuda_device_drain(d);
+    int r = s->imported ? 0 : cuda_device_drain(d);
     if (r == 0)
         r = s->imported ? CUDA_DEVICE_CALL(d, memory_close, s->address) : CUDA_DEVICE_CALL(d, memory_free, s->address);
     cuda_device_leave(d);

@@ -211,9 +211,9 @@ static void test_daemon_dies(void **state) {
     uint64_t most = 0;
     (void)state;
     for (int i = 0; i < DEATHS; i++) {
-        start("32MiB");
+        start("64MiB");
         for (int k = 0; k < CLIENTS; k++)
-            pids[k] = start_role("borrows");
+            pids[k] = start_role("borrows-beside");
         harness_sleep_ms((unsigned)(20 + i * 53 % 200));
         harness_crash(&daemon_);
         uint64_t died = harness_now_ns();
