@@ -72,7 +72,7 @@ int scissor__device_fail(struct scissor_session *s, int error) {
 }
 
 int scissor__device_import_fail(struct scissor_session *s, int error) {
-    return scissor__device_fail(s, error == -EINVAL ? -EIO : error);
+    return scissor__device_fail(s, error == -EINVAL || error == -EOPNOTSUPP ? -EIO : error);
 }
 
 /* scissor__device_fail() without the lock. */

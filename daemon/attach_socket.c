@@ -260,15 +260,16 @@ static bool attach_wants_pidfds(const struct server *s) {
 }
 
 /* The kernel gives one of the very process that connected since Linux 6.5, of a PID namespace that has no number for it
- * here, too. */
-static int attach_pidfd(const struct attach *a, int fd, pid_t pid) {
-    int pidfd = -1;
-    socklen_t size = sizeof pidfd;
-    if (!attach_wants_pidfds(a->server))
-        return -1;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) == 0)
-        return pidfd;
-    return (int)syscall(SYS_pidfd_open, pid, 0);
+ * here, too. Older ones know it by its number; there, -1 is one that cannot be had. False if the process is gone. */
+static bool attach_pidfd(const struct attach *a, int fd, pid_t pid, int *ret) {
+    socklen_t size = sizeof *ret;
+    *ret = -1;
+    if (!attach_wants_pidfds(a->server) || getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, ret, &size) == 0)
+        return true;
+    if (errno != ENOPROTOOPT)
+        return false;
+    *ret = (int)syscall(SYS_pidfd_open, pid, 0);
+    return true;
 }
 
 static void attach_admit(struct attach *a, int fd) {
@@ -283,8 +284,12 @@ static void attach_admit(struct attach *a, int fd) {
         attach_refuse(fd, SCISSOR_ELIMIT, "the daemon has as many connections as it takes");
         return;
     }
+    int pidfd;
+    if (!attach_pidfd(a, fd, who.pid, &pidfd)) {
+        attach_refuse(fd, SCISSOR_ESYSTEM, "the process that connected cannot be watched, or has ended");
+        return;
+    }
     struct attach_peer *peer = scissor_calloc(1, sizeof *peer);
-    int pidfd = attach_pidfd(a, fd, who.pid);
     if (!peer || broker_peer_new(a->server->broker, who.pid, who.uid, who.gid, pidfd, &peer->broker_peer) < 0) {
         if (pidfd >= 0)
             close(pidfd);

@@ -94,6 +94,7 @@ static void server_start_job(struct server *s, struct broker_job *job) {
     struct server_job *j = scissor_calloc(1, sizeof *j);
     if (!j) {
         /* A job must be done, whatever happens: here, then. */
+        broker_job_hurry(job);
         broker_job_run(job);
         broker_job_done(s->broker, job, server_now());
         return;

@@ -13,7 +13,7 @@
 
 struct fake_device {
     unsigned faults;
-    bool stuck;                 /* nothing that is queued is ever done: waiting for events gives -EAGAIN at once */
+    _Atomic bool stuck;         /* nothing that is queued is ever done: waiting for events gives -EAGAIN at once */
     _Atomic int64_t fail_after; /* operations of the client that go well before one fails; negative: all do */
     int fail_with;              /* what it gives; -ENOTRECOVERABLE: and so do all that follow */
     unsigned fail_more;         /* this many that follow fail, too */

@@ -102,16 +102,23 @@ static bool may_be_asked_again(uint32_t op) {
     return op == PROTO_OP_POSITIONS || op == PROTO_OP_SET_BUDGET || op == PROTO_OP_SET_PRIORITY;
 }
 
+static uint64_t now_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 /* As link_trip(); of a session that settles it is asked again until the time is over. */
 static int link_trip_settled(struct ctl_link *link, const struct proto_request *request, void *answer,
                              size_t *ret_size) {
     struct proto_answer head;
-    for (int left = CTL_TIMEOUT_MS;; left -= RETRY_MS) {
+    uint64_t end = now_ms() + CTL_TIMEOUT_MS;
+    for (;;) {
         int status = link_trip(link, request, answer, ret_size);
         if (status || !may_be_asked_again(request->op) || *ret_size < sizeof head)
             return status;
         memcpy(&head, answer, sizeof head);
-        if (head.code != SCISSOR_ESTATE || left <= 0)
+        if (head.code != SCISSOR_ESTATE || now_ms() >= end)
             return status;
         nanosleep(&(struct timespec){0, RETRY_MS * 1000000}, NULL);
     }

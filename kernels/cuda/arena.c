@@ -30,7 +30,8 @@ void cuda_arena_deinit(struct cuda_arena *a) {
 
 static int wait_oldest(struct cuda_arena *a) {
     struct cuda_arena_use *use = &a->uses[a->first];
-    int r = cuda_device_wait_event(a->device, use->event);
+    int r = cuda_device_wait_event(a->device, use->event, a->stalled ? 0 : a->device->wait_ms);
+    a->stalled = r == -ETIMEDOUT;
     if (r < 0)
         return r;
     a->begin = use->end;
@@ -89,7 +90,10 @@ int cuda_arena_end(struct cuda_arena *a, cuda_stream stream) {
 
 int cuda_arena_finish(struct cuda_arena *a, cuda_stream stream) {
     int r = put_down(a, stream);
-    return r < 0 ? r : cuda_device_wait_event(a->device, a->uses[(a->first + a->count - 1) % CUDA_ARENA_USES].event);
+    if (r < 0)
+        return r;
+    const struct cuda_arena_use *use = &a->uses[(a->first + a->count - 1) % CUDA_ARENA_USES];
+    return cuda_device_wait_event(a->device, use->event, a->device->wait_ms);
 }
 
 void cuda_arena_unlock(struct cuda_arena *a) {

@@ -25,7 +25,8 @@ struct cuda_arena {
         cuda_event event;
     } uses[CUDA_ARENA_USES]; /* oldest first, from `first` on */
     unsigned first, count;
-    bool adrift; /* launches were queued of which nobody can tell when they are done: nothing is used again */
+    bool stalled; /* the oldest piece was waited for in vain: from then on it is only looked at */
+    bool adrift;  /* launches were queued of which nobody can tell when they are done: nothing is used again */
 };
 
 /* The context is current in all of these. */

@@ -5,7 +5,8 @@
  * does to another's. To free a segment that somebody still has open is undefined: its owner's user must know that all
  * importers have closed it, or that their processes are gone. Segments do not outlive their owner's process.
  *
- * settle, shrink, v_norms and copy are queued on the backend's own stream; v_norms and synchronise wait for it. */
+ * settle, shrink, v_norms and move_pages are queued on the backend's own stream; v_norms and synchronise wait for it.
+ */
 #pragma once
 
 #include "../backend.h"
@@ -19,8 +20,8 @@ struct kernel_cuda_memory {
 /* `device` is "cuda", "cuda:N" or "cuda:GPU-xxxx". NULL with errno and a text in `why` ("no NVIDIA driver: ...") if it
  * cannot be had. One object for each call; kernel_cuda_free() ends it when its segments are gone. */
 struct kernel_backend *kernel_cuda_backend(const char *device, char *why, size_t why_bytes);
-/* False in a program that was built without nvcc: there a backend has memory, but settle, shrink, v_norms, append and
- * attend give -ENOTSUP. */
+/* False in a program that was built without nvcc: there a backend has memory, but settle, shrink, v_norms, move_pages,
+ * append and attend give -ENOTSUP. */
 bool kernel_cuda_has_kernels(void);
 struct kernel_backend *kernel_cuda_free(struct kernel_backend *b);
 

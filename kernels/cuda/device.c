@@ -210,8 +210,8 @@ int cuda_device_wait(struct cuda_device *d, cuda_stream stream) {
     return judge(d, cuda_call_stream_query, code);
 }
 
-int cuda_device_wait_event(struct cuda_device *d, cuda_event event) {
-    return judge(d, cuda_call_event_query, look_until(d, NULL, event, d->wait_ms));
+int cuda_device_wait_event(struct cuda_device *d, cuda_event event, unsigned ms) {
+    return judge(d, cuda_call_event_query, look_until(d, NULL, event, ms));
 }
 
 int cuda_device_drain(struct cuda_device *d) {

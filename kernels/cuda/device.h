@@ -40,8 +40,8 @@ void cuda_device_leave(struct cuda_device *d);
  * process that has died stands still for ever. Within enter and leave. */
 #define CUDA_WAIT_MS 10000u
 int cuda_device_wait(struct cuda_device *d, cuda_stream stream);
-/* The same for what was on a stream when the event was recorded. */
-int cuda_device_wait_event(struct cuda_device *d, cuda_event event);
+/* The same for what was on a stream when the event was recorded, with a time of its own; 0: looks once. */
+int cuda_device_wait_event(struct cuda_device *d, cuda_event event, unsigned ms);
 /* The same for our stream, which, once it was found to stand still, is only looked at until it has come to its end. */
 int cuda_device_drain(struct cuda_device *d);
 
