@@ -39,6 +39,8 @@
 
 /* Between two looks at whether the daemon is there still, for whose work the device may be waiting. */
 #define DAEMON_LOOK_NS 100000000u
+/* When it is not: for work that does not stand behind the daemon's. */
+#define DAEMON_GONE_NS 300000000u
 /* For work whose end a call without a time-out waits for. */
 #define WORK_MOST_NS 10000000000u
 
@@ -168,17 +170,20 @@ static uint32_t microseconds_until(uint64_t deadline) {
 
 int scissor__device_wait(struct scissor_session *s, uint64_t deadline) {
     struct scissor_client *client = s->client;
-    bool gone;
+    bool gone = false;
     int r;
     s->busy = true;
     do {
         uint64_t now = scissor__now(), look = now + DAEMON_LOOK_NS;
-        uint32_t us = daemon_gone(s) ? 0 : microseconds_until(look < deadline ? look : deadline);
+        if (!gone && daemon_gone(s)) {
+            gone = true;
+            deadline = deadline < now + DAEMON_GONE_NS ? deadline : now + DAEMON_GONE_NS;
+        }
+        uint32_t us = microseconds_until(look < deadline ? look : deadline);
         pthread_mutex_unlock(&client->lock);
         r = streams_of(s)->fence_wait(s->backend, s->device->fence, true, us);
         pthread_mutex_lock(&client->lock);
-        gone = daemon_gone(s);
-    } while (r == -EAGAIN && !gone && scissor__now() < deadline);
+    } while (r == -EAGAIN && scissor__now() < deadline);
     s->busy = false;
     s->device->idle = r == 0;
     if (!client->attached)
