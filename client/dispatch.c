@@ -41,7 +41,8 @@ void scissor__session_end(struct scissor_session *session, int code) {
     for (struct client_call *call = session->client->calls; call; call = call->next)
         if (call->session == session && !call->done)
             finish(call, code);
-    /* A thread that waits for the device does it when it is back. */
+    /* What a thread waits for on the device may use it yet: a settle unmaps when it is back, else it stays until the
+     * session is closed. */
     if (!session->in_step && !(session->device && session->busy))
         scissor__session_unmap(session);
 }
