@@ -254,6 +254,18 @@ static void test_views(void **state) {
     assert_shows(
         &o,
         "    0         2            100-128      4       0     910  0.000            60.00 %  |        |  11 budget\n");
+    s.orphan = 1;
+    ctl_view_sessions(&o, &s, NULL, 1);
+    assert_shows(&o, "3  reader   42  orphan ");
+    assert_shows(&o, "rows evicted        session 3 (reader)  1,234 rows  by pressure\n");
+    out_deinit(&o);
+}
+
+static void test_views_of_a_device(void **state) {
+    (void)state;
+    struct out o;
+    struct proto_session_stat s = some_session(3, "reader");
+    out_init(&o, false);
     struct proto_pool_stat on_gpu = some_pool;
     on_gpu.device_lost = on_gpu.quarantined = 1;
     on_gpu.quarantined_bytes = 6 << 20;
@@ -261,10 +273,6 @@ static void test_views(void **state) {
     ctl_view_pool(&o, &on_gpu);
     assert_shows(&o, "device      cuda:GPU-1, which has failed; restart scissord");
     assert_shows(&o, "quarantined 6.0 MiB of 1 session that ended");
-    s.orphan = 1;
-    ctl_view_sessions(&o, &s, NULL, 1);
-    assert_shows(&o, "3  reader   42  orphan ");
-    s.orphan = 0;
     s.quarantine_s = 20;
     ctl_view_session(&o, &s);
     assert_shows(&o, "unreleased  for 20.0 s it has memory open that it was told to close\n");
@@ -274,7 +282,6 @@ static void test_views(void **state) {
     ctl_view_session(&o, &s);
     assert_shows(&o, "3  reader   42  quarantined ");
     assert_shows(&o, "quarantined for 30.0 s: process 42 may have its memory open");
-    assert_shows(&o, "rows evicted        session 3 (reader)  1,234 rows  by pressure\n");
     out_deinit(&o);
 }
 
@@ -389,9 +396,16 @@ static void test_memory(void **state) {
 int main(void) {
     ctl_json_init();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parse),   cmocka_unit_test(test_parse_values), cmocka_unit_test(test_commands_complete),
-        cmocka_unit_test(test_figures), cmocka_unit_test(test_table),        cmocka_unit_test(test_views),
-        cmocka_unit_test(test_json),    cmocka_unit_test(test_find),         cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_parse),
+        cmocka_unit_test(test_parse_values),
+        cmocka_unit_test(test_commands_complete),
+        cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_views_of_a_device),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_find),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests_name("ctl", tests, NULL, NULL);
 }
