@@ -106,6 +106,19 @@ static void wait_screen(const char *what, bool shown) {
     }
 }
 
+/* As wait_screen(), for two: a frame may be caught half drawn, so what it shows is waited for, not looked at once. */
+static void wait_order(const char *first, const char *second) {
+    uint64_t start = harness_now_ns();
+    for (;;) {
+        const char *a = strstr(capture(), first), *b = strstr(text, second);
+        if (a && b && a < b)
+            return;
+        if (harness_now_ns() - start > HARNESS_PATIENCE_MS * 1000000ull)
+            fail_msg("'%s' does not stand before '%s':\n%s", first, second, text);
+        harness_sleep_ms(50);
+    }
+}
+
 /* How the line of the pool's bar begins; static. */
 static const char *bar(const char *begin) {
     static char line[64];
@@ -136,12 +149,12 @@ static void test_live(void **state) {
     if (getenv("V"))
         fprintf(stderr, "%s", text);
     assert_fits(24, 80);
-    assert_non_null(strstr(text, bar("[####")));
-    assert_non_null(strstr(text, " of 64.0 MiB, guaranteed "));
-    assert_non_null(strstr(text, "sessions 2 open, 0 waiting"));
-    assert_non_null(strstr(text, "ID NAME "));
-    assert_non_null(strstr(text, "streaming"));
-    assert_null(strstr(text, "before")); /* a screen of its own */
+    wait_screen(bar("[####"), true);
+    wait_screen(" of 64.0 MiB, guaranteed ", true);
+    wait_screen("sessions 2 open, 0 waiting", true);
+    wait_screen("ID NAME ", true);
+    wait_screen("streaming", true);
+    wait_screen("before", false); /* a screen of its own */
 
     for (int i = 0; i < 8; i++)
         assert_int_equal(harness_settle(attach_socket, first, 0, 16, &settled), 0);
@@ -151,10 +164,10 @@ static void test_live(void **state) {
     /* Sorting by name, and back. */
     keys("N");
     wait_screen("by NAME, rising", true);
-    assert_true(strstr(text, " first ") < strstr(text, "second_one"));
+    wait_order(" first ", "second_one");
     keys("r");
     wait_screen("by NAME, falling", true);
-    assert_true(strstr(text, " first ") > strstr(text, "second_one"));
+    wait_order("second_one", " first ");
 
     /* Details of the selected one. */
     keys("Home");
@@ -169,8 +182,8 @@ static void test_live(void **state) {
     wait_screen("any key: back", false);
     keys("q");
     wait_screen("after 0", true);
-    assert_non_null(strstr(text, "before")); /* what was there is there again */
-    assert_null(strstr(text, bar("[")));
+    wait_screen("before", true); /* what was there is there again */
+    wait_screen(bar("["), false);
 }
 
 static void test_close(void **state) {
@@ -207,14 +220,15 @@ static void test_resize(void **state) {
     start_top("TERM=screen");
     wait_screen(" one ", true);
     assert_int_equal(TMUX("resize-window", "-t", "top", "-x", "120", "-y", "40"), 0);
-    for (int i = 0; i < HARNESS_PATIENCE_MS / 50; i++, harness_sleep_ms(50)) {
+    for (int i = 0;; i++, harness_sleep_ms(50)) {
         const char *line = strstr(capture(), bar("["));
         const char *end = line ? strchr(line + 1, '\n') : NULL;
         if (end && end - line - 1 > 110)
             break;
+        if (i == HARNESS_PATIENCE_MS / 50)
+            fail_msg("the bar is not wider:\n%s", text);
     }
     assert_fits(40, 120);
-    assert_true(strchr(strstr(text, bar("[")) + 1, '\n') - strstr(text, bar("[")) > 110);
     assert_int_equal(TMUX("resize-window", "-t", "top", "-x", "40", "-y", "8"), 0);
     wait_screen("guaranteed", false);
     wait_screen(" one ", true);
@@ -289,8 +303,8 @@ static void test_dumb(void **state) {
     open_session("one", 1);
     start_top("TERM=dumb");
     wait_screen("after 0", true);
-    assert_non_null(strstr(text, "of 64.0 MiB charged"));
-    assert_non_null(strstr(text, "before"));
+    wait_screen("of 64.0 MiB charged", true);
+    wait_screen("before", true);
 }
 
 static void test_skipped(void **state) {
