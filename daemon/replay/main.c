@@ -1,4 +1,5 @@
-/* main.c - scissor-replay: the command line, and one pass over the trace. */
+/* main.c - scissor-replay: the command line, and one pass over the trace; for the persistence ratio one before, as it
+ * needs to know where the trace's half is. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdbool.h>
@@ -22,6 +23,7 @@ static const char help[] =
     "  --policy NAME       the policy; without it, that of the recorded session with its parameters\n"
     "  --param NAME=VALUE  a parameter of the policy; may be repeated\n"
     "  --budget ROWS       rows per KV head, the fresh buffer included; without it, as in the recorded session\n"
+    "  --persistence       print instead whether the rows that attention looks at early are those of later\n"
     "  --json              print JSON, with the positions that each KV head would have kept at the end\n"
     "  --help              this text\n"
     "  --version           the version\n"
@@ -33,7 +35,7 @@ static const char help[] =
 struct arguments {
     struct replay_spec spec;
     uint32_t params;
-    bool json;
+    bool json, persistence;
     const char *path;
 };
 
@@ -71,14 +73,11 @@ static int take_budget(struct arguments *a, const char *text) {
 
 /* 0, USAGE, or -1 if all was said. */
 static int parse(int argc, char **argv, struct arguments *a) {
-    enum { POLICY = 256, PARAM, BUDGET, JSON, HELP, VERSION };
-    static const struct option options[] = {{"policy", 1, NULL, POLICY},
-                                            {"param", 1, NULL, PARAM},
-                                            {"budget", 1, NULL, BUDGET},
-                                            {"json", 0, NULL, JSON},
-                                            {"help", 0, NULL, HELP},
-                                            {"version", 0, NULL, VERSION},
-                                            {0}};
+    enum { POLICY = 256, PARAM, BUDGET, PERSISTENCE, JSON, HELP, VERSION };
+    static const struct option options[] = {{"policy", 1, NULL, POLICY},   {"param", 1, NULL, PARAM},
+                                            {"budget", 1, NULL, BUDGET},   {"persistence", 0, NULL, PERSISTENCE},
+                                            {"json", 0, NULL, JSON},       {"help", 0, NULL, HELP},
+                                            {"version", 0, NULL, VERSION}, {0}};
     int status = 0;
     for (int option; status == 0 && (option = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (option == POLICY)
@@ -87,6 +86,8 @@ static int parse(int argc, char **argv, struct arguments *a) {
             status = take_param(a, optarg);
         else if (option == BUDGET)
             status = take_budget(a, optarg);
+        else if (option == PERSISTENCE)
+            a->persistence = true;
         else if (option == JSON)
             a->json = true;
         else if (option == HELP || option == 'h')
@@ -102,6 +103,8 @@ static int parse(int argc, char **argv, struct arguments *a) {
         return complain(USAGE, "usage: scissor-replay [OPTIONS] FILE; see --help", "");
     if (a->params && !a->spec.policy)
         return complain(USAGE, "--param needs --policy", "");
+    if (a->persistence && (a->spec.policy || a->spec.budget))
+        return complain(USAGE, "--persistence is of the recorded session: it takes no --policy and no --budget", "");
     a->path = argv[optind];
     return 0;
 }
@@ -124,7 +127,46 @@ static int run(struct trace_reader *reader, struct replay *replay, int *ret_end,
     return code == TRACE_DONE ? 0 : code;
 }
 
-static int replay_file(const struct arguments *a, FILE *file) {
+/* Rows that the trace has scores of. */
+static int count_rows(struct trace_reader *reader, uint64_t *ret_rows) {
+    struct trace_record record;
+    struct trace_state state = {0};
+    struct proto_score frame;
+    uint64_t rows = 0;
+    int code;
+    while ((code = trace_read(reader, &record)) == 0) {
+        if (record.type == TRACE_STATE)
+            memcpy(&state, reader->bytes, sizeof state);
+        if (record.type != TRACE_FRAME)
+            continue;
+        memcpy(&frame, reader->bytes, sizeof frame);
+        rows = state.tokens_seen + frame.fresh;
+    }
+    *ret_rows = rows;
+    return code == TRACE_DONE ? 0 : code;
+}
+
+/* A pass over the file before the one that replays it. */
+static int persistence_of(FILE *file, struct persistence *p, char why[static 160]) {
+    struct trace_reader reader;
+    const char *text = reader.why;
+    uint64_t rows;
+    int code = trace_reader_init(&reader, file);
+    if (code == 0)
+        code = count_rows(&reader, &rows);
+    if (code == 0)
+        code = persistence_init(p, &reader.shape, rows, &text);
+    if (code == 0 && fseek(file, 0, SEEK_SET) != 0) {
+        text = strerror(errno);
+        code = SCISSOR_ESYSTEM;
+    }
+    if (code)
+        snprintf(why, 160, "%s", text);
+    trace_reader_deinit(&reader);
+    return code;
+}
+
+static int replay_all(const struct arguments *a, FILE *file, struct persistence *persistence) {
     struct trace_reader reader;
     struct replay replay = {0};
     struct report report = {.replay = &replay, .trace = &reader};
@@ -133,16 +175,36 @@ static int replay_file(const struct arguments *a, FILE *file) {
     if (code == 0) {
         why = replay.why;
         code = replay_init(&replay, &reader.shape, &a->spec);
+        replay.persistence = persistence;
     }
     if (code == 0)
         code = run(&reader, &replay, &report.end, &why);
-    if (code == 0)
-        (a->json ? report_json : report_text)(stdout, &report);
-    else
+    if (code == 0 && persistence && persistence->evicted) {
+        why = "rows were evicted while it was recorded; persistence needs a session whose budget keeps every row";
+        code = SCISSOR_EINVAL;
+    }
+    if (code != 0)
         fprintf(stderr, "scissor-replay: %s: %s\n", a->path, why);
+    else if (persistence)
+        (a->json ? report_persistence_json : report_persistence_text)(stdout, &report);
+    else
+        (a->json ? report_json : report_text)(stdout, &report);
     replay_deinit(&replay);
     trace_reader_deinit(&reader);
     return code != 0 || fflush(stdout) != 0;
+}
+
+static int replay_file(const struct arguments *a, FILE *file) {
+    struct persistence persistence = {0};
+    char why[160];
+    if (a->persistence && persistence_of(file, &persistence, why) != 0) {
+        fprintf(stderr, "scissor-replay: %s: %s\n", a->path, why);
+        persistence_deinit(&persistence);
+        return 1;
+    }
+    int status = replay_all(a, file, a->persistence ? &persistence : NULL);
+    persistence_deinit(&persistence);
+    return status;
 }
 
 int main(int argc, char **argv) {

@@ -407,6 +407,20 @@ static void add_mass(struct replay_mass *m, const struct replay_head *head, cons
     m->kept += kept + rest;
 }
 
+/* What is learnt from a vector of mass, whatever the policy makes of it. */
+static void see_mass(struct replay *r, const struct proto_score *f, uint32_t layer, uint32_t kv_head,
+                     const struct replay_head *head) {
+    add_mass(&r->mass[layer], head, r->values, f->fresh);
+    if (r->persistence)
+        persistence_add(r->persistence, layer, kv_head,
+                        &(struct persistence_frame){.first = r->tokens,
+                                                    .rows = f->rows,
+                                                    .fresh = f->fresh,
+                                                    .settled = head->settled,
+                                                    .position = head->position,
+                                                    .mass = r->values});
+}
+
 /* Gives the kept rows their values. */
 static int fold_head(struct replay *r, struct replay_head *head, uint32_t plane, uint32_t fresh) {
     struct history *h = &head->history;
@@ -443,7 +457,7 @@ static int read_frame(struct replay *r, const char *bytes) {
             proto_score_decode(f.format[p], payload, slots, r->values, &bad);
             payload += proto_score_vector_bytes(f.format[p], slots);
             if (1u << p == PROTO_PLANE_MASS)
-                add_mass(&r->mass[f.first_layer + i / g->kv_heads], head, r->values, f.fresh);
+                see_mass(r, &f, f.first_layer + i / g->kv_heads, i % g->kv_heads, head);
             code = planes >> p & 1 ? fold_head(r, head, 1u << p, f.fresh) : 0;
             if (code)
                 return code;

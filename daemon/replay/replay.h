@@ -5,6 +5,7 @@
  * daemon, within a budget of its own; a row that it keeps gets the scores that the trace has for the row's position. */
 #pragma once
 
+#include "daemon/replay/persistence.h"
 #include "history.h"
 #include "policy.h"
 #include "trace.h"
@@ -47,9 +48,10 @@ struct replay {
     struct replay_mass *mass;     /* [layer_count] */
     struct replay_head *heads;    /* [head_count] */
     uint64_t tokens, generation, settles, frames;
-    bool begun;    /* a STATE has been read */
-    float *values; /* of one vector */
-    float *mine;   /* the same for the policy's slots */
+    bool begun;                      /* a STATE has been read */
+    struct persistence *persistence; /* gets the mass of all frames, too; NULL, or the caller's */
+    float *values;                   /* of one vector */
+    float *mine;                     /* the same for the policy's slots */
     size_t value_capacity;
     uint64_t *scratch; /* of policy_victims() */
     uint32_t *victims;

@@ -65,6 +65,13 @@ static void text_layer(FILE *out, const struct replay *r, uint32_t layer) {
     fprintf(out, "\n");
 }
 
+static void text_losses(FILE *out, const struct report *report) {
+    if (report->trace->lost)
+        fprintf(out, "%llu records were lost while it was recorded\n", (unsigned long long)report->trace->lost);
+    if (report->end == SCISSOR_EGONE)
+        fprintf(out, "the daemon went away while it was recorded\n");
+}
+
 void report_text(FILE *out, const struct report *report) {
     const struct replay *r = report->replay;
     struct replay_mass sum = sum_of(r);
@@ -74,10 +81,7 @@ void report_text(FILE *out, const struct report *report) {
         fprintf(out, "layers %u to %u: %s, %u rows per KV head\n", r->groups[i].first_layer,
                 r->groups[i].first_layer + r->groups[i].layers - 1, r->groups[i].policy.class->name,
                 r->groups[i].room + r->fresh_rows);
-    if (report->trace->lost)
-        fprintf(out, "%llu records were lost while it was recorded\n", (unsigned long long)report->trace->lost);
-    if (report->end == SCISSOR_EGONE)
-        fprintf(out, "the daemon went away while it was recorded\n");
+    text_losses(out, report);
     if (unknown_rows(r))
         fprintf(out,
                 "%llu of the rows kept had been evicted in the session that was recorded, so they count as without "
@@ -146,5 +150,67 @@ void report_json(FILE *out, const struct report *report) {
     fprintf(out, ",\n  \"layers\": [\n");
     for (uint32_t l = 0; l < r->layer_count; l++)
         json_layer(out, r, l);
+    fprintf(out, "  ]\n}\n");
+}
+
+/* ---------- persistence ---------- */
+
+static struct persistence_count count_all(const struct persistence *p) {
+    struct persistence_count sum = {0}, layer;
+    for (uint32_t l = 0; l < p->layer_count; l++) {
+        persistence_count(p, l, &layer);
+        sum.early += layer.early;
+        sum.late += layer.late;
+        sum.both += layer.both;
+        sum.rows += layer.rows;
+    }
+    return sum;
+}
+
+static void text_persistence(FILE *out, const struct persistence_count *count) {
+    text_share(out, (double)count->both, (double)count->late);
+    text_share(out, (double)count->early, (double)count->rows);
+    fprintf(out, "\n");
+}
+
+void report_persistence_text(FILE *out, const struct report *report) {
+    const struct persistence *p = report->replay->persistence;
+    struct persistence_count count = count_all(p);
+    fprintf(out, "%llu rows; of the first %llu of them, those with more than 1/%llu of the attention\n",
+            (unsigned long long)p->tokens, (unsigned long long)p->half, (unsigned long long)p->half);
+    text_losses(out, report);
+    fprintf(out, "\nlayer  late ones that      early ones\n       were early ones  of all rows\n");
+    for (uint32_t l = 0; l < p->layer_count; l++) {
+        struct persistence_count layer;
+        persistence_count(p, l, &layer);
+        fprintf(out, "%5u     ", l);
+        text_persistence(out, &layer);
+    }
+    fprintf(out, "  all     ");
+    text_persistence(out, &count);
+}
+
+static void json_persistence(FILE *out, const struct persistence_count *count) {
+    json_share(out, "ratio", (double)count->both, (double)count->late);
+    fprintf(out, ", ");
+    json_share(out, "share", (double)count->early, (double)count->rows);
+    fprintf(out, ", \"early\": %llu, \"late\": %llu, \"both\": %llu", (unsigned long long)count->early,
+            (unsigned long long)count->late, (unsigned long long)count->both);
+}
+
+void report_persistence_json(FILE *out, const struct report *report) {
+    const struct persistence *p = report->replay->persistence;
+    struct persistence_count count = count_all(p);
+    fprintf(out, "{\n  \"tokens\": %llu, \"half\": %llu, \"lost_records\": %llu, \"end\": \"%s\",\n  ",
+            (unsigned long long)p->tokens, (unsigned long long)p->half, (unsigned long long)report->trace->lost,
+            report->end ? scissor_errname(report->end) : "OK");
+    json_persistence(out, &count);
+    fprintf(out, ",\n  \"layers\": [\n");
+    for (uint32_t l = 0; l < p->layer_count; l++) {
+        persistence_count(p, l, &count);
+        fprintf(out, "    {\"layer\": %u, ", l);
+        json_persistence(out, &count);
+        fprintf(out, "}%s\n", l + 1 < p->layer_count ? "," : "");
+    }
     fprintf(out, "  ]\n}\n");
 }

@@ -1,4 +1,4 @@
-/* report.h - what a replay shows: attention mass retained and rows kept, by layer. */
+/* report.h - what a replay shows: attention mass retained and rows kept, by layer; or the persistence ratios. */
 #pragma once
 
 #include <stdio.h>
@@ -15,3 +15,6 @@ struct report {
 double report_share(double part, double all);
 void report_text(FILE *out, const struct report *report);
 void report_json(FILE *out, const struct report *report);
+/* Of replay->persistence. */
+void report_persistence_text(FILE *out, const struct report *report);
+void report_persistence_json(FILE *out, const struct report *report);

@@ -27,6 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const struct replay_spec spec = {0};
     struct trace_shape shape;
     struct replay replay;
+    struct persistence persistence;
     uint32_t head[2];
     const uint8_t *bytes;
     const char *why;
@@ -35,6 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     memcpy(&shape, bytes, sizeof shape);
     int code = replay_init(&replay, &shape, &spec);
+    if (persistence_init(&persistence, &shape, 64, &why) == 0)
+        replay.persistence = &persistence;
     while (code == 0 && trace_next(&data, &size, head, &bytes)) {
         code = head[0] == TRACE_SHAPE ? -1 : trace_check(head[0], bytes, head[1], &shape, &why);
         if (code == 0)
@@ -42,5 +45,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         trace_frames += code == 0 && head[0] == TRACE_FRAME;
     }
     replay_deinit(&replay);
+    persistence_deinit(&persistence);
     return 0;
 }

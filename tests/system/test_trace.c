@@ -211,6 +211,18 @@ static void other_policies(void **state) {
     assert_true(retained[1] > retained[4]); /* what attention chose holds more of it than chance */
     assert_int_equal(REPLAY("--policy", "streaming", "--param", "sinks=8", "--budget", "160", trace), 0);
     assert_non_null(strstr(text, "layers 0 to 2: streaming, 160 rows per KV head"));
+    assert_int_equal(REPLAY("--json", "--persistence", trace), 0);
+    result = parse();
+    assert_int_equal(json_integer_value(json_object_get(result, "half")), (4 + 40) * 16 / 2);
+    assert_int_equal(json_array_size(json_object_get(result, "layers")), model.layers);
+    json_int_t both = json_integer_value(json_object_get(result, "both"));
+    assert_true(json_number_value(json_object_get(result, "share")) > 0);
+    assert_true(both <= json_integer_value(json_object_get(result, "early")));
+    assert_true(both <= json_integer_value(json_object_get(result, "late")));
+    json_decref(result);
+    assert_int_equal(REPLAY("--persistence", trace), 0);
+    assert_non_null(strstr(text, "\n  all"));
+    assert_int_equal(REPLAY("--persistence", "--policy", "h2o", trace), 2);
     assert_int_equal(REPLAY("--policy", "tova", trace), 1);
     assert_non_null(strstr(text, "needs the scores \"last\""));
     assert_int_equal(REPLAY("--budget", "0", trace), 2);

@@ -1,5 +1,5 @@
 /* test_trace.c - traces: what a record may hold, files that are cut off or damaged, a recorder of the broker's that is
- * slow or may not, and a replay that is worked out by hand. */
+ * slow or may not, and a replay and a persistence ratio that are worked out by hand. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "alloc.h"
 #include "daemon/replay/replay.h"
 #include "scissor_error.h"
 #include "sim/rig.h"
@@ -222,6 +223,101 @@ static void test_by_hand(void **state) {
     replay_deinit(&r);
 }
 
+/* ---------- persistence by hand ---------- */
+
+/* Six rows, so the first three are judged, by 1/3. Early, on 0: 2.5 under four query rows; on 1: 0.5 under three; on 2:
+ * 0.9 under two. Late, on each under two. */
+static void test_persistence(void **state) {
+    (void)state;
+    const struct trace_shape shape = tiny_shape("h2o");
+    const struct replay_spec spec = {0};
+    struct replay r;
+    struct persistence p;
+    struct persistence_count count;
+    const char *why;
+    assert_int_equal(persistence_init(&p, &shape, 6, &why), 0);
+    assert_int_equal(replay_init(&r, &shape, &spec), 0);
+    r.persistence = &p;
+    make_state(1, 0, 0);
+    assert_int_equal(replay_record(&r, TRACE_STATE, bytes), 0);
+    make_frame(1, 2, (const float[]){1.5f, 0.5f});
+    assert_int_equal(replay_record(&r, TRACE_FRAME, bytes), 0);
+    make_state(2, 2, 2);
+    assert_int_equal(replay_record(&r, TRACE_STATE, bytes), 0);
+    make_frame(2, 4, (const float[]){1, 0, 0.9f, 0.1f});
+    assert_int_equal(replay_record(&r, TRACE_FRAME, bytes), 0);
+    make_state(3, 4, 2);
+    assert_int_equal(replay_record(&r, TRACE_STATE, bytes), 0);
+    make_frame(3, 6, (const float[]){0.5f, 0.8f, 0.7f, 0, 0, 0});
+    assert_int_equal(replay_record(&r, TRACE_FRAME, bytes), 0);
+    persistence_count(&p, 0, &count);
+    assert_int_equal(count.early, 2); /* 0 and 2 */
+    assert_int_equal(count.late, 2);  /* 1 and 2 */
+    assert_int_equal(count.both, 1);
+    assert_int_equal(count.rows, 3);
+    assert_false(p.evicted);
+    replay_deinit(&r);
+    persistence_deinit(&p);
+}
+
+/* A layer's heads are added up, other layers' are not. A settled row that is missing is noticed. */
+static void test_persistence_heads(void **state) {
+    (void)state;
+    struct trace_shape shape = tiny_shape("h2o");
+    struct persistence p;
+    struct persistence_count count;
+    const uint32_t position[] = {1, 0};
+    const float on_0[] = {0, 2, 0, 0}, on_1[] = {2, 0, 0, 0};
+    const char *why;
+    shape.groups[0].kv_heads = 2;
+    shape.groups[1] = shape.groups[0];
+    shape.group_count = 2;
+    assert_int_equal(persistence_init(&p, &shape, 4, &why), 0);
+    struct persistence_frame early = {.rows = 2, .fresh = 2, .mass = (const float[]){2, 0}};
+    struct persistence_frame late = {.first = 2, .rows = 2, .fresh = 2, .settled = 2, .position = position};
+    for (uint32_t layer = 0; layer < 2; layer++)
+        for (uint32_t k = 0; k < 2; k++) {
+            persistence_add(&p, layer, k, &early);
+            late.mass = layer == 1 && k == 1 ? on_1 : on_0;
+            persistence_add(&p, layer, k, &late);
+        }
+    for (uint32_t layer = 0; layer < 2; layer++) {
+        persistence_count(&p, layer, &count);
+        assert_int_equal(count.early, 2);
+        assert_int_equal(count.late, 2);
+        assert_int_equal(count.both, layer == 0 ? 2 : 1);
+        assert_int_equal(count.rows, 4);
+    }
+    assert_false(p.evicted);
+    late.settled = 1;
+    persistence_add(&p, 0, 0, &late);
+    assert_true(p.evicted);
+    persistence_deinit(&p);
+}
+
+static void test_persistence_needs(void **state) {
+    (void)state;
+    struct trace_shape shape = tiny_shape("h2o");
+    struct persistence p;
+    const char *why;
+    assert_int_equal(persistence_init(&p, &shape, 1, &why), SCISSOR_EINVAL);
+    assert_non_null(strstr(why, "rows"));
+    persistence_deinit(&p);
+    size_t before = alloc_live();
+    for (size_t k = 0, code = 1; code; k++) {
+        alloc_fail_after(k, 1);
+        code = (size_t)(persistence_init(&p, &shape, 6, &why) != 0);
+        alloc_fail_never();
+        assert_true(code ? strcmp(why, "out of memory") == 0 : k > 3);
+        persistence_deinit(&p);
+        assert_int_equal(alloc_live(), before);
+    }
+    shape.groups[0].planes = PROTO_PLANE_LAST;
+    assert_int_equal(persistence_init(&p, &shape, 6, &why), SCISSOR_EINVAL);
+    assert_non_null(strstr(why, "mass"));
+    persistence_deinit(&p);
+}
+
 /* What the trace lacks is named. */
 static void test_needs(void **state) {
     (void)state;
@@ -360,6 +456,9 @@ int main(void) {
         cmocka_unit_test(test_damage),
         cmocka_unit_test(test_check),
         cmocka_unit_test(test_by_hand),
+        cmocka_unit_test(test_persistence),
+        cmocka_unit_test(test_persistence_heads),
+        cmocka_unit_test(test_persistence_needs),
         cmocka_unit_test(test_needs),
         cmocka_unit_test(test_disorder),
         cmocka_unit_test_teardown(test_slow_recorder, teardown),
