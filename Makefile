@@ -331,11 +331,15 @@ bench: all $(BENCHES) ## print timings as ratios to something measured in the sa
 demo: all model ## three model processes share one small pool
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) tests/demo.sh
 
-.PHONY: eval eval-quick
+.PHONY: eval eval-quick eval-passkey eval-persistence
 eval: all model ## compare policies and budgets over the texts in TEXTS= (an hour or more, says how long)
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) TEXTS=$(TEXTS) tests/eval.sh
 eval-quick: all model ## the same over two texts, 4,096 tokens of each: some minutes
 	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) TEXTS=$(TEXTS) tests/eval.sh quick
+eval-passkey: all model ## count who still knows a number hidden in one of two texts
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) TEXTS=$(TEXTS) tests/eval.sh passkey
+eval-persistence: all model ## show for each layer whether attention stays with the rows it looked at, of one text
+	$(Q)BUILD=$(BUILD) MODEL=$(MODEL) TEXTS=$(TEXTS) tests/eval_persistence.sh
 
 .PHONY: model
 model: ## fetch the test model into the cache directory (about 90 MB, once)

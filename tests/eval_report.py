@@ -1,6 +1,7 @@
-"""The figures of scissor-eval --json as a Markdown table and as a gnuplot script: KL against bytes, a line a method.
+"""Figures in JSON as a Markdown table and as a gnuplot script: those of scissor-eval (KL against bytes, a line a method),
+of scissor-eval --task passkey (a table alone) and of scissor-replay --persistence (by layer).
 
-    eval_report.py FIGURES.json TABLE.md PLOT.gnuplot
+    eval_report.py FIGURES.json TABLE.md [PLOT.gnuplot]
 """
 import json
 import sys
@@ -61,18 +62,70 @@ def plot(figures):
     yield "set grid"
     yield "set key outside right top"
     drawn = ", ".join(f"$line{i} using 1:2 with linespoints linewidth 2 title '{name}'" for i, name in enumerate(lines))
-    for terminal, name in (("svg size 900,500 dynamic background 'white'", "eval.svg"),
-                           ("pngcairo size 900,500", "eval.png")):
+    yield from both_pictures("eval", drawn)
+
+
+def both_pictures(name, drawn):
+    for terminal, kind in (("svg size 900,500 dynamic background 'white'", "svg"), ("pngcairo size 900,500", "png")):
         yield f"set terminal {terminal}"
-        yield f"set output '{name}'"
+        yield f"set output '{name}.{kind}'"
         yield f"plot {drawn}"
+
+
+def passkey_table(figures):
+    configs = figures["configurations"]
+    depths = configs[0]["depths"]
+    yield (f"{figures['model']}: five-digit numbers in {figures['texts']} texts of {figures['tokens']:,} tokens each, by "
+           f"depth, that the full cache knows at the end, and those of them that a session knows.\n")
+    yield "| method | budget | in all | " + " | ".join(f"{100 * depth['depth']:.0f} %" for depth in depths) + " |"
+    yield "|---|---|---|" + "---|" * len(depths)
+    yield f"| full cache | | {configs[0]['full']} | " + " | ".join(str(depth["full"]) for depth in depths) + " |"
+    for config in configs:
+        yield (f"| {method(config)} | {FIXED.get(config['budget'], config['budget'])} | {config['solved']} | " +
+               " | ".join(str(depth["solved"]) for depth in config["depths"]) + " |")
+
+
+def persistence_table(figures):
+    yield (f"Of the first {figures['half']:,} of {figures['tokens']:,} rows those with a mean probability above 1/"
+           f"{figures['half']:,}, over all KV heads of a layer: which part of those that have it under later query rows "
+           "had it under earlier ones, too, and which part of all rows the earlier and the later ones are.\n")
+    yield "| layer | persistence | earlier ones | later ones |"
+    yield "|---|---|---|---|"
+    for layer in figures["layers"] + [{**figures, "layer": "all"}]:
+        yield (f"| {layer['layer']} | {number(layer['ratio'], 4)} | {number(layer['share_early'], 4)} | "
+               f"{number(layer['share_late'], 4)} |")
+
+
+def persistence_plot(figures):
+    yield "$layers << EOD"
+    for layer in figures["layers"]:
+        if layer["ratio"] is not None:
+            yield f"{layer['layer']} {layer['ratio']} {layer['share_early']} {layer['share_late']}"
+    yield "EOD"
+    yield "set xrange [-0.5:*]"
+    yield "set yrange [0:1]"
+    yield "set xlabel 'layer'"
+    yield "set grid"
+    yield "set key outside right top"
+    yield from both_pictures(
+        "persistence", "$layers using 1:2 with linespoints linewidth 2 title 'later ones that were so earlier', "
+        "'' using 1:3 with linespoints linewidth 2 title 'earlier ones among all rows', "
+        "'' using 1:4 with linespoints linewidth 2 title 'later ones among all rows'")
+
+
+def reports(figures):
+    if figures.get("task") == "passkey":
+        return passkey_table(figures),
+    if "half" in figures:
+        return persistence_table(figures), persistence_plot(figures)
+    return table(figures), plot(figures)
 
 
 def main():
     source, *targets = sys.argv[1:]
     with open(source, encoding="utf-8") as stream:
         figures = json.load(stream)
-    for target, lines in zip(targets, (table(figures), plot(figures))):
+    for target, lines in zip(targets, reports(figures)):
         with open(target, "w", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in lines)
 

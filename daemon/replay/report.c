@@ -170,6 +170,7 @@ static struct persistence_count count_all(const struct persistence *p) {
 static void text_persistence(FILE *out, const struct persistence_count *count) {
     text_share(out, (double)count->both, (double)count->late);
     text_share(out, (double)count->early, (double)count->rows);
+    text_share(out, (double)count->late, (double)count->rows);
     fprintf(out, "\n");
 }
 
@@ -179,7 +180,7 @@ void report_persistence_text(FILE *out, const struct report *report) {
     fprintf(out, "%llu rows; of the first %llu of them, those with more than 1/%llu of the attention\n",
             (unsigned long long)p->tokens, (unsigned long long)p->half, (unsigned long long)p->half);
     text_losses(out, report);
-    fprintf(out, "\nlayer  late ones that      early ones\n       were early ones  of all rows\n");
+    fprintf(out, "\nlayer  late ones that  early ones   late ones\n       were early ones    of all      of all\n");
     for (uint32_t l = 0; l < p->layer_count; l++) {
         struct persistence_count layer;
         persistence_count(p, l, &layer);
@@ -193,7 +194,9 @@ void report_persistence_text(FILE *out, const struct report *report) {
 static void json_persistence(FILE *out, const struct persistence_count *count) {
     json_share(out, "ratio", (double)count->both, (double)count->late);
     fprintf(out, ", ");
-    json_share(out, "share", (double)count->early, (double)count->rows);
+    json_share(out, "share_early", (double)count->early, (double)count->rows);
+    fprintf(out, ", ");
+    json_share(out, "share_late", (double)count->late, (double)count->rows);
     fprintf(out, ", \"early\": %llu, \"late\": %llu, \"both\": %llu", (unsigned long long)count->early,
             (unsigned long long)count->late, (unsigned long long)count->both);
 }

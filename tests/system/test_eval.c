@@ -168,6 +168,15 @@ static void test_passkey(void **state) {
     for (size_t i = 0; i < 5; i++)
         assert_true(number(json_array_get(json_object_get(window, "depths"), i), "solved") == 0);
     json_decref(json);
+    char text[2048];
+    int status;
+    setenv("FIGURES", output, 1);
+    assert_int_equal(harness_shell("python3 tests/eval_report.py $FIGURES $FIGURES.md $FIGURES.gnuplot && "
+                                   "cat $FIGURES.md && test ! -e $FIGURES.gnuplot",
+                                   10000, text, sizeof text, &status),
+                     0);
+    if (status || !strstr(text, "\n| window f16 | 80 | ") || !strstr(text, "| 85 % | 95 % |\n"))
+        fail_msg("exit status %d: %s", status, text);
 }
 
 /* What `make eval` runs, on little: figures, table and, with gnuplot, the plot. */
@@ -197,10 +206,32 @@ static void test_table(void **state) {
     assert_non_null(strstr(text, "name a folder with TEXTS="));
 }
 
+/* What `make eval-persistence` runs, on little. */
+static void test_persistence(void **state) {
+    char text[8192], folder[64];
+    int status;
+    (void)state;
+    skip_if_told();
+    assert_int_equal(harness_directory(folder, sizeof folder), 0);
+    setenv("T", folder, 1);
+    setenv("EVAL_TOKENS", "192", 1);
+    assert_int_equal(harness_shell("cp /usr/share/common-licenses/GPL-3 $T/a.txt && TEXTS=$T EVAL_OUT=$T/out "
+                                   "tests/eval_persistence.sh",
+                                   100000, text, sizeof text, &status),
+                     0);
+    if (status || !strstr(text, "\n| 29 | ") || !strstr(text, "\n| all | "))
+        fail_msg("exit status %d: %s", status, text);
+    assert_int_equal(harness_shell("cd $T/out && test -s persistence.json && test -s persistence.md && "
+                                   "if command -v gnuplot >/dev/null; then test -s persistence.svg; fi",
+                                   10000, text, sizeof text, &status),
+                     0);
+    assert_int_equal(status, 0);
+}
+
 int main(void) {
     harness_init(240);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_figures), cmocka_unit_test(test_failures),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_figures),     cmocka_unit_test(test_failures),
                                        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_passkey),
-                                       cmocka_unit_test(test_table)};
+                                       cmocka_unit_test(test_table),       cmocka_unit_test(test_persistence)};
     return cmocka_run_group_tests_name("eval", tests, setup, NULL);
 }

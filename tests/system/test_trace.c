@@ -216,7 +216,7 @@ static void other_policies(void **state) {
     assert_int_equal(json_integer_value(json_object_get(result, "half")), (4 + 40) * 16 / 2);
     assert_int_equal(json_array_size(json_object_get(result, "layers")), model.layers);
     json_int_t both = json_integer_value(json_object_get(result, "both"));
-    assert_true(json_number_value(json_object_get(result, "share")) > 0);
+    assert_true(json_number_value(json_object_get(result, "share_early")) > 0);
     assert_true(both <= json_integer_value(json_object_get(result, "early")));
     assert_true(both <= json_integer_value(json_object_get(result, "late")));
     json_decref(result);
