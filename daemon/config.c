@@ -55,6 +55,14 @@ static char *config_next_line(char *line, int capacity, void *stream) {
     return line;
 }
 
+int daemon_config_reclaim(const char *rule, enum broker_reclaim *ret) {
+    bool lru = strcmp(rule, "lru") == 0;
+    if (!lru && strcmp(rule, "attention") != 0)
+        return SCISSOR_EINVAL;
+    *ret = lru ? BROKER_RECLAIM_LRU : BROKER_RECLAIM_ATTENTION;
+    return 0;
+}
+
 /* `option` is how the policy was given. */
 static int config_check_policy(const char *option, const char *name, char *why, size_t why_bytes) {
     if (policy_lookup(name))
@@ -65,6 +73,21 @@ static int config_check_policy(const char *option, const char *name, char *why, 
     return SCISSOR_EINVAL;
 }
 
+/* `option` is how the rule was given. */
+static int config_check_reclaim(const char *option, const char *rule, char *why, size_t why_bytes) {
+    enum broker_reclaim reclaim;
+    if (daemon_config_reclaim(rule, &reclaim) == 0)
+        return 0;
+    snprintf(why, why_bytes, "%s: there is no rule '%s'; there are: attention lru", option, rule);
+    return SCISSOR_EINVAL;
+}
+
+static int config_check_word(const char *name, const char *value, char *why, size_t why_bytes) {
+    if (strcmp(name, "policy") == 0)
+        return config_check_policy(name, value, why, why_bytes);
+    return strcmp(name, "reclaim") == 0 ? config_check_reclaim(name, value, why, why_bytes) : 0;
+}
+
 static int config_take(void *data, const char *section, const char *name, const char *value) {
     struct config_reader *r = data;
     char why[512];
@@ -72,7 +95,7 @@ static int config_take(void *data, const char *section, const char *name, const 
         snprintf(why, sizeof why, "%s stands in a section [%s]; expected no sections", name, section);
         config_refuse(r, why);
     } else if (daemon_options_set_from_file(r->options, name, value, why, sizeof why) < 0 ||
-               (strcmp(name, "policy") == 0 && config_check_policy(name, value, why, sizeof why) < 0))
+               config_check_word(name, value, why, sizeof why) < 0)
         config_refuse(r, why);
     return !r->wrong;
 }
@@ -108,6 +131,8 @@ int daemon_config_load(int argc, char **argv, struct daemon_options *ret, char *
     int r = daemon_options_parse(argc, argv, &options, why, why_bytes);
     if (r == 0)
         r = config_check_policy("--policy", options.policy, why, why_bytes);
+    if (r == 0)
+        r = config_check_reclaim("--reclaim", options.reclaim, why, why_bytes);
     if (r == 0 && !options.help && !options.version && !*options.man)
         r = daemon_config_read(&options, why, why_bytes);
     if (r == 0)

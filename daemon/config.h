@@ -3,7 +3,11 @@
 
 #include <stddef.h>
 
+#include "broker/broker.h"
 #include "daemon/options.h"
+
+/* What the option reclaim says: "attention" or "lru". EINVAL. */
+int daemon_config_reclaim(const char *rule, enum broker_reclaim *ret);
 
 /* Reads the file that options->config names, or DAEMON_CONFIG_FILE if it names none and that exists; then
  * options->config is the one that was read, or empty. What the command line gave stays above it. 0, or EINVAL with

@@ -113,6 +113,7 @@ static void main_fill_config(const struct daemon_options *options, struct broker
         (uint32_t)(options->client_sessions_max < options->sessions_max ? options->client_sessions_max
                                                                         : options->sessions_max);
     config->default_policy = options->policy;
+    (void)daemon_config_reclaim(options->reclaim, &config->reclaim); /* checked when it was read */
     config->orphan_wait_ns = options->orphan_wait_s * 1000000000u;
 }
 

@@ -28,6 +28,9 @@
     X(sessions_max, "sessions-max", NUMBER, LIVE, 1, 65536, "1024", "N", "sessions of all clients together")         \
     X(client_sessions_max, "client-sessions-max", NUMBER, LIVE, 1, 65536, "256", "N", "sessions of one client")      \
     X(policy, "policy", TEXT, LIVE, 1, 15, "pivotal", "NAME", "policy of sessions that name none")                   \
+    X(reclaim, "reclaim", TEXT, LIVE, 1, 15, "attention", "RULE",                                                    \
+      "whose lent memory comes back first: attention, of the session whose least important rows carry the least; "   \
+      "lru, of the one that was used longest ago")                                                                   \
     X(orphan_wait_s, "orphan-wait", NUMBER, LIVE, 1, 86400, "60", "S",                                               \
       "how long a session waits for its client after a restart, once the client's process has come back")            \
     X(descriptor_store, "descriptor-store", NUMBER, START, 0, 65536, "0", "N",                                       \

@@ -2,15 +2,13 @@
 #include "lockstep.h"
 
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
 #include "compare.h"
 #include "llama/attention_scissor.h"
 #include "llama/private_daemon.h"
 
-#define LOCKSTEP_ROWS 128u          /* tokens of a window */
-#define LOCKSTEP_CONNECT_TRIES 1500 /* of 20 ms, as a driver may take long to start */
+#define LOCKSTEP_ROWS 128u /* tokens of a window */
 
 /* One configuration's session, and what has been summed up over the tokens so far. */
 struct lockstep_session {
@@ -78,25 +76,6 @@ static int lockstep_pool(const struct lockstep *lockstep, uint32_t *ret_mib, str
     return 0;
 }
 
-static int lockstep_await_daemon(struct lockstep *lockstep, struct failure *failure) {
-    const struct timespec pause = {0, 20 * 1000 * 1000};
-    for (int try = 0; try < LOCKSTEP_CONNECT_TRIES; try++) {
-        struct scissor_client *client;
-        int r = scissor_connect(private_daemon_directory(lockstep->daemon), &client);
-        if (r == 0) {
-            scissor_disconnect(client);
-            return 0;
-        }
-        if (r != SCISSOR_ENODAEMON)
-            return failure_set(failure, r, "the private daemon: %s", scissor_strerror(r));
-        r = private_daemon_check(lockstep->daemon, failure);
-        if (r != 0)
-            return r;
-        nanosleep(&pause, NULL);
-    }
-    return failure_set(failure, SCISSOR_ETIMEDOUT, "the private daemon does not answer");
-}
-
 int lockstep_init(struct lockstep *lockstep, const struct eval_options *options, const struct model *model,
                   struct progress *progress, struct failure *failure) {
     uint32_t mib;
@@ -104,8 +83,9 @@ int lockstep_init(struct lockstep *lockstep, const struct eval_options *options,
         (struct lockstep){.options = options, .model = model, .progress = progress, .score_from = options->score_from};
     int r = lockstep_pool(lockstep, &mib, failure);
     if (r == 0)
-        r = private_daemon_start(mib, options->device, &lockstep->daemon, failure);
-    return r == 0 ? lockstep_await_daemon(lockstep, failure) : r;
+        r = private_daemon_start(&(struct private_daemon_options){.pool_mib = mib, .device = options->device},
+                                 &lockstep->daemon, failure);
+    return r == 0 ? private_daemon_await(lockstep->daemon, failure) : r;
 }
 
 void lockstep_deinit(struct lockstep *lockstep) {

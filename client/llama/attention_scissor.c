@@ -6,7 +6,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "alloc.h"
 #include "backend.h"
@@ -14,7 +13,6 @@
 #include "layout.h"
 #include "private_daemon.h"
 
-#define CONNECT_TRIES 1500     /* of 20 ms: 30 s for a private daemon to answer, of which a driver may take some */
 #define PRIVATE_MAX_WINDOW 1e6 /* rows; a larger history window is refused anyway */
 
 struct attention_scissor {
@@ -148,35 +146,23 @@ uint32_t attention_scissor_pool_mib(const struct model_shape *shape, const struc
     return mib > UINT32_MAX ? UINT32_MAX : (uint32_t)mib;
 }
 
-static int attention_scissor_connect_private(struct attention_scissor *scissor, const struct model_shape *shape,
-                                             const struct attention_scissor_options *options, struct failure *failure) {
-    const struct timespec pause = {0, 20 * 1000 * 1000};
+static int attention_scissor_start_private(struct attention_scissor *scissor, const struct model_shape *shape,
+                                           const struct attention_scissor_options *options, struct failure *failure) {
     uint32_t mib = options->pool_mib ? options->pool_mib : attention_scissor_pool_mib(shape, options);
-    int r = private_daemon_start(mib, options->device, &scissor->daemon, failure);
-    if (r != 0)
-        return r;
-    for (int try = 0; try < CONNECT_TRIES; try++) {
-        r = scissor_connect(private_daemon_directory(scissor->daemon), &scissor->client);
-        if (r == 0)
-            return 0;
-        if (r != SCISSOR_ENODAEMON)
-            return attention_scissor_fail_connect(private_daemon_directory(scissor->daemon), r, failure);
-        r = private_daemon_check(scissor->daemon, failure);
-        if (r != 0)
-            return r;
-        nanosleep(&pause, NULL);
-    }
-    return failure_set(failure, SCISSOR_ETIMEDOUT, "the private daemon does not answer");
+    const struct private_daemon_options daemon = {.pool_mib = mib, .device = options->device};
+    int r = private_daemon_start(&daemon, &scissor->daemon, failure);
+    return r == 0 ? private_daemon_await(scissor->daemon, failure) : r;
 }
 
 static int attention_scissor_connect(struct attention_scissor *scissor, const struct model_shape *shape,
                                      const struct attention_scissor_options *options, struct failure *failure) {
-    if (!options->directory)
-        return attention_scissor_connect_private(scissor, shape, options, failure);
-    int r = scissor_connect(options->directory, &scissor->client);
+    const char *directory = options->directory;
+    int r = directory ? 0 : attention_scissor_start_private(scissor, shape, options, failure);
     if (r != 0)
-        return attention_scissor_fail_connect(options->directory, r, failure);
-    return 0;
+        return r;
+    directory = directory ? directory : private_daemon_directory(scissor->daemon);
+    r = scissor_connect(directory, &scissor->client);
+    return r == 0 ? 0 : attention_scissor_fail_connect(directory, r, failure);
 }
 
 static int attention_scissor_open(struct attention_scissor *scissor, const struct model_shape *shape,

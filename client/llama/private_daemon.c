@@ -15,11 +15,13 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "scissor.h"
 
 /* A socket's path has 107 characters; the daemon's names need some of them. */
 #define PRIVATE_DIRECTORY_BYTES 64
 #define PRIVATE_PATH_BYTES 4096
 #define PRIVATE_STOP_MS 5000
+#define PRIVATE_CONNECT_TRIES 1500 /* of 20 ms */
 #define PRIVATE_EXEC_FAILED 127
 
 struct private_daemon {
@@ -88,7 +90,7 @@ static int private_daemon_open_log(const struct private_daemon *daemon, int flag
     return open(path, flags | O_CLOEXEC, 0600);
 }
 
-int private_daemon_start(uint32_t pool_mib, const char *device, struct private_daemon **ret_daemon,
+int private_daemon_start(const struct private_daemon_options *options, struct private_daemon **ret_daemon,
                          struct failure *failure) {
     char path[PRIVATE_PATH_BYTES], pool[32];
     struct private_daemon *daemon = scissor_calloc(1, sizeof(*daemon));
@@ -100,15 +102,18 @@ int private_daemon_start(uint32_t pool_mib, const char *device, struct private_d
         return r;
     }
     private_daemon_find(path);
-    snprintf(pool, sizeof(pool), "%uMiB", pool_mib);
-    char *const argv[] = {
-        path,           "--pool", pool, "--dir", daemon->directory, "--config", "/dev/null", device ? "--device" : NULL,
-        (char *)device, NULL};
+    snprintf(pool, sizeof(pool), "%uMiB", options->pool_mib);
+    const char *argv[16] = {path, "--pool", pool, "--dir", daemon->directory, "--config", "/dev/null"};
+    int argc = 7;
+    if (options->device)
+        argv[argc++] = "--device", argv[argc++] = options->device;
+    if (options->reclaim)
+        argv[argc++] = "--reclaim", argv[argc++] = options->reclaim;
     pid_t parent = getpid();
     int log = private_daemon_open_log(daemon, O_WRONLY | O_CREAT | O_APPEND);
     daemon->pid = log < 0 ? -1 : fork();
     if (daemon->pid == 0)
-        private_daemon_exec(path, argv, log, parent);
+        private_daemon_exec(path, (char *const *)argv, log, parent);
     if (daemon->pid < 0) {
         failure_write(failure, "cannot start a process: %s", strerror(errno));
         daemon->pid = 0;
@@ -150,6 +155,25 @@ int private_daemon_check(struct private_daemon *daemon, struct failure *failure)
     daemon->pid = 0;
     private_daemon_read_log(daemon, text);
     return failure_set(failure, SCISSOR_ENODAEMON, "the private daemon has ended; it said: %s", text);
+}
+
+int private_daemon_await(struct private_daemon *daemon, struct failure *failure) {
+    const struct timespec pause = {0, 20 * 1000 * 1000};
+    for (int try = 0; try < PRIVATE_CONNECT_TRIES; try++) {
+        struct scissor_client *client;
+        int r = scissor_connect(daemon->directory, &client);
+        if (r == 0) {
+            scissor_disconnect(client);
+            return 0;
+        }
+        if (r != SCISSOR_ENODAEMON)
+            return failure_set(failure, r, "the private daemon: %s", scissor_strerror(r));
+        r = private_daemon_check(daemon, failure);
+        if (r != 0)
+            return r;
+        nanosleep(&pause, NULL);
+    }
+    return failure_set(failure, SCISSOR_ETIMEDOUT, "the private daemon does not answer");
 }
 
 void private_daemon_stop(struct private_daemon *daemon) {

@@ -9,11 +9,19 @@
 
 struct private_daemon;
 
-/* Starts scissord, the one beside this executable or else the one in PATH, with a pool of `pool_mib` on `device` (as
- * scissord's --device; NULL: the host). It may not answer yet, and whether there is such a program only
- * private_daemon_check() tells. ESYSTEM: no directory or no process could be made. ENOMEM. */
-int private_daemon_start(uint32_t pool_mib, const char *device, struct private_daemon **ret_daemon,
+struct private_daemon_options {
+    uint32_t pool_mib;
+    const char *device, *reclaim; /* as scissord's --device and --reclaim; NULL: its default */
+};
+
+/* Starts scissord, the one beside this executable or else the one in PATH. It may not answer yet, and whether there is
+ * such a program only private_daemon_check() tells. ESYSTEM: no directory or no process could be made. ENOMEM. */
+int private_daemon_start(const struct private_daemon_options *options, struct private_daemon **ret_daemon,
                          struct failure *failure);
+
+/* Waits until it answers, for half a minute at most, as a driver may take long to start. ETIMEDOUT; ENODAEMON: it has
+ * ended. */
+int private_daemon_await(struct private_daemon *daemon, struct failure *failure);
 
 const char *private_daemon_directory(const struct private_daemon *daemon);
 

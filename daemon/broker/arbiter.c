@@ -4,7 +4,7 @@
  * measured when it last settled (0 if its policy gathers no mass). Memory is taken a segment at a time from the group
  * with the lowest value, which rises with each page taken, as the rows that are left are the better ones. What is
  * guaranteed is never touched. Taking means to set a target; idle sessions shrink at once, others with their next
- * settle. */
+ * settle. An operator who prefers it has memory taken from whoever was used longest ago instead. */
 #include <math.h>
 #include <utlist.h>
 
@@ -126,8 +126,11 @@ static double worth(const struct session *s, const struct session_group *g) {
     return g->value * s->priority / 100;
 }
 
-/* The same, when what it has been told to give is gone. */
-static double worth_now(const struct session *s, const struct session_group *g) {
+/* The same, when what it has been told to give is gone. With BROKER_RECLAIM_LRU a session's rows are all worth the
+ * same: so much that those of one that was used before go first. */
+static double worth_now(const struct broker *b, const struct session *s, const struct session_group *g) {
+    if (b->config.reclaim == BROKER_RECLAIM_LRU)
+        return (double)s->last_ns;
     uint32_t taken = g->target_pages < g->shown_pages ? g->shown_pages - g->target_pages : 0;
     return worth(s, g) * (1 + taken);
 }
@@ -142,7 +145,7 @@ static struct session_group *cheapest(const struct broker *b, const struct reach
             continue;
         for (uint32_t i = 0; i < s->group_count; i++) {
             struct session_group *g = &s->groups[i];
-            double value = worth_now(s, g);
+            double value = worth_now(b, s, g);
             if (value >= best_worth || next_target(g) == JOB_NO_TARGET)
                 continue;
             best = g;
@@ -235,10 +238,15 @@ void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64
     start_all(b, pool, now);
 }
 
+/* What may be taken for a session that wants to grow: everything worth less. */
+static double worth_of_growth(const struct broker *b, const struct session *s, const struct session_group *g) {
+    return b->config.reclaim == BROKER_RECLAIM_LRU ? INFINITY : worth(s, g) / CLEARLY;
+}
+
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
                        uint64_t bytes, uint64_t now) {
     struct pool *pool = grower->pool;
-    struct reach reach = {.pool = pool, .except = grower, .below = worth(grower, group) / CLEARLY, .now = now};
+    struct reach reach = {.pool = pool, .except = grower, .below = worth_of_growth(b, grower, group), .now = now};
     bytes = minus(bytes, waits_for_release(b, pool) + asked_for(b, pool, true));
     if (!pool->waiting)
         take(b, &reach, bytes);

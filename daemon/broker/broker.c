@@ -90,6 +90,7 @@ int broker_reconfigure(struct broker *b, const struct broker_config *config) {
     b->config.sessions_max = config->sessions_max;
     b->config.sessions_per_peer_max = config->sessions_per_peer_max;
     b->config.default_policy = policy->name;
+    b->config.reclaim = config->reclaim;
     b->config.orphan_wait_ns = config->orphan_wait_ns;
     return 0;
 }

@@ -54,6 +54,12 @@ struct broker_kept {
     int fd;
 };
 
+/* Whose lent memory comes back first. */
+enum broker_reclaim {
+    BROKER_RECLAIM_ATTENTION, /* of the session whose least important rows carry the least */
+    BROKER_RECLAIM_LRU,       /* of the session that was used longest ago */
+};
+
 struct broker_config {
     struct broker_pool_config pools[BROKER_MAX_POOLS];
     uint32_t pool_count;
@@ -62,6 +68,7 @@ struct broker_config {
     uint32_t sessions_max;   /* over all peers */
     uint32_t sessions_per_peer_max;
     const char *default_policy;
+    enum broker_reclaim reclaim;
     uint64_t seed; /* of tokens' and epoch's generator when `random` is NULL: simulators */
     /* Fills bytes with secrets; 0 or negative errno. */
     int (*random)(void *bytes, size_t size);
@@ -81,9 +88,10 @@ void broker_config_init(struct broker_config *config);
 
 /* 0 or a negative scissor_error. */
 int broker_new(const struct broker_config *config, struct broker **ret_broker);
-/* Takes over what may change at any time: score wait, orphans' wait, default policy and limits of sessions and of the
- * queue; the rest of `config` is not looked at. What is open or waits stays. 0, or EINVAL: nothing has changed.
- * `config` may have been made by broker_config_init(), and default_policy need not outlive the call. */
+/* Takes over what may change at any time: score wait, orphans' wait, default policy, who gives lent memory back, and
+ * limits of sessions and of the queue; the rest of `config` is not looked at. What is open or waits stays. 0, or
+ * EINVAL: nothing has changed. `config` may have been made by broker_config_init(), and default_policy need not outlive
+ * the call. */
 int broker_reconfigure(struct broker *b, const struct broker_config *config);
 /* Takes over the sessions of the process before from what its store had; before the first peer. All descriptors in
  * `kept` are taken, and the list is left without them (fd -1); what belongs to no session any more is dropped. A

@@ -260,6 +260,28 @@ static void test_growth_takes_from_the_worthless(void **state) {
     assert_int_equal(rig_head(&rig.sessions[high], 0)[0], before);
 }
 
+/* With reclaim = lru it is not the mass that counts: the one that has done nothing for longest gives first. */
+static void test_least_recently_used_goes_first(void **state) {
+    (void)state;
+    rig_init(&rig, 24 * MIB, true);
+    struct broker_config config;
+    broker_config_init(&config);
+    config.reclaim = BROKER_RECLAIM_LRU;
+    assert_int_equal(broker_reconfigure(rig.broker, &config), 0);
+    int first = open_one(192, 8192, "scissorhands"), second = open_one(192, 8192, "scissorhands");
+    fill(first, 1, 24);
+    rig_pass(&rig, MS);
+    fill(second, 0.25f, 24);
+    uint32_t first_rows = rig_head(&rig.sessions[first], 0)[0];
+    rig_pass(&rig, MS);
+    int third = open_one(192, 8192, "scissorhands");
+    rig_pass(&rig, MS);
+    fill(third, 0, 40);
+    assert_true(rig_head(&rig.sessions[first], 0)[0] < first_rows);
+    assert_true(rig_head(&rig.sessions[first], 0)[0] >= 128);
+    assert_true(rig_head(&rig.sessions[third], 0)[0] > 1000);
+}
+
 /* ---------- ends ---------- */
 
 static void test_operator_close(void **state) {
@@ -486,6 +508,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_requests, teardown),
         cmocka_unit_test_teardown(test_least_mass_goes_first, teardown),
         cmocka_unit_test_teardown(test_growth_takes_from_the_worthless, teardown),
+        cmocka_unit_test_teardown(test_least_recently_used_goes_first, teardown),
         cmocka_unit_test_teardown(test_operator_close, teardown),
         cmocka_unit_test_teardown(test_operator_close_is_polite, teardown),
         cmocka_unit_test_teardown(test_operator_close_in_settle, teardown),

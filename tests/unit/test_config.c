@@ -84,6 +84,7 @@ static void test_refusals(void **state) {
         {"sessions-max = 0\n", "1: sessions-max: '0' is not a number in range; expected e.g. 1024 (1 .. 65536)"},
         {"verbose = maybe\n", "1: verbose: 'maybe' is neither yes nor no; expected yes or no"},
         {"dir =\n", "1: dir: '' is not a text of 1 to 90 bytes"},
+        {"reclaim = age\n", "1: reclaim: there is no rule 'age'; there are: attention lru"},
         {"policy = magic\n", "1: policy: there is no policy 'magic'; there are: "},
         {"colour = red\n", "1: unknown option 'colour'; expected one of: pool device dir score-wait "},
         {"Pool = 8GiB\n", "1: unknown option 'Pool'; expected one of: "},

@@ -65,13 +65,17 @@ static void assert_gone(const char *directory, pid_t pid) {
     assert_int_equal(errno, ESRCH);
 }
 
+static int start(uint32_t pool_mib, struct private_daemon **ret_daemon) {
+    return private_daemon_start(&(struct private_daemon_options){.pool_mib = pool_mib}, ret_daemon, &failure);
+}
+
 static void test_start_stop(void **state) {
     (void)state;
     struct private_daemon *daemon;
     char directory[128], line[256], wanted[256];
     size_t live = alloc_live();
     write_script("echo $$ \"$@\" >\"$4/told\"; exec sleep 60");
-    assert_int_equal(private_daemon_start(77, NULL, &daemon, &failure), 0);
+    assert_int_equal(start(77, &daemon), 0);
     snprintf(directory, sizeof(directory), "%s", private_daemon_directory(daemon));
     pid_t pid = wait_for_script(daemon, line, sizeof(line));
     snprintf(wanted, sizeof(wanted), "--pool 77MiB --dir %s --config /dev/null\n", directory);
@@ -83,14 +87,15 @@ static void test_start_stop(void **state) {
     private_daemon_stop(NULL);
 }
 
-static void test_device(void **state) {
+static void test_options(void **state) {
     (void)state;
     struct private_daemon *daemon;
     char line[256];
     write_script("echo $$ \"$@\" >\"$4/told\"; exec sleep 60");
-    assert_int_equal(private_daemon_start(1, "cuda:1", &daemon, &failure), 0);
+    const struct private_daemon_options options = {1, "cuda:1", "lru"};
+    assert_int_equal(private_daemon_start(&options, &daemon, &failure), 0);
     wait_for_script(daemon, line, sizeof(line));
-    assert_non_null(strstr(line, " --device cuda:1\n"));
+    assert_non_null(strstr(line, " --device cuda:1 --reclaim lru\n"));
     private_daemon_stop(daemon);
 }
 
@@ -108,7 +113,7 @@ static void test_ends_by_itself(void **state) {
     struct private_daemon *daemon;
     char directory[128];
     write_script("echo the pool is too large >&2; exit 3");
-    assert_int_equal(private_daemon_start(1, NULL, &daemon, &failure), 0);
+    assert_int_equal(start(1, &daemon), 0);
     snprintf(directory, sizeof(directory), "%s", private_daemon_directory(daemon));
     assert_int_equal(wait_for_end(daemon), SCISSOR_ENODAEMON);
     assert_non_null(strstr(failure.text, "the pool is too large"));
@@ -123,7 +128,7 @@ static void test_not_found(void **state) {
     char kept[4096];
     snprintf(kept, sizeof(kept), "%s", getenv("PATH"));
     setenv("PATH", "/nonexistent", 1);
-    assert_int_equal(private_daemon_start(1, NULL, &daemon, &failure), 0);
+    assert_int_equal(start(1, &daemon), 0);
     assert_int_equal(wait_for_end(daemon), SCISSOR_ENODAEMON);
     assert_non_null(strstr(failure.text, "--socket"));
     private_daemon_stop(daemon);
@@ -134,14 +139,14 @@ static void test_no_memory(void **state) {
     (void)state;
     struct private_daemon *daemon = NULL;
     alloc_fail_after(0, 1);
-    assert_int_equal(private_daemon_start(1, NULL, &daemon, &failure), SCISSOR_ENOMEM);
+    assert_int_equal(start(1, &daemon), SCISSOR_ENOMEM);
     alloc_fail_never();
     assert_null(daemon);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_start_stop), cmocka_unit_test(test_device),    cmocka_unit_test(test_ends_by_itself),
+        cmocka_unit_test(test_start_stop), cmocka_unit_test(test_options),   cmocka_unit_test(test_ends_by_itself),
         cmocka_unit_test(test_not_found),  cmocka_unit_test(test_no_memory),
     };
     harness_init(60);

@@ -93,6 +93,7 @@ static void test_defaults(void **state) {
     assert_int_equal(o.score_wait_ms, 200);
     assert_int_equal(o.sessions_max, 1024);
     assert_string_equal(o.policy, "pivotal");
+    assert_string_equal(o.reclaim, "attention");
 }
 
 static void test_refusals(void **state) {
