@@ -1,5 +1,6 @@
 /* rig.c - see rig.h. */
 #include "rig.h"
+#include "recorded.h"
 #include "trace.h"
 
 #include <fcntl.h>
@@ -333,6 +334,8 @@ static void deliver(struct rig *r, int peer, const struct broker_action *a) {
         break;
     case PROTO_RECORDED:
         on_recorded(r, &body.recorded, entries, h.count);
+        if (r->recorders)
+            recorded_take(&r->recorders[peer], &body.recorded, entries, h.count);
         break;
     case PROTO_POSITIONS_ARE:
         on_positions(asked, &h, &body.positions, entries);

@@ -14,6 +14,8 @@
 #include "fake_store.h"
 #include "scissor_error.h"
 
+struct recorded;
+
 #define RIG_PEERS 8
 #define RIG_UID 1000
 #define RIG_OWNER_UID 500 /* of the daemon */
@@ -81,9 +83,10 @@ struct rig {
     uint64_t early_settles; /* refused, as the client's work had not ended */
     struct {
         uint64_t records, bytes, next, lost;
-        uint32_t type; /* of the last one */
-        bool whole;    /* of the last STATE */
-    } recorded;        /* of what was sent to recorders */
+        uint32_t type;          /* of the last one */
+        bool whole;             /* of the last STATE */
+    } recorded;                 /* of what was sent to recorders */
+    struct recorded *recorders; /* [RIG_PEERS] get all of it, too; NULL, or the test's */
     uint64_t answers;
     struct proto_answer answer;
     uint8_t answer_entries[PROTO_ANSWER_MAX];

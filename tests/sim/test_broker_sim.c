@@ -234,6 +234,24 @@ static void do_limits(void) {
             places[i].least[g] = (uint32_t)r.value[0];
 }
 
+/* A tool begins to read along, or says what it has read: often enough to lose nothing, or not. */
+static void do_record(void) {
+    int i = any_session(), peer = any_peer();
+    if (i < 0 || peer < 0)
+        return;
+    struct recorded *r = &recorders[peer];
+    struct proto_record_read read = {.session = r->shape.session, .bytes = r->unread};
+    struct proto_record asked = {.session = rig.sessions[i].id + (below(20) == 0)};
+    if (r->begun && below(3) == 0) {
+        r->unread = 0;
+        rig_send(&rig, peer, PROTO_RECORD_READ, 0, &read, NULL, 0);
+    } else if (!r->begun || below(10) == 0) {
+        bool begun = r->begun;
+        rig_send(&rig, peer, PROTO_RECORD, ++rig.last_request, &asked, NULL, 0);
+        tally.recordings += !begun && r->begun;
+    }
+}
+
 static void do_job(void) {
     if (rig.job_count)
         rig_job(&rig, below(rig.job_count));
@@ -248,6 +266,7 @@ static void do_disconnect(void) {
     if (peer < 0)
         return;
     tally.died++;
+    recorded_stop(&recorders[peer]);
     if (gpu && below(2))
         rig_hang_up(&rig, peer);
     else
@@ -312,6 +331,8 @@ static void do_restart(void) {
     rig.config.pools[0].limit_bytes = stat.limit_bytes; /* a smaller one would not have room for all */
     for (int peer = 0; peer < RIG_PEERS; peer++)        /* that of what it had open nothing is left */
         rig_exit(&rig, peer);
+    for (int peer = 0; peer < RIG_PEERS; peer++)
+        recorded_stop(&recorders[peer]);
     rig_restart(&rig);
     tally.restarts++;
     broker_pool_stat(rig.broker, 0, rig.now, &stat);
@@ -365,7 +386,9 @@ static void do_release(void) {
 }
 
 static void do_connect(void) {
-    (void)rig_connect_as(&rig, below(3) ? RIG_UID : RIG_OWNER_UID);
+    int peer = rig_connect_as(&rig, below(3) ? RIG_UID : RIG_OWNER_UID);
+    if (peer >= 0)
+        recorded_stop(&recorders[peer]); /* if the one before was hung up on */
 }
 
 /* ---------- what must hold ---------- */
@@ -386,6 +409,22 @@ static void check_client(const struct rig_session *s) {
         }
 }
 
+/* Whoever records a session and has missed nothing knows how many rows each head holds. */
+static void check_recorded(void) {
+    int peer = any_peer();
+    const struct recorded *r = peer >= 0 ? &recorders[peer] : NULL;
+    if (!r || !r->begun || r->blind || !r->replay.begun)
+        return;
+    for (int i = 0; i < RIG_SESSIONS; i++) {
+        const struct rig_session *s = &rig.sessions[i];
+        if (s->peer < 0 || s->id != r->shape.session || s->closed || s->control->generation != r->replay.generation)
+            continue;
+        for (uint32_t h = 0; h < r->replay.head_count; h++)
+            MUST(rig_head(s, h)[0] == r->replay.heads[h].settled);
+        tally.compared++;
+    }
+}
+
 static void check_all(void) {
     struct proto_pool_stat stat;
     uint64_t charged = 0;
@@ -402,6 +441,7 @@ static void check_all(void) {
     int i = any_session();
     if (i >= 0 && rig.job_count == 0)
         check_client(&rig.sessions[i]);
+    check_recorded();
 }
 
 /* ---------- the run ---------- */
@@ -412,7 +452,7 @@ static const struct {
 } operations[] = {
     {do_open, 6},     {do_frame, 30},  {do_old_frame, 5}, {do_settle, 40}, {do_positions, 2}, {do_close, 1},
     {do_step, 20},    {do_job, 40},    {do_pass, 8},      {do_connect, 3}, {do_control, 3},   {do_limits, 3},
-    {do_failures, 2}, {do_release, 4}, {do_recovery, 6},  {do_device, 12}, {do_exit, 1},
+    {do_failures, 2}, {do_release, 4}, {do_recovery, 6},  {do_device, 12}, {do_exit, 1},      {do_record, 2},
 };
 
 static void one_step(void) {
@@ -506,6 +546,7 @@ static void epoch(uint64_t steps) {
         rig_add_gpu(&rig, (12 + below(20)) * MIB);
         MUST(broker_new(&rig.config, &rig.broker) == 0);
     }
+    rig.recorders = recorders;
     memset(places, 0, sizeof places);
     for (size_t i = 0; i < KEPT_FRAMES; i++)
         old[i].size = 0;
@@ -536,6 +577,12 @@ static void epoch(uint64_t steps) {
         tally.gpu_settles += stat.settles;
     }
     rig_deinit(&rig);
+    for (size_t i = 0; i < RIG_PEERS; i++) {
+        recorded_stop(&recorders[i]);
+        tally.records += recorders[i].records;
+        tally.records_lost += recorders[i].lost;
+        recorders[i] = (struct recorded){0};
+    }
     MUST(store.count == 0);
     fake_store_deinit(&store);
     MUST(alloc_live() == live);
@@ -556,15 +603,19 @@ static void test_sim(void **state) {
     printf("opened %llu, refused %llu, closed %llu, settles %llu, segments reclaimed %llu, frames folded %llu, "
            "peers died %llu, failures %llu, restarts %llu, sessions reattached %llu, limits set %llu; on the device: "
            "settles %llu, before the step's work was done %llu, "
-           "sessions quarantined %llu, devices lost %llu\n",
+           "sessions quarantined %llu, devices lost %llu; recordings %llu of %llu records, lost %llu, compared %llu\n",
            (unsigned long long)tally.opened, (unsigned long long)tally.refused, (unsigned long long)tally.closed,
            (unsigned long long)tally.settles, (unsigned long long)tally.reclaims, (unsigned long long)tally.folded,
            (unsigned long long)tally.died, (unsigned long long)tally.failures, (unsigned long long)tally.restarts,
            (unsigned long long)tally.reattached, (unsigned long long)tally.limits,
            (unsigned long long)tally.gpu_settles, (unsigned long long)tally.early_settles,
-           (unsigned long long)tally.quarantined, (unsigned long long)tally.devices_lost);
+           (unsigned long long)tally.quarantined, (unsigned long long)tally.devices_lost,
+           (unsigned long long)tally.recordings, (unsigned long long)tally.records,
+           (unsigned long long)tally.records_lost, (unsigned long long)tally.compared);
+    assert_true(steps < 10000 || (tally.recordings && tally.compared));
     assert_true(steps < 10000 || (tally.settles && tally.reclaims && tally.folded && tally.refused));
     assert_true(steps < 100000 || (tally.gpu_settles && tally.early_settles && tally.quarantined));
+    assert_true(steps < 100000 || tally.records_lost);
 }
 
 int main(void) {

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "sim/recorded.h"
 #include "sim/rig.h"
 
 #define MIB (1024ull * 1024)
@@ -25,6 +26,7 @@ static bool clean; /* in this epoch nothing fails but clients */
 static bool gpu;   /* in this epoch there is a second pool, on a device */
 static bool kept;  /* in this epoch sessions outlive the broker, which ends now and then */
 static struct fake_store store;
+static struct recorded recorders[RIG_PEERS]; /* what each peer's recording has brought */
 
 /* Frames that were sent or held back, to be sent (again) later. */
 static struct old {
@@ -42,6 +44,7 @@ static struct place {
 /* What happened, to be printed: a sim that does nothing passes, too. */
 static struct {
     uint64_t opened, refused, closed, settles, reclaims, folded, died, failures, restarts, reattached, limits;
+    uint64_t recordings, records, records_lost, compared;
     uint64_t gpu_settles, early_settles, quarantined, devices_lost;
 } tally;
 

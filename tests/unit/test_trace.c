@@ -450,6 +450,46 @@ static void test_who_may_record(void **state) {
     assert_int_equal(rig.peers[other].code, SCISSOR_ENOSESSION);
 }
 
+/* Of the allocations that begin a recording the k-th fails, or all from it on: the recorder is refused, hung up on or
+ * misses a record; the session goes on, and somebody else may record it. True if none failed. */
+static bool begin_without_memory(size_t k, size_t failures) {
+    size_t live = alloc_live();
+    rig_init(&rig, 256 * MIB, true);
+    int s = open_one(256), peer = rig_connect(&rig);
+    period(s);
+    alloc_fail_after(k, failures);
+    record(peer, s);
+    alloc_fail_never();
+    broker_check(rig.broker);
+    bool hung_up = !rig.peers[peer].handle, refused = !hung_up && rig.peers[peer].code,
+         whole = !hung_up && !refused && rig.recorded.records == 2;
+    if (refused)
+        assert_int_equal(rig.peers[peer].code, SCISSOR_ENOMEM);
+    if (!hung_up && !refused && !whole)
+        assert_int_equal(rig.recorded.records, 1); /* without rows, which the next state brings */
+    uint64_t before = rig.recorded.records;
+    if (hung_up || refused)
+        record(rig_connect(&rig), s);
+    period(s);
+    assert_int_equal(rig.recorded.lost, hung_up || refused || whole ? 0 : 2); /* the state, and the frame after it */
+    assert_true(rig.recorded.records > before);
+    assert_int_equal(rig.recorded.type, TRACE_STATE);
+    rig_deinit(&rig);
+    assert_int_equal(alloc_live(), live);
+    return whole;
+}
+
+static void test_begin_without_memory(void **state) {
+    (void)state;
+    const size_t failures[] = {1, SIZE_MAX};
+    for (size_t i = 0; i < 2; i++) {
+        size_t k = 0;
+        while (!begin_without_memory(k, failures[i]))
+            k++;
+        assert_true(k >= 3 && k < 100); /* the heads' counts, the shape, the state */
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file),
@@ -463,6 +503,7 @@ int main(void) {
         cmocka_unit_test(test_disorder),
         cmocka_unit_test_teardown(test_slow_recorder, teardown),
         cmocka_unit_test_teardown(test_who_may_record, teardown),
+        cmocka_unit_test(test_begin_without_memory),
     };
     return cmocka_run_group_tests_name("traces", tests, NULL, NULL);
 }
