@@ -1,4 +1,5 @@
-/* test_broker_sim.h - what the simulator of test_broker_sim.c has: its dice, its clients, and what it has counted. */
+/* test_broker_sim.h - what the simulator of test_broker_sim.c has: its dice, its clients, its recorders, and what it
+ * has counted. */
 #pragma once
 
 #include <stdio.h>
@@ -84,4 +85,40 @@ static inline int any_session(void) {
 /* Its client may send a request. */
 static inline int free_session(void) {
     return session_where(true);
+}
+
+/* ---------- recorders ---------- */
+
+/* A tool begins to read along, or says what it has read: often enough to lose nothing, or not. */
+static inline void do_record(void) {
+    int i = any_session(), peer = any_peer();
+    if (i < 0 || peer < 0)
+        return;
+    struct recorded *r = &recorders[peer];
+    struct proto_record_read read = {.session = r->shape.session, .bytes = r->unread};
+    struct proto_record asked = {.session = rig.sessions[i].id + (below(20) == 0)};
+    if (r->begun && below(3) == 0) {
+        r->unread = 0;
+        rig_send(&rig, peer, PROTO_RECORD_READ, 0, &read, NULL, 0);
+    } else if (!r->begun || below(10) == 0) {
+        bool begun = r->begun;
+        rig_send(&rig, peer, PROTO_RECORD, ++rig.last_request, &asked, NULL, 0);
+        tally.recordings += !begun && r->begun;
+    }
+}
+
+/* Whoever records a session and has missed nothing knows how many rows each head holds. */
+static inline void check_recorded(void) {
+    int peer = any_peer();
+    const struct recorded *r = peer >= 0 ? &recorders[peer] : NULL;
+    if (!r || !r->begun || r->blind || !r->replay.begun)
+        return;
+    for (int i = 0; i < RIG_SESSIONS; i++) {
+        const struct rig_session *s = &rig.sessions[i];
+        if (s->peer < 0 || s->id != r->shape.session || s->closed || s->control->generation != r->replay.generation)
+            continue;
+        for (uint32_t h = 0; h < r->replay.head_count; h++)
+            MUST(rig_head(s, h)[0] == r->replay.heads[h].settled);
+        tally.compared++;
+    }
 }
