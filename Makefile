@@ -160,7 +160,8 @@ $(BUILD)/scissor-run: $(LLAMA_O) $(BUILD)/libscissor.a
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg libpcre2-8 openblas) -lm
 
-$(BUILD)/scissor-eval: $(EVAL_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) $(BUILD)/libscissor.a
+$(BUILD)/scissor-eval: $(EVAL_O) $(filter-out $(BUILD)/client/llama/main.o,$(LLAMA_O)) \
+		$(call obj,$(addprefix client/ctl/,link.c place.c fail.c)) $(BUILD)/libscissor.a
 	$(call say,LINK)
 	$(Q)$(CC) $^ -o $@ $(LDFLAGS_ALL) $(call LIBS,nanomsg libpcre2-8 openblas) -lm
 

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,30 +26,6 @@ static const struct {
     CTL_OPTION_MAP(CTL_OPTION_ROW)
 #undef CTL_OPTION_ROW
 };
-
-/* Where ctl_fail() writes to; NULL: standard error. */
-static char *captured;
-static size_t captured_size;
-
-void ctl_fail_capture(char *text, size_t size) {
-    captured = text;
-    captured_size = size;
-}
-
-int ctl_fail(int status, const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    if (captured) {
-        vsnprintf(captured, captured_size, format, arguments);
-    } else {
-        fflush(stdout);
-        fputs("scissorctl: ", stderr);
-        vfprintf(stderr, format, arguments);
-        fputc('\n', stderr);
-    }
-    va_end(arguments);
-    return status;
-}
 
 const struct ctl_command *ctl_command_find(const char *name) {
     for (const struct ctl_command *c = ctl_commands; c->name; c++)

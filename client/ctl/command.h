@@ -8,14 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum ctl_exit {
-    CTL_DONE = 0,
-    CTL_REFUSED = 1,     /* the daemon said no, or something failed on the way */
-    CTL_USAGE = 2,       /* the command line is wrong */
-    CTL_NOT_RUNNING = 3, /* nobody listens on the control socket */
-    CTL_WARNING = 10,    /* `doctor` has something to warn of */
-    CTL_CRITICAL = 20,   /* `doctor` found something critical */
-};
+#include "fail.h"
 
 /* X(name, long option, argument or NULL, text). The order gives each option its bit, CTL_OPTION_*. */
 #define CTL_OPTION_MAP(X)                                                                            \
@@ -137,9 +130,3 @@ const struct ctl_command *ctl_command_find(const char *name);
 /* Fills in *ctl and *ret_command from a command line; a --help becomes the command `help`. 0 or CTL_USAGE, having said
  * why on standard error. */
 int ctl_parse(int argc, char **argv, struct ctl *ctl, const struct ctl_command **ret_command);
-
-/* Writes "scissorctl: ..." to standard error and returns `status`. */
-int ctl_fail(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
-/* From now on ctl_fail() writes what it would say into `text` and nothing to standard error, for those who show it
- * elsewhere; NULL ends that. */
-void ctl_fail_capture(char *text, size_t size);

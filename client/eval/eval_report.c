@@ -34,8 +34,10 @@ static void json_write_figures(FILE *stream, const char *name, size_t size, cons
     json_write_number(stream, "ppl_ratio", figures_ppl_ratio(figures));
     json_write_number(stream, "kl", figures->kl);
     json_write_number(stream, "top1", figures->top1);
-    fprintf(stream, ", \"bytes_peak\": %.0f, \"bytes_mean\": %.0f, \"bytes_full\": %.0f, \"rows\": %.0f}",
-            figures->bytes_peak, figures->bytes_mean, figures->bytes_full, figures->rows);
+    fprintf(stream,
+            ", \"bytes_peak\": %.0f, \"bytes_mean\": %.0f, \"bytes_full\": %.0f, \"bytes_daemon\": %.0f, "
+            "\"rows\": %.0f}",
+            figures->bytes_peak, figures->bytes_mean, figures->bytes_full, figures->bytes_daemon, figures->rows);
 }
 
 static void json_write_interval(FILE *stream, const char *lead, const struct interval *interval) {

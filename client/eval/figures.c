@@ -28,6 +28,7 @@ void figures_mean(const struct figures *texts, size_t count, struct figures *ret
         mean.bytes_peak += part * texts[i].bytes_peak;
         mean.bytes_mean += part * texts[i].bytes_mean;
         mean.bytes_full += part * texts[i].bytes_full;
+        mean.bytes_daemon += part * texts[i].bytes_daemon;
         mean.rows += part * texts[i].rows;
     }
     *ret = mean;

@@ -11,7 +11,8 @@ struct figures {
     double kl, top1;          /* nats a token; share of the positions */
     double right, right_full; /* share of the positions whose likeliest token came; of the full cache's */
     double bytes_peak, bytes_mean, bytes_full;
-    double rows; /* most that a KV head held */
+    double bytes_daemon; /* that the daemon charges at the end beside the rows' memory */
+    double rows;         /* most that a KV head held */
 };
 
 /* Perplexity over that of the full cache; of a mean the geometric one. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "charge.h"
 #include "compare.h"
 #include "llama/attention_scissor.h"
 #include "llama/private_daemon.h"
@@ -232,10 +233,18 @@ static int lockstep_read(struct lockstep_text *text, struct failure *failure) {
     return r;
 }
 
-static struct figures lockstep_figures(const struct lockstep_text *text, const struct lockstep_session *session) {
+/* The session is still open: the daemon says what it charges for it. */
+static int lockstep_figures(const struct lockstep_text *text, const struct lockstep_session *session,
+                            struct figures *ret, struct failure *failure) {
     uint32_t tokens = text->lockstep->options->tokens;
     double scored = session->scored;
-    return (struct figures){.tokens = tokens,
+    uint64_t bytes_daemon = 0;
+    struct attention_stat stat;
+    session->attention->stat(session->attention, &stat);
+    int r = charge_beside_rows(private_daemon_directory(text->lockstep->daemon), stat.session, &bytes_daemon, failure);
+    if (r != 0)
+        return r;
+    *ret = (struct figures){.tokens = tokens,
                             .scored = scored,
                             .nll = session->sum.nll / scored,
                             .nll_full = session->sum.nll_full / scored,
@@ -246,7 +255,9 @@ static struct figures lockstep_figures(const struct lockstep_text *text, const s
                             .bytes_peak = (double)session->bytes_peak,
                             .bytes_mean = session->bytes_sum / (tokens - 1),
                             .bytes_full = (double)config_full_bytes(&text->lockstep->model->shape, tokens),
+                            .bytes_daemon = (double)bytes_daemon,
                             .rows = (double)session->rows};
+    return 0;
 }
 
 int lockstep_run(struct lockstep *lockstep, const uint32_t *tokens, struct figures *ret_figures,
@@ -256,7 +267,7 @@ int lockstep_run(struct lockstep *lockstep, const uint32_t *tokens, struct figur
     if (r == 0)
         r = lockstep_read(&text, failure);
     for (uint32_t i = 0; i < lockstep->options->config_count && r == 0; i++)
-        ret_figures[i] = lockstep_figures(&text, &text.sessions[i]);
+        r = lockstep_figures(&text, &text.sessions[i], &ret_figures[i], failure);
     lockstep_close_text(&text);
     return r;
 }

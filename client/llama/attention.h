@@ -19,6 +19,7 @@ struct attention_stat {
     uint64_t bytes;         /* of K and V held now */
     uint64_t evictions;     /* rows, over all heads */
     const char *device;     /* that has the rows: "host", "cuda:GPU-..." */
+    uint64_t session;       /* the daemon's number for it; 0: no daemon has the rows */
 };
 
 struct attention {

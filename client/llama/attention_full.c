@@ -102,7 +102,11 @@ static int attention_full_end(struct attention *base, struct failure *failure) {
 static void attention_full_stat(const struct attention *base, struct attention_stat *ret) {
     const struct attention_full *full = (const struct attention_full *)base;
     uint64_t row = (uint64_t)2 * full->shape.layers * full->shape.kv_heads * full->shape.head_dim * sizeof(float);
-    *ret = (struct attention_stat){full->seen, full->seen, full->seen, full->seen * row, 0, "host"};
+    *ret = (struct attention_stat){.tokens_seen = full->seen,
+                                   .rows_per_head = full->seen,
+                                   .settled = full->seen,
+                                   .bytes = full->seen * row,
+                                   .device = "host"};
 }
 
 static void attention_full_free(struct attention *base) {

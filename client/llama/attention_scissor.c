@@ -94,9 +94,13 @@ static void attention_scissor_stat(const struct attention *base, struct attentio
     const struct attention_scissor *scissor = (const struct attention_scissor *)base;
     struct scissor_session_info info;
     scissor_session_info(scissor->session, &info);
-    *ret = (struct attention_stat){info.tokens_seen,  (uint64_t)info.max_settled + info.fresh_count,
-                                   info.max_settled,  info.segments_bytes,
-                                   info.evicted_rows, scissor_session_device(scissor->session)};
+    *ret = (struct attention_stat){.tokens_seen = info.tokens_seen,
+                                   .rows_per_head = (uint64_t)info.max_settled + info.fresh_count,
+                                   .settled = info.max_settled,
+                                   .bytes = info.segments_bytes,
+                                   .evictions = info.evicted_rows,
+                                   .device = scissor_session_device(scissor->session),
+                                   .session = scissor_session_id(scissor->session)};
 }
 
 static void attention_scissor_free(struct attention *base) {

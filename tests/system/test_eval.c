@@ -93,6 +93,7 @@ static void test_figures(void **state) {
         assert_true(number(text_of(configs, i), "bytes_full") == 256 * 23040);
         assert_true(number(text_of(configs, i), "nll_full") == number(text_of(configs, 0), "nll_full"));
         assert_true(number(text_of(configs, i), "bytes_mean") <= number(text_of(configs, i), "bytes_peak"));
+        assert_true(number(text_of(configs, i), "bytes_daemon") > 90 * 64 * 12); /* position and birth of each row */
     }
     check_kept(text_of(configs, 0), 1e-6);
     check_kept(text_of(configs, 1), 1e-4); /* f16 rounds */
@@ -100,6 +101,7 @@ static void test_figures(void **state) {
     assert_true(number(streaming, "kl") > 0.05 && number(streaming, "top1") < 0.95);
     assert_true(number(streaming, "rows") == 96);
     assert_true(number(streaming, "bytes_peak") == 96 * 23040);
+    assert_true(number(streaming, "bytes_daemon") < number(text_of(configs, 1), "bytes_daemon"));
     assert_true(number(half, "bytes_peak") <= number(half, "bytes_full") / 2);
     assert_true(number(half, "kl") > 0 && number(half, "kl") < number(streaming, "kl"));
     json_decref(json);

@@ -259,8 +259,8 @@ static void test_wrong_options(void **state) {
 
 /* ---------- the report ---------- */
 
-static const char *const keys[] = {"text", "tokens", "scored",     "nll",        "nll_full",   "ppl_ratio",
-                                   "kl",   "top1",   "bytes_peak", "bytes_mean", "bytes_full", "rows"};
+static const char *const keys[] = {"text", "tokens",     "scored",     "nll",        "nll_full",     "ppl_ratio", "kl",
+                                   "top1", "bytes_peak", "bytes_mean", "bytes_full", "bytes_daemon", "rows"};
 
 static void check_keys(const json_t *object) {
     assert_int_equal(json_object_size(object), sizeof keys / sizeof *keys);
@@ -291,8 +291,8 @@ static json_t *report(const struct evaluation *evaluation) {
 static void test_report(void **state) {
     static struct eval_options o;
     struct figures figures[4] = {
-        {4096, 2047, 3.5, 3.25, 0.1, 0.8, 0.5, 0.6, 1000, 900, 5000, 832},
-        {4096, 2047, 2.5, 2.25, 0.3, 0.6, 0.5, 0.6, 1000, 900, 5000, 832},
+        {4096, 2047, 3.5, 3.25, 0.1, 0.8, 0.5, 0.6, 1000, 900, 5000, 70, 832},
+        {4096, 2047, 2.5, 2.25, 0.3, 0.6, 0.5, 0.6, 1000, 900, 5000, 70, 832},
         {.nll = NAN, .kl = INFINITY},
     };
     (void)state;
