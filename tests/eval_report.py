@@ -106,7 +106,7 @@ def persistence_plot(figures):
     yield "set yrange [0:1]"
     yield "set xlabel 'layer'"
     yield "set grid"
-    yield "set key outside right top"
+    yield "set key outside below"
     yield from both_pictures(
         "persistence", "$layers using 1:2 with linespoints linewidth 2 title 'later ones that were so earlier', "
         "'' using 1:3 with linespoints linewidth 2 title 'earlier ones among all rows', "
