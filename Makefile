@@ -47,6 +47,7 @@ $(BUILD)/tests/%.o: EXTRA = $(call PKG,cmocka nanomsg libuv libpcre2-8 openblas 
 $(BUILD)/tests/bench/%.o: EXTRA = $(call PKG,nanomsg libuv jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/kernels/quant.o: ISA = -O3
 # Without where variables are at each instruction, which takes the compiler longer than all else.
+%/quant.o: ISA = -ffp-contract=off
 %_avx2.o: ISA = -g1 -mavx2 -mfma -mf16c
 %_vnni.o: ISA = -g1 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
 %_avx512.o: ISA = -g1 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c

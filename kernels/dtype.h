@@ -19,7 +19,9 @@ enum scissor_kernel_dtype {
     KERNEL_ELEMENT_DTYPES = 3, /* the ones before it are types of one element */
     KERNEL_INT8 = 3,
     KERNEL_INT4 = 4,
-    KERNEL_DTYPE_COUNT = 5,
+    KERNEL_K5V4 = 5, /* K in 5 bits, V in 4 */
+    KERNEL_DTYPE_COUNT = 6,
+    KERNEL_INT5 = 6, /* no storage dtype: what the K half of K5V4 is in (layout.h) */
 };
 
 /* Bytes of one element; 0 for a type that has no elements of its own, and for an unknown one. */
@@ -27,7 +29,7 @@ static inline size_t kernel_dtype_size(uint32_t dtype) {
     return dtype == KERNEL_F32 ? 4 : dtype < KERNEL_ELEMENT_DTYPES ? 2 : 0;
 }
 
-/* "f32", "f16", "bf16", "int8", "int4"; "?" for an unknown type. */
+/* "f32", "f16", "bf16", "int8", "int4", "k5v4"; "?" for an unknown type. */
 const char *kernel_dtype_name(uint32_t dtype);
 
 float kernel_f16_to_f32(uint16_t h);

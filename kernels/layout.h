@@ -8,7 +8,7 @@
  *                                            so that no horizontal sum is needed
  *     V: [R][head_dim]                       plain rows
  *
- * A page of a quantised dtype (int8, int4) has its codes in another order, and
+ * A page of a quantised dtype (int8, int4, k5v4) has its codes in another order, and
  * after them the scales and offsets: see below.
  *
  * Segments are SCISSOR_SEGMENT_BYTES each. A settled segment holds pages of one
@@ -42,35 +42,62 @@ static inline size_t layout_v_offset(uint32_t dtype_size, uint32_t rows, uint32_
     return (size_t)rows * head_dim * dtype_size;
 }
 
-/* Quantised pages. A group is 64 channels of one row (the last one of a row may be smaller); value = offset + scale *
- * code, code 0..255 or 0..15, scale and offset f16. The K half and the V half of a page are alike:
+/* Quantised pages: a K half and a V half, each in its own code type: int8, int4, or int5 (K alone). A group is 64
+ * channels of one row (the last one of a row may be smaller); value = offset + scale * code, code 0..255, 0..15 or
+ * 0..31, scale and offset f16. A half is:
  *
  *     codes     units of 64 bytes, 16 lanes of 4 bytes; lane l holds 4 codes (int8) or 8 (int4) of what it stands for:
  *                   code e of a lane: byte e % 4, int4: its low nibble if e < 4, else the high one
  *               K: a lane is a row, e are channels:    unit (row / 16) * (head_dim / E) + channel / E, E = 4 or 8
  *               V: a lane is a channel, e are rows:    unit (row / E) * (head_dim / 16) + channel / 16
+ *               int5: for each block of 16 rows, the high 4 bits of its codes as int4 has them, then their lowest bits,
+ *                   a unit for each 32 channels or part of them: of channel e of these, bit e / 4 of byte e % 4
  *     scales    for each block of 16 rows, for each group: f16 scale[16], f16 offset[16]
  *
- * so that a vector of lanes gets its codes with a shift, and a block's scales with one load. */
+ * so that a vector of lanes gets its codes with a shift or two, and a block's scales with one load. */
 #define LAYOUT_GROUP_CHANNELS 64u
+
+/* The code types of a quantised dtype's halves. */
+static inline uint32_t layout_k_type(uint32_t dtype) {
+    return dtype == KERNEL_K5V4 ? KERNEL_INT5 : dtype;
+}
+static inline uint32_t layout_v_type(uint32_t dtype) {
+    return dtype == KERNEL_K5V4 ? KERNEL_INT4 : dtype;
+}
+/* Bits of a code. */
+static inline uint32_t layout_code_bits(uint32_t type) {
+    return type == KERNEL_INT8 ? 8 : type == KERNEL_INT5 ? 5 : 4;
+}
+/* Whether rows are rotated before they are quantised (quant.h): with few bits. */
+static inline int layout_is_rotated(uint32_t dtype) {
+    return dtype == KERNEL_INT4 || dtype == KERNEL_K5V4;
+}
 
 static inline uint32_t layout_groups(uint32_t head_dim) {
     return (head_dim + LAYOUT_GROUP_CHANNELS - 1) / LAYOUT_GROUP_CHANNELS;
 }
-/* Codes in a lane of a unit. */
-static inline uint32_t layout_lane_codes(uint32_t dtype) {
-    return dtype == KERNEL_INT4 ? 8 : 4;
+/* Codes in a lane of a unit; of int5, without their lowest bits. */
+static inline uint32_t layout_lane_codes(uint32_t type) {
+    return type == KERNEL_INT8 ? 4 : 8;
+}
+/* Bytes of the codes of a block of 16 rows, and where the lowest bits of int5 begin within them. */
+static inline size_t layout_low_bits_offset(uint32_t head_dim) {
+    return (size_t)head_dim / 8 * 64;
+}
+static inline size_t layout_block_bytes(uint32_t type, uint32_t head_dim) {
+    size_t low_bits = type == KERNEL_INT5 ? ((size_t)head_dim + 31) / 32 * 64 : 0;
+    return (size_t)head_dim / layout_lane_codes(type) * 64 + low_bits;
 }
 /* Bytes of the codes of one half of a page. */
-static inline size_t layout_code_bytes(uint32_t dtype, uint32_t head_dim) {
-    return (size_t)SCISSOR_PAGE_ROWS * head_dim * 4 / layout_lane_codes(dtype);
+static inline size_t layout_code_bytes(uint32_t type, uint32_t head_dim) {
+    return SCISSOR_PAGE_ROWS / SCISSOR_BLOCK_ROWS * layout_block_bytes(type, head_dim);
 }
-static inline size_t layout_quantised_half_bytes(uint32_t dtype, uint32_t head_dim) {
-    return layout_code_bytes(dtype, head_dim) + (size_t)SCISSOR_PAGE_ROWS * layout_groups(head_dim) * 4;
+static inline size_t layout_half_bytes(uint32_t type, uint32_t head_dim) {
+    return layout_code_bytes(type, head_dim) + (size_t)SCISSOR_PAGE_ROWS * layout_groups(head_dim) * 4;
 }
 /* Where a group's f16 scale of a row lies within its half; its offset is 32 bytes further on. */
-static inline size_t layout_scale_offset(uint32_t dtype, uint32_t row, uint32_t group, uint32_t head_dim) {
-    return layout_code_bytes(dtype, head_dim) +
+static inline size_t layout_scale_offset(uint32_t type, uint32_t row, uint32_t group, uint32_t head_dim) {
+    return layout_code_bytes(type, head_dim) +
            ((size_t)(row / SCISSOR_BLOCK_ROWS) * layout_groups(head_dim) + group) * 64 + row % SCISSOR_BLOCK_ROWS * 2;
 }
 
@@ -80,11 +107,13 @@ static inline size_t layout_page_bytes(uint32_t dtype, uint32_t head_dim) {
         return 0;
     return dtype < KERNEL_ELEMENT_DTYPES
                ? layout_area_bytes((uint32_t)kernel_dtype_size(dtype), SCISSOR_PAGE_ROWS, head_dim)
-               : 2 * layout_quantised_half_bytes(dtype, head_dim);
+               : layout_half_bytes(layout_k_type(dtype), head_dim) + layout_half_bytes(layout_v_type(dtype), head_dim);
 }
 /* Offset of the V half of a page. */
 static inline size_t layout_page_v_offset(uint32_t dtype, uint32_t head_dim) {
-    return layout_page_bytes(dtype, head_dim) / 2;
+    return dtype < KERNEL_ELEMENT_DTYPES
+               ? layout_v_offset((uint32_t)kernel_dtype_size(dtype), SCISSOR_PAGE_ROWS, head_dim)
+               : layout_half_bytes(layout_k_type(dtype), head_dim);
 }
 /* As many as a page's index within its segment can name, at most. */
 #define LAYOUT_PAGES_PER_SEGMENT_MAX 1024u

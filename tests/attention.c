@@ -2,6 +2,7 @@
 #include "attention.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,14 +35,14 @@ static float rounded(uint32_t dtype, float value) {
 }
 
 /* What attention makes of a quantised row: the rotation is taken back. */
-static void quantised(const struct attention_model *m, float *row) {
+static void quantised(const struct attention_model *m, bool v, float *row) {
     struct quant_row codes;
-    if (m->storage_dtype == KERNEL_INT4)
+    if (layout_is_rotated(m->storage_dtype))
         quant_rotate(row, m->head_dim);
-    quant_encode(m->storage_dtype, row, m->head_dim, &codes);
+    quant_encode(v ? layout_v_type(m->storage_dtype) : layout_k_type(m->storage_dtype), row, m->head_dim, &codes);
     for (uint32_t c = 0; c < m->head_dim; c++)
         row[c] = quant_value(&codes, c);
-    if (m->storage_dtype == KERNEL_INT4)
+    if (layout_is_rotated(m->storage_dtype))
         quant_rotate(row, m->head_dim);
 }
 
@@ -51,7 +52,7 @@ static void stored(const struct attention_model *m, enum attention_what what, ui
     for (uint32_t c = 0; c < m->head_dim; c++)
         ret[c] = rounded(m->compute_dtype, value_of(m, what, layer, head, position, c));
     if (settled && m->storage_dtype >= KERNEL_ELEMENT_DTYPES)
-        quantised(m, ret);
+        quantised(m, what == ATTENTION_V, ret);
     else if (settled)
         for (uint32_t c = 0; c < m->head_dim; c++)
             ret[c] = rounded(m->storage_dtype, ret[c]);

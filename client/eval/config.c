@@ -45,7 +45,7 @@ static int config_read_policy(struct eval_config *config, const char *word) {
 static int config_read_word(struct eval_config *config, const char *word) {
     if (strchr(word, '='))
         return option_read_param(word, config->params, &config->param_count);
-    if (option_read_dtype(word, SCISSOR_INT4 + 1, &config->cache) == 0 || config_read_budget(config, word) == 0)
+    if (option_read_dtype(word, SCISSOR_K5V4 + 1, &config->cache) == 0 || config_read_budget(config, word) == 0)
         return 0;
     return config_read_policy(config, word);
 }

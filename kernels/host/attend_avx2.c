@@ -42,6 +42,10 @@ static inline vec_int v_shifted(vec_int x, uint32_t bits) {
 static inline vec v_nibbles(vec_int x) {
     return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(15)));
 }
+/* The lowest bit. */
+static inline vec v_bits(vec_int x) {
+    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(1)));
+}
 static inline vec v_bytes(vec_int x) {
     return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(255)));
 }

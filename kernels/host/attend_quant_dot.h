@@ -41,12 +41,26 @@ static void quant_pack_query(const struct tile *tile, uint32_t t, const float *q
 /* ---------- sums ---------- */
 
 /* Codes of a unit's lanes as bytes, by quartets. */
-INLINE void dot_codes(const uint32_t dtype, const char *unit, vec_int *codes) {
+INLINE void dot_codes(const uint32_t type, const char *unit, vec_int *codes) {
     const vec_int nibble = v_int_set1(0x0f0f0f0f);
     codes[0] = v_load_int(unit);
-    if (dtype == KERNEL_INT4) {
+    if (type == KERNEL_INT4) {
         codes[1] = v_int_and(v_shifted(codes[0], 4), nibble);
         codes[0] = v_int_and(codes[0], nibble);
+    }
+}
+
+/* The same of what the K phase takes at once; `low` are the lowest bits, if they are apart. */
+INLINE void dot_k_codes(const uint32_t type, const char *units, vec_int low, vec_int *codes) {
+    if (type != KERNEL_INT5) {
+        dot_codes(type, units, codes);
+        return;
+    }
+    const vec_int high_mask = v_int_set1(0x1e1e1e1e), low_mask = v_int_set1(0x01010101);
+    UNROLL for (uint32_t i = 0; i < 4; i++) {
+        vec_int high = v_load_int(units + i / 2 * 64);
+        high = v_int_and(i % 2 ? v_shifted(high, 3) : v_shifted_left(high, 1), high_mask);
+        codes[i] = v_int_or(high, v_int_and(v_shifted(low, i), low_mask));
     }
 }
 
@@ -59,37 +73,44 @@ INLINE vec_int v_four(const int8_t *bytes) {
 /* ---------- K phase ---------- */
 
 /* One group's part of the logits of `count` blocks of rows, from block `first` on. */
-INLINE void k_quant_group(const uint32_t width, const uint32_t dtype, const uint32_t count, const struct k_quant *k,
+INLINE void k_quant_group(const uint32_t width, const uint32_t type, const uint32_t count, const struct k_quant *k,
                           uint32_t first, uint32_t group) {
-    const uint32_t codes = CODES_OF(dtype), channel = group * LAYOUT_GROUP_CHANNELS;
+    const uint32_t codes = K_CODES_OF(type), bytes = K_UNITS_OF(type) * 64, channel = group * LAYOUT_GROUP_CHANNELS;
     uint32_t rest = k->head_dim - channel,
-             units = (rest < LAYOUT_GROUP_CHANNELS ? rest : LAYOUT_GROUP_CHANNELS) / codes;
-    const size_t block = (size_t)k->head_dim / codes * 64;
+             steps = (rest < LAYOUT_GROUP_CHANNELS ? rest : LAYOUT_GROUP_CHANNELS) / codes;
+    const size_t block = layout_block_bytes(type, k->head_dim);
     const int8_t *low = (const int8_t *)k->q + (size_t)channel * width, *high = low + (size_t)k->head_dim * width;
-    const char *from = k->half + first * block + channel / codes * 64, *ahead = from - k->half + k->ahead;
+    const char *from = k->half + first * block + channel / codes * bytes, *ahead = from - k->half + k->ahead;
+    const char *lows_from = k->half + first * block + layout_low_bits_offset(k->head_dim) + channel / 32 * 64;
     vec_int lows[4][TILE], highs[4][TILE]; /* not structs: the compiler would keep them in memory */
 
     UNROLL for (uint32_t u = 0; u < count; u++) {
         UNROLL for (uint32_t t = 0; t < width; t++) lows[u][t] = highs[u][t] = v_int_zero();
     }
-    for (uint32_t unit = 0; unit < units; unit++, from += 64, ahead += 64) {
-        vec_int lanes[4][2];
+    for (uint32_t step = 0; step < steps; step++, from += bytes, ahead += bytes) {
+        vec_int lanes[4][4];
         UNROLL for (uint32_t u = 0; u < count; u++) {
-            dot_codes(dtype, from + u * block, lanes[u]);
-            __builtin_prefetch(ahead + u * block, 0, 2);
+            vec_int bits = v_int_zero();
+            if (type == KERNEL_INT5) {
+                const char *at = lows_from + u * block + step / 2 * 64;
+                bits = v_shifted(v_load_int(at), step % 2 * 4);
+                __builtin_prefetch(at - k->half + k->ahead, 0, 2);
+            }
+            dot_k_codes(type, from + u * block, bits, lanes[u]);
+            UNROLL for (uint32_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + u * block + i, 0, 2);
         }
-        UNROLL for (uint32_t half = 0; half < codes / 4; half++) {
+        UNROLL for (uint32_t quartet = 0; quartet < codes / 4; quartet++) {
             UNROLL for (uint32_t t = 0; t < width; t++, low += 4, high += 4) {
                 vec_int l = v_four(low), h = v_four(high);
                 UNROLL for (uint32_t u = 0; u < count; u++) {
-                    lows[u][t] = v_dot(lows[u][t], lanes[u][half], l);
-                    highs[u][t] = v_dot(highs[u][t], lanes[u][half], h);
+                    lows[u][t] = v_dot(lows[u][t], lanes[u][quartet], l);
+                    highs[u][t] = v_dot(highs[u][t], lanes[u][quartet], h);
                 }
             }
         }
     }
     UNROLL for (uint32_t u = 0; u < count; u++) {
-        size_t at = layout_scale_offset(dtype, (first + u) * SCISSOR_BLOCK_ROWS, group, k->head_dim);
+        size_t at = layout_scale_offset(type, (first + u) * SCISSOR_BLOCK_ROWS, group, k->head_dim);
         vec scale = v_load_f16(k->half + at), offset = v_load_f16(k->half + at + 32);
         float *to = k->logits + (size_t)(first + u) * width * SCISSOR_BLOCK_ROWS;
         __builtin_prefetch(k->ahead + at, 0, 2);
@@ -101,15 +122,15 @@ INLINE void k_quant_group(const uint32_t width, const uint32_t dtype, const uint
     }
 }
 
-INLINE void k_quant_of(const uint32_t width, const uint32_t dtype, const struct k_quant *k, uint32_t rows) {
+INLINE void k_quant_of(const uint32_t width, const uint32_t type, const struct k_quant *k, uint32_t rows) {
     const uint32_t count = width * 8 <= BUDGET ? 4 : width * 4 <= BUDGET ? 2 : 1;
     uint32_t blocks = (rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS, groups = layout_groups(k->head_dim);
     for (uint32_t g = 0; g < groups; g++) {
         uint32_t b = 0;
         for (; b + count <= blocks; b += count)
-            k_quant_group(width, dtype, count, k, b, g);
+            k_quant_group(width, type, count, k, b, g);
         for (; b < blocks; b++)
-            k_quant_group(width, dtype, 1, k, b, g);
+            k_quant_group(width, type, 1, k, b, g);
     }
 }
 
@@ -121,13 +142,13 @@ struct dot_weights {
     float scale[TILE], offset[TILE]; /* of the integers; sum of probability times offset */
 };
 
-INLINE void v_quant_weights(const uint32_t width, const uint32_t dtype, const struct v_quant *v, uint32_t group,
+INLINE void v_quant_weights(const uint32_t width, const uint32_t type, const struct v_quant *v, uint32_t group,
                             struct dot_weights *ret) {
     uint32_t blocks = (v->rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS;
     vec scales[SCISSOR_PAGE_ROWS / SCISSOR_BLOCK_ROWS], offsets[SCISSOR_PAGE_ROWS / SCISSOR_BLOCK_ROWS];
     for (uint32_t b = 0; b < blocks; b++) {
         uint32_t rest = v->rows - b * SCISSOR_BLOCK_ROWS;
-        size_t offset = layout_scale_offset(dtype, b * SCISSOR_BLOCK_ROWS, group, v->head_dim);
+        size_t offset = layout_scale_offset(type, b * SCISSOR_BLOCK_ROWS, group, v->head_dim);
         const char *at = v->half + offset;
         __builtin_prefetch(v->ahead + offset, 0, 2);
         vec_mask mask = v_first(rest < LANES ? rest : LANES);
@@ -152,9 +173,9 @@ INLINE void v_quant_weights(const uint32_t width, const uint32_t dtype, const st
 }
 
 /* Adds all rows, weighted, to `count` vectors of channels of each query. */
-INLINE void v_quant_channels(const uint32_t width, const uint32_t dtype, const uint32_t count, const struct v_quant *v,
+INLINE void v_quant_channels(const uint32_t width, const uint32_t type, const uint32_t count, const struct v_quant *v,
                              uint32_t first, const struct dot_weights *w) {
-    const uint32_t codes = CODES_OF(dtype);
+    const uint32_t codes = CODES_OF(type);
     const size_t step = (size_t)v->head_dim / 16 * 64;
     const char *from = v->half + first * 4, *ahead = v->ahead + first * 4;
     vec_int lows[TILE][4], highs[TILE][4];
@@ -165,7 +186,7 @@ INLINE void v_quant_channels(const uint32_t width, const uint32_t dtype, const u
     for (uint32_t row = 0; row < v->rows; row += codes, from += step, ahead += step) {
         vec_int lanes[4][2];
         UNROLL for (uint32_t n = 0; n < count; n++) {
-            dot_codes(dtype, from + n * 64, lanes[n]);
+            dot_codes(type, from + n * 64, lanes[n]);
             __builtin_prefetch(ahead + n * 64, 0, 2);
         }
         UNROLL for (uint32_t half = 0; half < codes / 4; half++) {
@@ -188,15 +209,15 @@ INLINE void v_quant_channels(const uint32_t width, const uint32_t dtype, const u
     }
 }
 
-INLINE void v_quant_of(const uint32_t width, const uint32_t dtype, const struct v_quant *v) {
+INLINE void v_quant_of(const uint32_t width, const uint32_t type, const struct v_quant *v) {
     const uint32_t count = width * 8 <= BUDGET ? 4 : width * 4 <= BUDGET ? 2 : 1;
     struct dot_weights weights;
     for (uint32_t c = 0; c < v->head_dim;) {
         uint32_t end = c + LAYOUT_GROUP_CHANNELS < v->head_dim ? c + LAYOUT_GROUP_CHANNELS : v->head_dim;
-        v_quant_weights(width, dtype, v, c / LAYOUT_GROUP_CHANNELS, &weights);
+        v_quant_weights(width, type, v, c / LAYOUT_GROUP_CHANNELS, &weights);
         for (; c + count * LANES <= end; c += count * LANES)
-            v_quant_channels(width, dtype, count, v, c, &weights);
+            v_quant_channels(width, type, count, v, c, &weights);
         for (; c < end; c += LANES)
-            v_quant_channels(width, dtype, 1, v, c, &weights);
+            v_quant_channels(width, type, 1, v, c, &weights);
     }
 }

@@ -228,8 +228,11 @@ struct v_quant {
     float *out;     /* [width][head_dim] */
 };
 
-/* Codes in a lane of a unit, as a constant. */
-#define CODES_OF(dtype) ((dtype) == KERNEL_INT4 ? 8u : 4u)
+/* Constants of a code type: codes in a lane of a unit, and what the K phase takes at once: units, codes of a lane. Of
+ * int5, the unit with the lowest bits comes to them. */
+#define CODES_OF(type) ((type) == KERNEL_INT8 ? 4u : 8u)
+#define K_UNITS_OF(type) ((type) == KERNEL_INT5 ? 2u : 1u)
+#define K_CODES_OF(type) (K_UNITS_OF(type) * CODES_OF(type))
 
 #ifdef V_DOT
 #include "attend_quant_dot.h"
@@ -240,28 +243,34 @@ struct v_quant {
 typedef void (*k_quant_fn)(const struct k_quant *k, uint32_t rows);
 typedef void (*v_quant_fn)(const struct v_quant *v);
 
-#define QUANT_FUNCTION(width, dtype)                                                \
-    static void k_quant_##width##_##dtype(const struct k_quant *k, uint32_t rows) { \
-        k_quant_of(width, dtype, k, rows);                                          \
-    }                                                                               \
-    static void v_quant_##width##_##dtype(const struct v_quant *v) {                \
-        v_quant_of(width, dtype, v);                                                \
+#define K_QUANT_FUNCTION(width, type)                                              \
+    static void k_quant_##width##_##type(const struct k_quant *k, uint32_t rows) { \
+        k_quant_of(width, type, k, rows);                                          \
+    }
+#define V_QUANT_FUNCTION(width, type)                               \
+    static void v_quant_##width##_##type(const struct v_quant *v) { \
+        v_quant_of(width, type, v);                                 \
     }
 /* Fewer widths, as the compiler takes its time with each; an item is worked on in one width throughout. */
 #define QUANT_WIDTHS(X, arg) X(1, arg) X(2, arg) X(3, arg) X(4, arg) X(8, arg) X(12, arg)
 static const uint8_t quant_widths[TILE + 1] = {0, 1, 2, 3, 4, 8, 8, 8, 8, 12, 12, 12, 12};
-QUANT_WIDTHS(QUANT_FUNCTION, KERNEL_INT8)
-QUANT_WIDTHS(QUANT_FUNCTION, KERNEL_INT4)
+QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT8)
+QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT5)
+QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT4)
+QUANT_WIDTHS(V_QUANT_FUNCTION, KERNEL_INT8)
+QUANT_WIDTHS(V_QUANT_FUNCTION, KERNEL_INT4)
 
-#define K_QUANT_ENTRY(width, dtype) [width] = k_quant_##width##_##dtype,
-#define V_QUANT_ENTRY(width, dtype) [width] = v_quant_##width##_##dtype,
+#define K_QUANT_ENTRY(width, type) [width] = k_quant_##width##_##type,
+#define V_QUANT_ENTRY(width, type) [width] = v_quant_##width##_##type,
 static const k_quant_fn k_quants[KERNEL_DTYPE_COUNT][TILE + 1] = {
     [KERNEL_INT8] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT8)},
     [KERNEL_INT4] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT4)},
+    [KERNEL_K5V4] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT5)},
 };
 static const v_quant_fn v_quants[KERNEL_DTYPE_COUNT][TILE + 1] = {
     [KERNEL_INT8] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT8)},
     [KERNEL_INT4] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT4)},
+    [KERNEL_K5V4] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT4)},
 };
 
 static bool is_quantised(uint32_t dtype) {
@@ -336,7 +345,7 @@ static void v_phase(const struct tile *tile) {
         struct span next = i + 1 < count ? span_at(item, i + 1, end) : span;
         const float *p = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
         v_span(tile, &span, p, next.v);
-        if (i + 1 == pages && item->storage_dtype == KERNEL_INT4)
+        if (i + 1 == pages && layout_is_rotated(item->storage_dtype))
             rotate_outputs(tile); /* what is added from here on is not rotated */
         span = next;
     }

@@ -131,7 +131,7 @@ static void pack_settled_queries(const struct tile *tile) {
     for (uint32_t t = 0; t < width; t++) {
         for (uint32_t c = 0; c < d; c++)
             query[c] = tile->q[c * width + t];
-        if (tile->item->storage_dtype == KERNEL_INT4)
+        if (layout_is_rotated(tile->item->storage_dtype))
             quant_rotate(query, d);
         for (uint32_t g = 0, c = 0; g < layout_groups(d); g++) {
             float sum = 0;

@@ -21,6 +21,12 @@ static inline vec_int v_int_set1(uint32_t x) {
 static inline vec_int v_int_and(vec_int a, vec_int b) {
     return _mm512_and_si512(a, b);
 }
+static inline vec_int v_int_or(vec_int a, vec_int b) {
+    return _mm512_or_si512(a, b);
+}
+static inline vec_int v_shifted_left(vec_int x, uint32_t bits) {
+    return _mm512_sll_epi32(x, _mm_cvtsi32_si128((int)bits));
+}
 /* high * 256 + low, as floats */
 static inline vec v_int_join(vec_int high, vec_int low) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low));

@@ -5,6 +5,7 @@
  * was gathered into a small buffer. V rows are converted in place to place. */
 #include <errno.h>
 #include <math.h>
+#include <stdbool.h>
 
 #include "../quant.h"
 #include "host.h"
@@ -71,15 +72,17 @@ static void settle_head(host_convert_fn convert, const struct kernel_settle *hea
 }
 
 /* A row that was gathered, in f32 from here on. */
-static void quantise(uint32_t dtype, float *x, uint32_t head_dim, struct quant_row *ret) {
-    if (dtype == KERNEL_INT4)
+static void quantise(bool rotated, uint32_t type, float *x, uint32_t head_dim, struct quant_row *ret) {
+    if (rotated)
         quant_rotate(x, head_dim);
-    quant_encode(dtype, x, head_dim, ret);
+    quant_encode(type, x, head_dim, ret);
 }
 
 static void settle_head_quantised(host_convert_fn convert, const struct kernel_settle *head) {
     size_t in = kernel_dtype_size(head->compute_dtype);
-    uint32_t d = head->head_dim, dtype = head->storage_dtype;
+    uint32_t d = head->head_dim, dtype = head->storage_dtype, k_type = layout_k_type(dtype),
+             v_type = layout_v_type(dtype);
+    bool rotated = layout_is_rotated(dtype);
     struct row_buffer gathered, wide;
     struct quant_row row;
 
@@ -89,11 +92,11 @@ static void settle_head_quantised(host_convert_fn convert, const struct kernel_s
 
         k_gather(gathered.bytes, k_row(head->fresh, from, d, in), d, in);
         convert(KERNEL_F32, wide.bytes, head->compute_dtype, gathered.bytes, d);
-        quantise(dtype, (float *)wide.bytes, d, &row);
-        quant_put_k(dtype, page, to, d, &row);
+        quantise(rotated, k_type, (float *)wide.bytes, d, &row);
+        quant_put_k(k_type, page, to, d, &row);
         convert(KERNEL_F32, wide.bytes, head->compute_dtype, v_row(head->fresh, head->fresh_rows, from, d, in), d);
-        quantise(dtype, (float *)wide.bytes, d, &row);
-        quant_put_v(dtype, page + layout_page_v_offset(dtype, d), to, d, &row);
+        quantise(rotated, v_type, (float *)wide.bytes, d, &row);
+        quant_put_v(v_type, page + layout_page_v_offset(dtype, d), to, d, &row);
     }
 }
 
@@ -127,7 +130,8 @@ static void shrink_head(const struct kernel_shrink *head) {
 }
 
 static void shrink_head_quantised(const struct kernel_shrink *head) {
-    uint32_t d = head->head_dim, dtype = head->storage_dtype;
+    uint32_t d = head->head_dim, dtype = head->storage_dtype, k_type = layout_k_type(dtype),
+             v_type = layout_v_type(dtype);
     size_t v = layout_page_v_offset(dtype, d);
     struct quant_row row;
 
@@ -136,10 +140,10 @@ static void shrink_head_quantised(const struct kernel_shrink *head) {
         const char *from_page = head->pages[from / SCISSOR_PAGE_ROWS];
         char *to_page = head->pages[to / SCISSOR_PAGE_ROWS];
 
-        quant_get_k(dtype, from_page, from % SCISSOR_PAGE_ROWS, d, &row);
-        quant_put_k(dtype, to_page, to % SCISSOR_PAGE_ROWS, d, &row);
-        quant_get_v(dtype, from_page + v, from % SCISSOR_PAGE_ROWS, d, &row);
-        quant_put_v(dtype, to_page + v, to % SCISSOR_PAGE_ROWS, d, &row);
+        quant_get_k(k_type, from_page, from % SCISSOR_PAGE_ROWS, d, &row);
+        quant_put_k(k_type, to_page, to % SCISSOR_PAGE_ROWS, d, &row);
+        quant_get_v(v_type, from_page + v, from % SCISSOR_PAGE_ROWS, d, &row);
+        quant_put_v(v_type, to_page + v, to % SCISSOR_PAGE_ROWS, d, &row);
     }
 }
 

@@ -23,10 +23,6 @@ struct row_place {
     const void *k, *v; /* start of the K and of the V area that hold the row */
 };
 
-static bool is_rotated(uint32_t dtype) {
-    return dtype == KERNEL_INT4;
-}
-
 static struct row_place place_of(const struct kernel_attend *item, size_t j) {
     struct row_place place;
     const char *area;
@@ -54,7 +50,7 @@ static struct row_place place_of(const struct kernel_attend *item, size_t j) {
 static void load_k(struct row_place place, uint32_t head_dim, float *ret) {
     struct quant_row row;
     if (place.dtype >= KERNEL_ELEMENT_DTYPES)
-        quant_get_k(place.dtype, place.k, place.row, head_dim, &row);
+        quant_get_k(layout_k_type(place.dtype), place.k, place.row, head_dim, &row);
     for (uint32_t c = 0; c < head_dim; c++)
         ret[c] = place.dtype >= KERNEL_ELEMENT_DTYPES
                      ? quant_value(&row, c)
@@ -64,7 +60,7 @@ static void load_k(struct row_place place, uint32_t head_dim, float *ret) {
 static void load_v(struct row_place place, uint32_t head_dim, float *ret) {
     struct quant_row row;
     if (place.dtype >= KERNEL_ELEMENT_DTYPES)
-        quant_get_v(place.dtype, place.v, place.row, head_dim, &row);
+        quant_get_v(layout_v_type(place.dtype), place.v, place.row, head_dim, &row);
     for (uint32_t c = 0; c < head_dim; c++)
         ret[c] = place.dtype >= KERNEL_ELEMENT_DTYPES
                      ? quant_value(&row, c)
@@ -78,7 +74,7 @@ static double logit(const struct kernel_attend *item, const float *q, const floa
     double sum = 0;
     load_k(place, item->head_dim, k);
     for (uint32_t c = 0; c < item->head_dim; c++)
-        sum += (double)(is_rotated(place.dtype) ? rotated : q)[c] * (double)k[c];
+        sum += (double)(layout_is_rotated(place.dtype) ? rotated : q)[c] * (double)k[c];
     return sum * (double)item->scale;
 }
 
@@ -110,7 +106,7 @@ static void weighted_values(const struct kernel_attend *item, const double *p, s
         struct row_place place = place_of(item, j);
         load_v(place, item->head_dim, v);
         for (uint32_t c = 0; c < item->head_dim; c++)
-            sums[is_rotated(place.dtype)][c] += p[j] * (double)v[c];
+            sums[layout_is_rotated(place.dtype)][c] += p[j] * (double)v[c];
     }
     for (uint32_t c = 0; c < item->head_dim; c++)
         v[c] = (float)sums[1][c];

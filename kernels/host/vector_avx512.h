@@ -38,6 +38,10 @@ static inline vec_int v_shifted(vec_int x, uint32_t bits) {
 static inline vec v_nibbles(vec_int x) {
     return _mm512_permutexvar_ps(x, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
 }
+/* The lowest bit. */
+static inline vec v_bits(vec_int x) {
+    return v_nibbles(_mm512_and_si512(x, _mm512_set1_epi32(1)));
+}
 static inline vec v_bytes(vec_int x) {
     return _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(255)));
 }

@@ -163,7 +163,7 @@ static void bench_decode(uint32_t dtype, void *workspace) {
 /* How much less time quantised rows take than f16 ones, in turn on the same path. What the codes are does not matter:
  * the pool holds small f16 values, which as scales and offsets are as good as any. */
 static void bench_quantised(void *workspace) {
-    static const uint32_t dtypes[] = {KERNEL_F16, KERNEL_INT8, KERNEL_INT4};
+    static const uint32_t dtypes[] = {KERNEL_F16, KERNEL_INT8, KERNEL_K5V4, KERNEL_INT4};
     static float q[KV_HEADS * GROUP * HEAD_DIM], out[KV_HEADS * GROUP * HEAD_DIM], mass[KV_HEADS * (SETTLED + FRESH)];
     static struct layer layer;
     for (size_t i = 0; i < POOL_SEGMENTS; i++)
@@ -171,12 +171,12 @@ static void bench_quantised(void *workspace) {
     fill(KERNEL_F32, (char *)q, sizeof q);
     for (size_t p = 1; p < PATHS; p++) {
         struct kernel_backend *b = kernel_host_backend(path_names[p]);
-        double seconds[3][ROUNDS];
+        double seconds[4][ROUNDS];
         size_t next = 0;
         if (!b)
             continue;
         for (int round = 0; round < ROUNDS; round++)
-            for (size_t t = 0; t < 3; t++) {
+            for (size_t t = 0; t < 4; t++) {
                 if (next + segments_of_layer(dtypes[t]) > POOL_SEGMENTS)
                     next = 0;
                 layer_init(&layer, dtypes[t], next, q, out, mass);
@@ -186,7 +186,7 @@ static void bench_quantised(void *workspace) {
                 seconds[t][round] = now() - start;
             }
         double plain = median(seconds[0], ROUNDS);
-        for (size_t t = 1; t < 3; t++)
+        for (size_t t = 1; t < 4; t++)
             printf("  %-5s %-10s %5.2f times as fast as f16, with %4.1f %% of its bytes\n",
                    kernel_dtype_name(dtypes[t]), path_names[p], plain / median(seconds[t], ROUNDS),
                    100 * layer_bytes(dtypes[t]) / layer_bytes(KERNEL_F16));

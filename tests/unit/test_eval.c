@@ -59,7 +59,8 @@ static void test_rows(void **state) {
     static const struct {
         const char *config;
         uint32_t rows;
-    } known[] = {{"int4,5x", 5661},      {"int4,10x", 2749}, {"int4,20x", 1292}, {"f16,5x", 1638}, {"f16,10x", 819},
+    } known[] = {{"int4,5x", 5661},      {"int4,10x", 2749}, {"int4,20x", 1292}, {"k5v4,5x", 5102},
+                 {"k5v4,10x", 2480},     {"k5v4,20x", 1169}, {"f16,5x", 1638},   {"f16,10x", 819},
                  {"streaming,20x", 409}, {"f16,832", 832},   {"int4,1x", 8192},  {"all", 8192}};
     (void)state;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -68,8 +69,8 @@ static void test_rows(void **state) {
     }
     uint64_t full = config_full_bytes(&small_model, 8192);
     assert_int_equal(full, (uint64_t)8192 * 23040);
-    static const char *const types[] = {"f32", "f16", "bf16", "int8", "int4"};
-    for (size_t i = 0; i < 5; i++) {
+    static const char *const types[] = {"f32", "f16", "bf16", "int8", "int4", "k5v4"};
+    for (size_t i = 0; i < 6; i++) {
         struct eval_config config = config_of(types[i]);
         config.divisor = 7;
         uint32_t settled = config_rows(&config, &small_model, 8192) - 64;

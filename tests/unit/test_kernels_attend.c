@@ -77,14 +77,14 @@ static void *quantised_new(uint32_t dtype, uint32_t used, uint32_t head_dim) {
         for (uint32_t c = 0; c < head_dim; c++)
             for (uint32_t half = 0; half < 2; half++)
                 values[half][c] = random_value();
-        quant_encode(dtype, values[0], head_dim, &row);
+        quant_encode(layout_k_type(dtype), values[0], head_dim, &row);
         for (uint32_t g = 0; r >= used && g < QUANT_MAX_GROUPS; g++)
             row.scale[g] = row.offset[g] = 0x7e00;
-        quant_put_k(dtype, page, r, head_dim, &row);
-        quant_encode(dtype, values[1], head_dim, &row);
+        quant_put_k(layout_k_type(dtype), page, r, head_dim, &row);
+        quant_encode(layout_v_type(dtype), values[1], head_dim, &row);
         for (uint32_t g = 0; r >= used && g < QUANT_MAX_GROUPS; g++)
             row.scale[g] = row.offset[g] = 0x7e00;
-        quant_put_v(dtype, v, r, head_dim, &row);
+        quant_put_v(layout_v_type(dtype), v, r, head_dim, &row);
     }
     return page;
 }

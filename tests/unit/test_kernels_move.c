@@ -44,6 +44,7 @@ static void test_names(void **state) {
     assert_string_equal(kernel_dtype_name(KERNEL_BF16), "bf16");
     assert_string_equal(kernel_dtype_name(KERNEL_INT8), "int8");
     assert_string_equal(kernel_dtype_name(KERNEL_INT4), "int4");
+    assert_string_equal(kernel_dtype_name(KERNEL_K5V4), "k5v4");
     assert_string_equal(kernel_dtype_name(KERNEL_DTYPE_COUNT), "?");
     assert_string_equal(kernel_dtype_name(UINT32_MAX), "?");
     assert_int_equal(kernel_dtype_size(KERNEL_F32), 4);
@@ -174,10 +175,11 @@ static void model_quantised(uint32_t dtype, void *page, uint32_t row, uint32_t f
         x[1][c] = kernel_load(from_dtype, v, layout_v_index(from_row, c, head_dim));
     }
     for (uint32_t half = 0; half < 2; half++) {
-        if (dtype == KERNEL_INT4)
+        uint32_t type = half ? layout_v_type(dtype) : layout_k_type(dtype);
+        if (layout_is_rotated(dtype))
             quant_rotate(x[half], head_dim);
-        quant_encode(dtype, x[half], head_dim, &quantised);
-        (half ? quant_put_v : quant_put_k)(dtype, (char *)page + half * layout_page_v_offset(dtype, head_dim), row,
+        quant_encode(type, x[half], head_dim, &quantised);
+        (half ? quant_put_v : quant_put_k)(type, (char *)page + half * layout_page_v_offset(dtype, head_dim), row,
                                            head_dim, &quantised);
     }
 }
@@ -191,10 +193,10 @@ static void model_move(uint32_t dtype, void *to, uint32_t to_row, const void *fr
         model_row(dtype, to, SCISSOR_PAGE_ROWS, to_row, dtype, from, SCISSOR_PAGE_ROWS, from_row, head_dim);
         return;
     }
-    quant_get_k(dtype, from, from_row, head_dim, &row);
-    quant_put_k(dtype, to, to_row, head_dim, &row);
-    quant_get_v(dtype, (const char *)from + v, from_row, head_dim, &row);
-    quant_put_v(dtype, (char *)to + v, to_row, head_dim, &row);
+    quant_get_k(layout_k_type(dtype), from, from_row, head_dim, &row);
+    quant_put_k(layout_k_type(dtype), to, to_row, head_dim, &row);
+    quant_get_v(layout_v_type(dtype), (const char *)from + v, from_row, head_dim, &row);
+    quant_put_v(layout_v_type(dtype), (char *)to + v, to_row, head_dim, &row);
 }
 
 struct pages {

@@ -1,4 +1,4 @@
-/* test_kernels_quant.c - rows in 8 and in 4 bits: the rotation against its matrix, values against their bounds, and
+/* test_kernels_quant.c - rows in 8, 5 and 4 bits: the rotation against its matrix, values against their bounds, and
  * places against the drawing in layout.h. */
 #include <math.h>
 #include <setjmp.h>
@@ -13,7 +13,7 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const uint32_t head_dims[] = {16, 48, 64, 80, 96, 112, 128, 256};
-static const uint32_t dtypes[] = {KERNEL_INT8, KERNEL_INT4};
+static const uint32_t types[] = {KERNEL_INT8, KERNEL_INT5, KERNEL_INT4};
 static uint64_t random_state = 3;
 
 static uint32_t random_bits(void) {
@@ -70,29 +70,85 @@ static void test_rotation_spreads(void **state) {
 
 /* ---------- values ---------- */
 
-static void check_bounds(uint32_t dtype, const float *x, uint32_t head_dim) {
-    struct quant_row row;
-    double most = dtype == KERNEL_INT4 ? 15 : 255;
-    quant_encode(dtype, x, head_dim, &row);
-    for (uint32_t c = 0; c < head_dim; c++) {
-        uint32_t g = c / LAYOUT_GROUP_CHANNELS;
-        double scale = (double)kernel_f16_to_f32(row.scale[g]), offset = (double)kernel_f16_to_f32(row.offset[g]);
-        /* half a step; offset and scale are rounded to 11 bits, or to multiples of 2^-24 where they are tiny */
-        double bound = scale / 2 + (fabs(offset) + most * scale) / 2048 + (most + 1) * ldexp(1, -25);
-        assert_true(row.code[c] <= most);
-        assert_true(fabs((double)quant_value(&row, c) - (double)x[c]) <= bound * 1.0001);
+static uint32_t most_of(uint32_t type) {
+    return type == KERNEL_INT8 ? 255 : type == KERNEL_INT5 ? 31 : 15;
+}
+
+/* Half a step from the smallest value to the largest; offset and scale are rounded to 11 bits, or to multiples of 2^-24
+ * where they are tiny. */
+static double bound_of(double most, double low, double high) {
+    return ((high - low) / most / 2 + (fabs(low) + high - low) / 2048 + (most + 1) * ldexp(1, -25)) * 1.0001;
+}
+
+/* The sum of squared errors with the grid that reaches from the smallest value to the largest. */
+static double plain_error(double most, const float *x, uint32_t channels, double low, double high) {
+    double offset = (double)kernel_f16_to_f32(kernel_f32_to_f16((float)low));
+    double scale = (double)kernel_f16_to_f32(kernel_f32_to_f16((float)((high - low) / most))), sum = 0;
+    for (uint32_t c = 0; c < channels; c++) {
+        double code = scale > 0 ? rint(((double)x[c] - offset) / scale) : 0;
+        code = code < 0 ? 0 : code > most ? most : code;
+        sum += pow(offset + scale * code - (double)x[c], 2);
     }
+    return sum;
+}
+
+/* int8: each value within its bound. The others are fitted, and an outermost value may pay for the others: the group's
+ * squared error within the bound, and no more than without the fit. */
+static void check_bounds(uint32_t type, const float *x, uint32_t head_dim) {
+    struct quant_row row;
+    double most = most_of(type);
+    quant_encode(type, x, head_dim, &row);
+    for (uint32_t first = 0; first < head_dim; first += LAYOUT_GROUP_CHANNELS) {
+        uint32_t rest = head_dim - first, channels = rest < LAYOUT_GROUP_CHANNELS ? rest : LAYOUT_GROUP_CHANNELS;
+        double low = (double)x[first], high = low, sum = 0;
+        for (uint32_t c = first; c < first + channels; c++) {
+            low = fmin(low, (double)x[c]);
+            high = fmax(high, (double)x[c]);
+        }
+        double bound = bound_of(most, low, high), plain = plain_error(most, x + first, channels, low, high);
+        for (uint32_t c = first; c < first + channels; c++) {
+            double error = fabs((double)quant_value(&row, c) - (double)x[c]);
+            assert_true(row.code[c] <= most);
+            assert_true(type != KERNEL_INT8 || error <= bound);
+            sum += error * error;
+        }
+        assert_true(sum <= channels * bound * bound);
+        assert_true(sum <= plain * 1.001 + channels * ldexp(1, -40) * (low * low + high * high));
+    }
+}
+
+/* Values as a rotated row has them, about normal: the fit takes a part of the squared error away. */
+static void test_fit(void **state) {
+    double fitted = 0, plain = 0;
+    (void)state;
+    for (int turn = 0; turn < 200; turn++) {
+        struct quant_row row;
+        float x[64], low = 0, high = 0;
+        for (uint32_t c = 0; c < 64; c++) {
+            x[c] = 0;
+            for (int i = 0; i < 12; i++)
+                x[c] += random_value();
+            low = fminf(low, x[c]);
+            high = fmaxf(high, x[c]);
+        }
+        quant_encode(KERNEL_INT4, x, 64, &row);
+        for (uint32_t c = 0; c < 64; c++)
+            fitted += pow((double)quant_value(&row, c) - (double)x[c], 2);
+        plain += plain_error(15, x, 64, (double)low, (double)high);
+    }
+    assert_true(fitted < 0.93 * plain);
+    assert_true(fitted > 0.85 * plain);
 }
 
 static void test_bounds(void **state) {
     (void)state;
-    for (size_t t = 0; t < COUNT(dtypes); t++)
+    for (size_t t = 0; t < COUNT(types); t++)
         for (size_t d = 0; d < COUNT(head_dims); d++)
             for (int size = -20; size <= 12; size += 4) {
                 float x[256], shift = ldexpf(random_value(), size + 2);
                 for (uint32_t c = 0; c < head_dims[d]; c++)
                     x[c] = ldexpf(random_value(), size) + shift;
-                check_bounds(dtypes[t], x, head_dims[d]);
+                check_bounds(types[t], x, head_dims[d]);
             }
 }
 
@@ -101,18 +157,18 @@ static void test_exact(void **state) {
     struct quant_row row;
     float x[64];
     (void)state;
-    for (size_t t = 0; t < COUNT(dtypes); t++) {
-        uint32_t most = dtypes[t] == KERNEL_INT4 ? 15 : 255;
+    for (size_t t = 0; t < COUNT(types); t++) {
+        uint32_t most = most_of(types[t]);
         for (uint32_t c = 0; c < 64; c++)
             x[c] = 0.5f * (float)(c * 7 % (most + 1)) - 3;
         x[0] = -3;
         x[1] = 0.5f * (float)most - 3;
-        quant_encode(dtypes[t], x, 64, &row);
+        quant_encode(types[t], x, 64, &row);
         for (uint32_t c = 0; c < 64; c++)
             assert_true(quant_value(&row, c) == x[c]);
         for (uint32_t c = 0; c < 64; c++)
             x[c] = -2.25f;
-        quant_encode(dtypes[t], x, 64, &row);
+        quant_encode(types[t], x, 64, &row);
         for (uint32_t c = 0; c < 64; c++)
             assert_true(quant_value(&row, c) == -2.25f);
     }
@@ -122,45 +178,58 @@ static void test_exact(void **state) {
 static void test_not_finite(void **state) {
     static const float bad[] = {NAN, -NAN, INFINITY, -INFINITY, 7e4f, -7e4f, 3e38f};
     (void)state;
-    for (size_t t = 0; t < COUNT(dtypes); t++)
+    for (size_t t = 0; t < COUNT(types); t++)
         for (size_t i = 0; i < COUNT(bad); i++) {
             struct quant_row row;
             float x[128];
             for (uint32_t c = 0; c < 128; c++)
                 x[c] = random_value();
             x[64 + i] = bad[i];
-            quant_encode(dtypes[t], x, 128, &row);
+            quant_encode(types[t], x, 128, &row);
             bool nan = bad[i] != 7e4f; /* the smallest value and the scale are in f16, the largest value is not */
             for (uint32_t c = 64; c < 128; c++)
                 assert_int_equal(isnan(quant_value(&row, c)), nan);
-            check_bounds(dtypes[t], x, 64);
+            check_bounds(types[t], x, 64);
         }
 }
 
 /* ---------- places ---------- */
 
-/* Byte and shift of a code by the drawing. */
-static size_t k_place(uint32_t dtype, uint32_t row, uint32_t c, uint32_t d, uint32_t *ret_shift) {
-    uint32_t e = dtype == KERNEL_INT4 ? 8 : 4, unit = row / 16 * (d / e) + c / e;
-    *ret_shift = c % e >= 4 ? 4 : 0;
-    return unit * 64u + row % 16 * 4 + c % 4;
+static uint32_t lane_codes(uint32_t type) {
+    return type == KERNEL_INT8 ? 4 : 8;
 }
 
-static size_t v_place(uint32_t dtype, uint32_t row, uint32_t c, uint32_t d, uint32_t *ret_shift) {
-    uint32_t e = dtype == KERNEL_INT4 ? 8 : 4, unit = row / e * (d / 16) + c / 16;
+/* Bytes of a block of 16 rows of K. */
+static uint32_t block_bytes(uint32_t type, uint32_t d) {
+    return d / lane_codes(type) * 64 + (type == KERNEL_INT5 ? (d + 31) / 32 * 64 : 0);
+}
+
+/* Byte and shift of a code by the drawing; of int5, of its high bits. */
+static size_t k_place(uint32_t type, uint32_t row, uint32_t c, uint32_t d, uint32_t *ret_shift) {
+    uint32_t e = lane_codes(type);
+    *ret_shift = c % e >= 4 ? 4 : 0;
+    return row / 16 * block_bytes(type, d) + c / e * 64u + row % 16 * 4 + c % 4;
+}
+
+static size_t low_place(uint32_t row, uint32_t c, uint32_t d, uint32_t *ret_shift) {
+    *ret_shift = c % 32 / 4;
+    return row / 16 * block_bytes(KERNEL_INT5, d) + d / 8 * 64 + c / 32 * 64 + row % 16 * 4 + c % 4;
+}
+
+static size_t v_place(uint32_t type, uint32_t row, uint32_t c, uint32_t d, uint32_t *ret_shift) {
+    uint32_t e = lane_codes(type), unit = row / e * (d / 16) + c / 16;
     *ret_shift = row % e >= 4 ? 4 : 0;
     return unit * 64u + c % 16 * 4 + row % 4;
 }
 
-static size_t scale_place(uint32_t dtype, uint32_t row, uint32_t group, uint32_t d) {
-    size_t codes = (size_t)64 * d / (dtype == KERNEL_INT4 ? 2 : 1);
-    return codes + (row / 16 * ((d + 63) / 64) + group) * 64u + row % 16 * 2;
+static size_t scale_place(uint32_t type, uint32_t row, uint32_t group, uint32_t d) {
+    return 4 * block_bytes(type, d) + (row / 16 * ((d + 63) / 64) + group) * 64u + row % 16 * 2;
 }
 
-static void random_row(uint32_t dtype, uint32_t d, struct quant_row *ret) {
+static void random_row(uint32_t type, uint32_t d, struct quant_row *ret) {
     memset(ret, 0, sizeof *ret);
     for (uint32_t c = 0; c < d; c++)
-        ret->code[c] = (uint8_t)(random_bits() % (dtype == KERNEL_INT4 ? 16 : 256));
+        ret->code[c] = (uint8_t)(random_bits() % (most_of(type) + 1));
     for (uint32_t g = 0; g < layout_groups(d); g++) {
         ret->scale[g] = (uint16_t)random_bits();
         ret->offset[g] = (uint16_t)random_bits();
@@ -168,28 +237,34 @@ static void random_row(uint32_t dtype, uint32_t d, struct quant_row *ret) {
 }
 
 /* Writes one row into a half of random bytes: exactly its bits change, and it comes back. */
-static void check_place(uint32_t dtype, uint32_t d, uint32_t slot, bool v) {
-    size_t bytes = layout_quantised_half_bytes(dtype, d);
+static void check_place(uint32_t type, uint32_t d, uint32_t slot, bool v) {
+    size_t bytes = layout_half_bytes(type, d);
     uint8_t *half = malloc(bytes), *model = malloc(bytes);
     struct quant_row row, back = {0};
     assert_true(half && model);
     for (size_t i = 0; i < bytes; i++)
         half[i] = model[i] = (uint8_t)random_bits();
-    random_row(dtype, d, &row);
+    random_row(type, d, &row);
     for (uint32_t c = 0; c < d; c++) {
         uint32_t shift;
-        size_t at = (v ? v_place : k_place)(dtype, slot, c, d, &shift);
-        uint32_t mask = dtype == KERNEL_INT4 ? 15u << shift : 255u;
-        shift = dtype == KERNEL_INT4 ? shift : 0;
-        model[at] = (uint8_t)((model[at] & ~mask) | (uint32_t)row.code[c] << shift);
+        size_t at = (v ? v_place : k_place)(type, slot, c, d, &shift);
+        uint32_t mask = type == KERNEL_INT8 ? 255u : 15u << shift, code = row.code[c];
+        shift = type == KERNEL_INT8 ? 0 : shift;
+        if (type == KERNEL_INT5) {
+            uint32_t low_shift;
+            size_t low = low_place(slot, c, d, &low_shift);
+            model[low] = (uint8_t)((model[low] & ~(1u << low_shift)) | (code & 1) << low_shift);
+            code >>= 1;
+        }
+        model[at] = (uint8_t)((model[at] & ~mask) | code << shift);
     }
     for (uint32_t g = 0; g < layout_groups(d); g++) {
-        memcpy(model + scale_place(dtype, slot, g, d), &row.scale[g], 2);
-        memcpy(model + scale_place(dtype, slot, g, d) + 32, &row.offset[g], 2);
+        memcpy(model + scale_place(type, slot, g, d), &row.scale[g], 2);
+        memcpy(model + scale_place(type, slot, g, d) + 32, &row.offset[g], 2);
     }
-    (v ? quant_put_v : quant_put_k)(dtype, half, slot, d, &row);
+    (v ? quant_put_v : quant_put_k)(type, half, slot, d, &row);
     assert_memory_equal(half, model, bytes);
-    (v ? quant_get_v : quant_get_k)(dtype, half, slot, d, &back);
+    (v ? quant_get_v : quant_get_k)(type, half, slot, d, &back);
     assert_memory_equal(row.code, back.code, d);
     assert_memory_equal(row.scale, back.scale, layout_groups(d) * sizeof *row.scale);
     assert_memory_equal(row.offset, back.offset, layout_groups(d) * sizeof *row.offset);
@@ -199,18 +274,21 @@ static void check_place(uint32_t dtype, uint32_t d, uint32_t slot, bool v) {
 
 static void test_places(void **state) {
     (void)state;
-    for (size_t t = 0; t < COUNT(dtypes); t++)
+    for (size_t t = 0; t < COUNT(types); t++)
         for (size_t d = 0; d < COUNT(head_dims); d++)
             for (uint32_t slot = 0; slot < SCISSOR_PAGE_ROWS; slot += d ? 5 : 1)
-                for (int v = 0; v < 2; v++)
-                    check_place(dtypes[t], head_dims[d], slot, v);
+                for (int v = 0; v < (types[t] == KERNEL_INT5 ? 1 : 2); v++)
+                    check_place(types[t], head_dims[d], slot, v);
 }
 
-/* 36 bytes for 64 values of int4, 68 for int8; no more pages in a segment than an index can name. */
+/* 36 bytes for 64 values of int4, 44 of int5, 68 of int8; no more pages in a segment than an index can name. */
 static void test_sizes(void **state) {
     (void)state;
     assert_int_equal(layout_page_bytes(KERNEL_INT4, 64), 2 * 64 * 36);
     assert_int_equal(layout_page_bytes(KERNEL_INT8, 128), 2 * 64 * 2 * 68);
+    assert_int_equal(layout_page_bytes(KERNEL_K5V4, 64), 64 * (44 + 36));
+    assert_int_equal(layout_page_bytes(KERNEL_K5V4, 80), 64 * (52 + 8 + 40 + 8)); /* 16 of 32 lowest bits unused */
+    assert_int_equal(layout_page_v_offset(KERNEL_K5V4, 64), 64 * 44);
     assert_int_equal(layout_page_bytes(KERNEL_INT4, 80), 2 * 64 * (40 + 8));
     assert_int_equal(layout_page_bytes(KERNEL_F16, 64), 2 * 64 * 64 * 2);
     assert_int_equal(layout_page_bytes(KERNEL_DTYPE_COUNT, 64), 0);
@@ -221,9 +299,10 @@ static void test_sizes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rotation), cmocka_unit_test(test_rotation_spreads), cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_exact),    cmocka_unit_test(test_not_finite),       cmocka_unit_test(test_places),
-        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_rotation), cmocka_unit_test(test_rotation_spreads),
+        cmocka_unit_test(test_bounds),   cmocka_unit_test(test_fit),
+        cmocka_unit_test(test_exact),    cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_places),   cmocka_unit_test(test_sizes),
     };
     return cmocka_run_group_tests_name("kernels: quant", tests, NULL, NULL);
 }
