@@ -2,6 +2,7 @@
 #include "naive.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,7 +42,7 @@ struct naive {
     uint32_t layers, kv_heads, fresh_rows;
     enum { SCISSORHANDS, STREAMING, WINDOW, PIVOTAL, H2O, TOVA, RANDOM } policy;
     uint32_t window, recent, drop, reading, sinks, seed;
-    double share;
+    double share, age;
     uint64_t tokens, period;
     struct layer *layer;
 };
@@ -92,6 +93,7 @@ struct naive *naive_new(const struct proto_group *group, uint32_t fresh_rows) {
     n->window = param(group, "window", 400);
     n->recent = param(group, "recent", n->policy == PIVOTAL ? 256 : 10);
     n->share = param_real(group, "share", n->policy == PIVOTAL ? 0.3 : 0.5);
+    n->age = param_real(group, "age", 1.35);
     n->seed = param(group, "seed", 0);
     n->drop = param(group, "drop", 0);
     n->reading = param(group, "reading", 0);
@@ -252,7 +254,7 @@ static float row_score(const struct naive *n, const struct layer *l, const struc
         return lot(n, head, row->position, next_position);
     struct naive_sums s = row_sums(n, l, row);
     if (n->policy == PIVOTAL)
-        return (float)(s.norm * (s.seen ? s.mass / (double)s.seen : 1));
+        return (float)(s.norm * (s.seen ? s.mass / pow((double)s.seen, n->age) : 1));
     if (n->policy == H2O)
         return (float)s.mass;
     if (n->policy == TOVA)

@@ -276,6 +276,8 @@ static void test_pivotal(void **state) {
             param(&g, 1, "share", below(101) / 100.0);
         if (below(3))
             param(&g, 2, "sinks", below(20));
+        if (below(2))
+            param(&g, 3, "age", below(9) / 4.0);
         run(&g, fresh_rows, seed, 40);
     }
 }

@@ -39,6 +39,7 @@ static void test_pivotal(void **state) {
     (void)state;
     uint64_t sinks, recent;
     begin("pivotal", "sinks", 0);
+    policy.param[3] = 1;
     assert_int_equal(policy.class->planes(&policy), PROTO_PLANE_MASS);
     assert_true(policy.class->norms && !policy.class->drop && !policy.class->window_blocks);
     gather_mass((const float[]){9, 16, 28, 3, 10, 1, 0, 8});
@@ -49,6 +50,11 @@ static void test_pivotal(void **state) {
     VICTIMS(12, 5);
     VICTIMS(12, 3, 5);
     VICTIMS(12, 2, 3, 5);
+    policy.param[3] = 2; /* age: slot 2 of mass 0.5 and norm 28 has been seen by 7 rows, slot 0 by 9 */
+    assert_scores(
+        (const float[]){3.25f * 9 / 81, 1.125f * 16 / 64, 14 / 49.0f, 6 / 36.0f, 15 / 25.0f, 0.5f / 16, 0, 1});
+    VICTIMS(12, 3, 5);
+    policy.param[3] = 1;
     VICTIMS(12, 0, 1, 2, 3, 4, 5, 6);                       /* 6 is protected, and goes first of those */
     policy.class->protect(&policy, 2, 12, &sinks, &recent); /* less room: 0.3 * 6 is 1.8, so the last row */
     assert_int_equal(recent, 11);
