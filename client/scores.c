@@ -124,21 +124,21 @@ static size_t layer_bytes(const struct scissor_session *s, const struct client_l
     return bytes;
 }
 
-/* Exact where it is cheap: a sum of probabilities as f32 unless a layer of it would not fit into a frame. */
+/* Probabilities and their sums go as f32 unless a layer of them would not fit into a frame: as f16 many of the small
+ * ones would be the same, and then what goes is the oldest row and not the least important one. */
 static void choose_formats(const struct scissor_session *s, const struct client_layer *layer, size_t room,
                            uint8_t ret_format[PROTO_PLANE_COUNT]) {
     uint32_t planes = s->groups[layer->group].planes;
-    memset(ret_format, 0, PROTO_PLANE_COUNT);
-    if (planes & PROTO_PLANE_HITS)
-        ret_format[1] = layer->score_rows == 1    ? PROTO_FORMAT_BITS
-                        : layer->score_rows < 256 ? PROTO_FORMAT_U8
-                                                  : PROTO_FORMAT_F16;
-    if (planes & PROTO_PLANE_LAST)
-        ret_format[2] = PROTO_FORMAT_F16;
-    if (planes & PROTO_PLANE_MASS) {
-        ret_format[0] = PROTO_FORMAT_F32;
-        if (layer_bytes(s, layer, ret_format) > room)
-            ret_format[0] = PROTO_FORMAT_F16;
+    uint8_t hits = layer->score_rows == 1    ? PROTO_FORMAT_BITS
+                   : layer->score_rows < 256 ? PROTO_FORMAT_U8
+                                             : PROTO_FORMAT_F16;
+    static const uint8_t formats[] = {PROTO_FORMAT_F32, PROTO_FORMAT_F16};
+    for (size_t i = 0; i < 2; i++) {
+        ret_format[0] = planes & PROTO_PLANE_MASS ? formats[i] : 0;
+        ret_format[1] = planes & PROTO_PLANE_HITS ? hits : 0;
+        ret_format[2] = planes & PROTO_PLANE_LAST ? formats[i] : 0;
+        if (layer_bytes(s, layer, ret_format) <= room)
+            return;
     }
 }
 
