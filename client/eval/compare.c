@@ -37,3 +37,13 @@ void compare_logits(const struct compare_full *full, const float *logits, size_t
                                .right = top == next,
                                .right_full = full->top == next};
 }
+
+void comparison_add(struct comparison_sum *sum, const struct comparison *comparison) {
+    sum->nll += comparison->nll;
+    sum->nll_full += comparison->nll_full;
+    sum->kl += comparison->kl;
+    sum->top1 += comparison->top1;
+    sum->right += comparison->right;
+    sum->right_full += comparison->right_full;
+    sum->scored++;
+}

@@ -23,4 +23,12 @@ struct comparison {
     bool right, right_full; /* that is the one that came */
 };
 
+/* Of several positions. */
+struct comparison_sum {
+    double nll, nll_full, kl, top1, right, right_full;
+    uint32_t scored;
+};
+
+void comparison_add(struct comparison_sum *sum, const struct comparison *comparison);
+
 void compare_logits(const struct compare_full *full, const float *logits, size_t next, struct comparison *ret);

@@ -8,15 +8,18 @@
 #include <string.h>
 
 #include "llama/option_table.h"
+#include "workload.h"
 
 #define TOKENS_MAX (1u << 24)
 #define SCORE_FROM_UNSET UINT32_MAX
+#define POOL_MIB_MAX (1u << 24)
 
 struct eval_arguments {
     struct eval_options options;
     struct eval_config standard;
     const char *configs[EVAL_MAX_CONFIGS], *budgets[EVAL_MAX_CONFIGS];
     uint32_t config_count, budget_count;
+    bool score_from_given;
 };
 
 #define AT(field) offsetof(struct eval_arguments, field)
@@ -32,6 +35,10 @@ static const struct option_entry eval_option_entries[] = {
      TOKENS_MAX},
     {OPTION_CALL, "task", "NAME", "passkey: whether a number in the text is found again, instead of predictions", 0, 0,
      0},
+    {OPTION_CALL, "pool", "SIZE",
+     "eight sessions in one pool, of SIZE in MiB or, with 5x, of a fifth of their full f16 caches; shared by the "
+     "daemon's arbiter, equally, and by last use",
+     0, 0, 0},
     {.kind = OPTION_HEADING, .text = "What it compares with a full cache"},
     {OPTION_CALL, "budget", "ROWS",
      "rows per KV head, fresh ones included; 5x: that fit into a fifth of a full f16 "
@@ -65,6 +72,28 @@ static int eval_append(const char **list, uint32_t *count, uint32_t capacity, co
     return 0;
 }
 
+/* "5x" or "40MiB". */
+static int eval_read_pool(struct eval_options *options, const char *text) {
+    char number[32];
+    size_t digits = strspn(text, "0123456789.");
+    uint64_t mib = 0;
+    double divisor = 0;
+    if (digits == 0 || digits >= sizeof(number))
+        return SCISSOR_EINVAL;
+    memcpy(number, text, digits);
+    number[digits] = '\0';
+    int r = SCISSOR_EINVAL;
+    if (strcmp(text + digits, "x") == 0)
+        r = option_read_real(number, 1, 1e6, &divisor);
+    else if (strcmp(text + digits, "MiB") == 0)
+        r = option_read_integer(number, 1, POOL_MIB_MAX, &mib);
+    if (r != 0)
+        return r;
+    options->pool_divisor = divisor;
+    options->pool_mib = (uint32_t)mib;
+    return 0;
+}
+
 static int eval_call(void *context, const char *name, const char *text) {
     struct eval_arguments *arguments = context;
     struct eval_config tried = arguments->standard;
@@ -78,6 +107,8 @@ static int eval_call(void *context, const char *name, const char *text) {
         return config_read(&tried, text) != 0
                    ? SCISSOR_EINVAL
                    : eval_append(arguments->configs, &arguments->config_count, EVAL_MAX_CONFIGS, text);
+    if (strcmp(name, "pool") == 0)
+        return eval_read_pool(&arguments->options, text);
     if (strcmp(name, "task") == 0) {
         arguments->options.passkey = strcmp(text, "passkey") == 0;
         return arguments->options.passkey ? 0 : SCISSOR_EINVAL;
@@ -142,6 +173,22 @@ static int eval_make_configs(struct eval_arguments *arguments, struct failure *f
     return r;
 }
 
+/* What would have no meaning beside --pool. */
+static int eval_check_pool(const struct eval_arguments *arguments, struct failure *failure) {
+    const struct eval_options *options = &arguments->options;
+    if (arguments->budget_count || options->config_count != 1 || options->configs[0].budget_given)
+        return failure_set(failure, SCISSOR_EINVAL, "--pool takes one configuration, without a budget");
+    if (options->passkey)
+        return failure_set(failure, SCISSOR_EINVAL, "--pool and --task are two tasks");
+    if (arguments->score_from_given)
+        return failure_set(failure, SCISSOR_EINVAL,
+                           "--pool compares what is read when the pool is full, so it takes "
+                           "no --score-from");
+    if (options->tokens < WORKLOAD_LEAST_TOKENS)
+        return failure_set(failure, SCISSOR_EINVAL, "--pool needs at least %u --tokens", WORKLOAD_LEAST_TOKENS);
+    return 0;
+}
+
 static int eval_check(struct eval_arguments *arguments, struct failure *failure) {
     struct eval_options *options = &arguments->options;
     if (options->help || options->version)
@@ -150,13 +197,15 @@ static int eval_check(struct eval_arguments *arguments, struct failure *failure)
         return failure_set(failure, SCISSOR_EINVAL, "which model? give a GGUF file before the texts");
     if (options->text_count == 0)
         return failure_set(failure, SCISSOR_EINVAL, "which text? give --text FILE");
-    if (options->score_from == SCORE_FROM_UNSET)
+    arguments->score_from_given = options->score_from != SCORE_FROM_UNSET;
+    if (!arguments->score_from_given)
         options->score_from = options->tokens / 16 * 11;
     if (options->score_from + 1 >= options->tokens)
         return failure_set(failure, SCISSOR_EINVAL, "--score-from leaves no token to score; raise --tokens");
     if (arguments->standard.fresh % 16 != 0)
         return failure_set(failure, SCISSOR_EINVAL, "--fresh must be a multiple of 16");
-    return eval_make_configs(arguments, failure);
+    int r = eval_make_configs(arguments, failure);
+    return r == 0 && eval_has_pool(options) ? eval_check_pool(arguments, failure) : r;
 }
 
 int eval_options_parse(int argc, char **argv, struct eval_options *ret_options, struct failure *failure) {

@@ -20,8 +20,15 @@ struct eval_options {
     uint32_t config_count;
     uint32_t threads; /* 0: one per core */
     bool passkey;     /* --task passkey */
+    /* --pool: its size, or what the full f16 caches are divided by; both 0: not that task. */
+    uint32_t pool_mib;
+    double pool_divisor;
     bool json, progress, help, version;
 };
+
+static inline bool eval_has_pool(const struct eval_options *options) {
+    return options->pool_mib > 0 || options->pool_divisor > 0;
+}
 
 /* Fills the defaults, reads the arguments and puts the configurations together; strings point into argv. EINVAL: the
  * failure says what to change. */

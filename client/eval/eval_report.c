@@ -201,3 +201,92 @@ void eval_report_passkey(const struct evaluation *evaluation, FILE *stream) {
     else
         passkey_write_table(evaluation, stream);
 }
+
+/* ---------- a shared pool ---------- */
+
+/* "5/8 moby_dick": how long the session's text is, in parts of --tokens, and where it comes from. */
+static void pool_session_name(const struct evaluation *evaluation, uint32_t session, char ret_name[80]) {
+    const char *name;
+    int size = report_text_name(evaluation->options->texts[evaluation->pooled.text[session]], &name);
+    snprintf(ret_name, 80, "%u/%u %.*s", session + 1, WORKLOAD_SESSIONS, size, name);
+}
+
+static void pool_write_json_way(const struct evaluation *evaluation, uint32_t way, FILE *stream) {
+    const struct figures *sessions = evaluation->pooled.figures[way];
+    char name[80];
+    struct figures mean;
+    fprintf(stream, "{\"way\": \"%s\",\n   \"texts\": [", pooled_way_names[way]);
+    for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++) {
+        pool_session_name(evaluation, i, name);
+        fprintf(stream, "%s\n    ", i ? "," : "");
+        json_write_figures(stream, name, strlen(name), &sessions[i]);
+    }
+    figures_mean(sessions, WORKLOAD_SESSIONS, &mean);
+    fprintf(stream, "],\n   \"mean\": ");
+    json_write_figures(stream, "mean", 4, &mean);
+    uint32_t worst = pooled_worst(sessions);
+    pool_session_name(evaluation, worst, name);
+    fprintf(stream, ",\n   \"worst\": ");
+    json_write_figures(stream, name, strlen(name), &sessions[worst]);
+    fprintf(stream, "}");
+}
+
+static void pool_write_json(const struct evaluation *evaluation, FILE *stream) {
+    const struct pooled *pooled = &evaluation->pooled;
+    json_write_model(stream, evaluation->options);
+    fprintf(stream, ", \"task\": \"pool\", \"seconds\": %.1f,\n \"bytes_pool\": %.0f, \"bytes_full\": %.0f, ",
+            evaluation->seconds, (double)pooled->pool_mib * (1 << 20), (double)pooled->bytes_full);
+    fprintf(stream, "\"read_before\": %u,\n \"configuration\": ", pooled->read_before);
+    json_write_config(stream, &evaluation->options->configs[0]);
+    fprintf(stream, "},\n \"ways\": [");
+    for (uint32_t way = 0; way < POOLED_WAYS; way++) {
+        fprintf(stream, "%s\n  ", way ? "," : "");
+        pool_write_json_way(evaluation, way, stream);
+    }
+    fprintf(stream, "]}\n");
+}
+
+/* Of a session that read nothing when the pool was full there is nothing to say. */
+static void pool_write_table_row(FILE *stream, const char *name, const struct figures ways[POOLED_WAYS]) {
+    fprintf(stream, "%-28.28s", name);
+    for (uint32_t way = 0; way < POOLED_WAYS; way++)
+        if (isfinite(ways[way].kl))
+            fprintf(stream, "  %8.4f %8.4f %7.0f", ways[way].kl, figures_ppl_ratio(&ways[way]), ways[way].rows);
+        else
+            fprintf(stream, "  %8s %8s %7s", "-", "-", "-");
+    fprintf(stream, "\n");
+}
+
+static void pool_write_table(const struct evaluation *evaluation, FILE *stream) {
+    const struct pooled *pooled = &evaluation->pooled;
+    struct figures row[POOLED_WAYS];
+    char name[CONFIG_NAME_BYTES];
+    config_name(&evaluation->options->configs[0], name);
+    fprintf(stream, "%s, pool %u MiB of %.1f MiB, full after %u tokens\n%-28s", name, pooled->pool_mib,
+            (double)pooled->bytes_full / (1 << 20), pooled->read_before, "");
+    for (uint32_t way = 0; way < POOLED_WAYS; way++)
+        fprintf(stream, "  %-25s", pooled_way_names[way]);
+    fprintf(stream, "\n%-28s", "session");
+    for (uint32_t way = 0; way < POOLED_WAYS; way++)
+        fprintf(stream, "  %8s %8s %7s", "KL", "ppl", "rows");
+    fprintf(stream, "\n");
+    for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++) {
+        for (uint32_t way = 0; way < POOLED_WAYS; way++)
+            row[way] = pooled->figures[way][i];
+        pool_session_name(evaluation, i, name);
+        pool_write_table_row(stream, name, row);
+    }
+    for (uint32_t way = 0; way < POOLED_WAYS; way++)
+        figures_mean(pooled->figures[way], WORKLOAD_SESSIONS, &row[way]);
+    pool_write_table_row(stream, "mean", row);
+    for (uint32_t way = 0; way < POOLED_WAYS; way++)
+        row[way] = pooled->figures[way][pooled_worst(pooled->figures[way])];
+    pool_write_table_row(stream, "worst", row);
+}
+
+void eval_report_pool(const struct evaluation *evaluation, FILE *stream) {
+    if (evaluation->options->json)
+        pool_write_json(evaluation, stream);
+    else
+        pool_write_table(evaluation, stream);
+}

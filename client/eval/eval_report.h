@@ -15,3 +15,7 @@ void eval_report_table(const struct evaluation *evaluation, FILE *stream);
 /* Of --task passkey, either form as the options say. A configuration has `depths`, each with the numbers of texts of
  * which the full cache had the number (`full`) and the session had it, too (`solved`), and the sums of these. */
 void eval_report_passkey(const struct evaluation *evaluation, FILE *stream);
+
+/* Of --pool, either form as the options say: `ways`, each with `texts` (one object a session), their `mean`, and the
+ * session that lost most (`worst`). */
+void eval_report_pool(const struct evaluation *evaluation, FILE *stream);

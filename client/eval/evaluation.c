@@ -14,7 +14,7 @@ static int evaluation_encode(const struct engine *engine, const struct eval_opti
         return r;
     r = tokenizer_encode(engine->tokenizer, text, size, list, &lost, failure);
     scissor_free(text);
-    if (r == 0 && list->count < options->tokens)
+    if (r == 0 && list->count < options->tokens && !eval_has_pool(options))
         return failure_set(failure, SCISSOR_EINVAL, "%.160s has %zu tokens; --tokens asks for %u", path, list->count,
                            options->tokens);
     return r;
@@ -42,18 +42,30 @@ static int evaluation_compare(struct evaluation *evaluation, struct lockstep *lo
     return r;
 }
 
-static int evaluation_compute(struct evaluation *evaluation, const struct engine *engine,
-                              const struct token_list *lists, struct failure *failure) {
+static size_t evaluation_work(const struct eval_options *options) {
+    size_t passes = (size_t)options->text_count * (1 + options->config_count) * (options->passkey ? PASSKEY_DEPTHS : 1);
+    return eval_has_pool(options) ? pooled_work(options) : passes * (options->tokens - 1);
+}
+
+static int evaluation_lockstep(struct evaluation *evaluation, const struct engine *engine,
+                               const struct token_list *lists, struct progress *progress, struct failure *failure) {
     const struct eval_options *options = evaluation->options;
     struct lockstep lockstep;
-    struct progress progress;
-    size_t passes = (size_t)options->text_count * (1 + options->config_count) * (options->passkey ? PASSKEY_DEPTHS : 1);
-    progress_init(&progress, "comparing", passes * (options->tokens - 1), options->progress);
-    int r = lockstep_init(&lockstep, options, engine->model, &progress, failure);
+    int r = lockstep_init(&lockstep, options, engine->model, progress, failure);
     if (r == 0)
         r = options->passkey ? passkey_run(&lockstep, engine->tokenizer, lists, evaluation->counts, failure)
                              : evaluation_compare(evaluation, &lockstep, lists, failure);
     lockstep_deinit(&lockstep);
+    return r;
+}
+
+static int evaluation_compute(struct evaluation *evaluation, const struct engine *engine,
+                              const struct token_list *lists, struct failure *failure) {
+    const struct eval_options *options = evaluation->options;
+    struct progress progress;
+    progress_init(&progress, "comparing", evaluation_work(options), options->progress);
+    int r = eval_has_pool(options) ? pooled_run(options, engine->model, lists, &progress, &evaluation->pooled, failure)
+                                   : evaluation_lockstep(evaluation, engine, lists, &progress, failure);
     progress_end(&progress);
     evaluation->seconds = progress_now() - progress.start;
     return r;

@@ -4,12 +4,14 @@
 #include "eval_options.h"
 #include "figures.h"
 #include "passkey.h"
+#include "pooled.h"
 
 struct evaluation {
     const struct eval_options *options;
     struct figures *figures;      /* [config_count][text_count] */
     struct passkey_count *counts; /* [config_count][PASSKEY_DEPTHS], of --task passkey instead */
     double seconds;
+    struct pooled pooled; /* of --pool instead */
 };
 
 /* Reads the texts before anything is computed. evaluation_deinit undoes it, also after a failure. */

@@ -9,6 +9,17 @@
 
 #define FIGURES_SAMPLES 10000
 
+struct figures figures_of(const struct comparison_sum *sum) {
+    double scored = sum->scored;
+    return (struct figures){.scored = scored,
+                            .nll = sum->nll / scored,
+                            .nll_full = sum->nll_full / scored,
+                            .kl = sum->kl / scored,
+                            .top1 = sum->top1 / scored,
+                            .right = sum->right / scored,
+                            .right_full = sum->right_full / scored};
+}
+
 double figures_ppl_ratio(const struct figures *figures) {
     return exp(figures->nll - figures->nll_full);
 }

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "compare.h"
+
 /* Of a configuration and a text; of the mean, everything is the mean. */
 struct figures {
     double tokens, scored;    /* of the text; positions that were compared */
@@ -14,6 +16,9 @@ struct figures {
     double bytes_daemon; /* that the daemon charges at the end beside the rows' memory */
     double rows;         /* most that a KV head held */
 };
+
+/* The means over the positions; what else there is stays 0. */
+struct figures figures_of(const struct comparison_sum *sum);
 
 /* Perplexity over that of the full cache; of a mean the geometric one. */
 double figures_ppl_ratio(const struct figures *figures);

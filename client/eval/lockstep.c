@@ -16,12 +16,9 @@ struct lockstep_session {
     const struct eval_config *config;
     struct attention *attention;
     struct forward *forward;
-    struct comparison_sum {
-        double nll, nll_full, kl, top1, right, right_full;
-    } sum;
+    struct comparison_sum sum;
     double bytes_sum;
     uint64_t bytes_peak, rows;
-    uint32_t scored;
 };
 
 struct lockstep_window {
@@ -173,13 +170,7 @@ static void lockstep_compare(struct lockstep_text *text, struct lockstep_session
     struct comparison comparison;
     compare_logits(&text->window.full[position - text->window.scored_from], logits, text->tokens[position + 1],
                    &comparison);
-    session->sum.nll += comparison.nll;
-    session->sum.nll_full += comparison.nll_full;
-    session->sum.kl += comparison.kl;
-    session->sum.top1 += comparison.top1;
-    session->sum.right += comparison.right;
-    session->sum.right_full += comparison.right_full;
-    session->scored++;
+    comparison_add(&session->sum, &comparison);
 }
 
 static void lockstep_count_bytes(const struct lockstep_text *text, struct lockstep_session *session, uint32_t rows) {
@@ -237,26 +228,19 @@ static int lockstep_read(struct lockstep_text *text, struct failure *failure) {
 static int lockstep_figures(const struct lockstep_text *text, const struct lockstep_session *session,
                             struct figures *ret, struct failure *failure) {
     uint32_t tokens = text->lockstep->options->tokens;
-    double scored = session->scored;
     uint64_t bytes_daemon = 0;
     struct attention_stat stat;
     session->attention->stat(session->attention, &stat);
     int r = charge_beside_rows(private_daemon_directory(text->lockstep->daemon), stat.session, &bytes_daemon, failure);
     if (r != 0)
         return r;
-    *ret = (struct figures){.tokens = tokens,
-                            .scored = scored,
-                            .nll = session->sum.nll / scored,
-                            .nll_full = session->sum.nll_full / scored,
-                            .kl = session->sum.kl / scored,
-                            .top1 = session->sum.top1 / scored,
-                            .right = session->sum.right / scored,
-                            .right_full = session->sum.right_full / scored,
-                            .bytes_peak = (double)session->bytes_peak,
-                            .bytes_mean = session->bytes_sum / (tokens - 1),
-                            .bytes_full = (double)config_full_bytes(&text->lockstep->model->shape, tokens),
-                            .bytes_daemon = (double)bytes_daemon,
-                            .rows = (double)session->rows};
+    *ret = figures_of(&session->sum);
+    ret->tokens = tokens;
+    ret->bytes_peak = (double)session->bytes_peak;
+    ret->bytes_mean = session->bytes_sum / (tokens - 1);
+    ret->bytes_full = (double)config_full_bytes(&text->lockstep->model->shape, tokens);
+    ret->bytes_daemon = (double)bytes_daemon;
+    ret->rows = (double)session->rows;
     return 0;
 }
 

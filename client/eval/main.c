@@ -9,7 +9,9 @@
 #include "llama/engine.h"
 
 static int main_print(const struct evaluation *evaluation, struct failure *failure) {
-    if (evaluation->options->passkey)
+    if (eval_has_pool(evaluation->options))
+        eval_report_pool(evaluation, stdout);
+    else if (evaluation->options->passkey)
         eval_report_passkey(evaluation, stdout);
     else if (evaluation->options->json)
         eval_report_json(evaluation, stdout);

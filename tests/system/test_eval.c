@@ -181,6 +181,48 @@ static void test_passkey(void **state) {
         fail_msg("exit status %d: %s", status, text);
 }
 
+/* Eight sessions in a pool that has no page too many: who wants a second one gets none. The eight of them and the full
+ * caches are what takes the time, with the fewest tokens that make anybody want one. */
+static void test_pool(void **state) {
+    json_error_t error;
+    const char *argv[] = {harness_program("scissor-eval"),
+                          getenv("MODEL"),
+                          "--pool",
+                          "34MiB",
+                          "--tokens",
+                          "96",
+                          "--fresh",
+                          "16",
+                          "--json",
+                          "--text",
+                          text_path,
+                          NULL};
+    int status;
+    pid_t pid;
+    (void)state;
+    skip_if_told();
+    unlink(output);
+    assert_int_equal(harness_spawn(argv, output, &pid), 0);
+    assert_int_equal(harness_wait(pid, 120000, &status), 0);
+    assert_int_equal(status, 0);
+    json_t *json = json_load_file(output, 0, &error);
+    if (!json)
+        fail_msg("%s", error.text);
+    const json_t *ways = json_object_get(json, "ways");
+    assert_int_equal(json_array_size(ways), 3);
+    for (size_t i = 0; i < 3; i++) {
+        const json_t *way = json_array_get(ways, i), *texts = json_object_get(way, "texts");
+        const json_t *shortest = json_array_get(texts, 0), *longest = json_array_get(texts, 7);
+        assert_int_equal(json_array_size(texts), 8);
+        assert_true(number(shortest, "tokens") == 12 && number(longest, "tokens") == 96);
+        assert_true(number(shortest, "kl") > -1e-6 && number(shortest, "kl") < 1e-3); /* it lost nothing */
+        assert_true(number(longest, "kl") > 1e-4 && number(longest, "rows") <= 80);
+        assert_true(number(longest, "scored") > 0 && number(json_object_get(way, "worst"), "kl") > 0);
+        assert_true(number(json_object_get(way, "mean"), "kl") < number(json_object_get(way, "worst"), "kl"));
+    }
+    json_decref(json);
+}
+
 /* What `make eval` runs, on little: figures, table and, with gnuplot, the plot. */
 static void test_table(void **state) {
     char text[8192], folder[64];
@@ -234,6 +276,7 @@ int main(void) {
     harness_init(240);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_figures),     cmocka_unit_test(test_failures),
                                        cmocka_unit_test(test_interrupted), cmocka_unit_test(test_passkey),
-                                       cmocka_unit_test(test_table),       cmocka_unit_test(test_persistence)};
+                                       cmocka_unit_test(test_pool),        cmocka_unit_test(test_table),
+                                       cmocka_unit_test(test_persistence)};
     return cmocka_run_group_tests_name("eval", tests, setup, NULL);
 }

@@ -13,6 +13,7 @@
 
 #include "eval/compare.h"
 #include "eval/eval_report.h"
+#include "eval/workload.h"
 
 static const struct model_shape small_model = {.layers = 30, .q_heads = 9, .kv_heads = 3, .head_dim = 64};
 
@@ -223,6 +224,17 @@ static void test_options(void **state) {
     }
 }
 
+static void test_pool_options(void **state) {
+    static struct eval_options o;
+    (void)state;
+    assert_int_equal(parse(&o, "m --text a"), 0);
+    assert_false(eval_has_pool(&o));
+    assert_int_equal(parse(&o, "m --pool 7.5x --config int4 --text a b"), 0);
+    assert_true(eval_has_pool(&o) && near(o.pool_divisor, 7.5, 0));
+    assert_int_equal(parse(&o, "m --pool 40MiB --text a"), 0);
+    assert_true(eval_has_pool(&o) && o.pool_mib == 40 && near(o.pool_divisor, 0, 0));
+}
+
 static void test_wrong_options(void **state) {
     static struct eval_options o;
     static const char *const wrong[] = {
@@ -241,6 +253,17 @@ static void test_wrong_options(void **state) {
         "m --text a --fresh 40",
         "m --text a --tokens 100 --score-from 99",
         "m --text a --tokens 1",
+        "m --text a --pool 0.5x",
+        "m --text a --pool 40",
+        "m --text a --pool 0MiB",
+        "m --text a --pool 1.5MiB",
+        "m --text a --pool MiB",
+        "m --text a --pool 5x --budget 5x",
+        "m --text a --pool 5x --config h2o --config tova",
+        "m --text a --pool 5x --config h2o,5x",
+        "m --text a --pool 5x --score-from 100",
+        "m --text a --pool 5x --task passkey",
+        "m --text a --pool 5x --tokens 63",
         "m --text a --config a=1,b=1,c=1,d=1,e=1 --param f=1 --param g=1 --param h=1 --param i=1",
     };
     (void)state;
@@ -256,6 +279,41 @@ static void test_wrong_options(void **state) {
     strcat(many, " --budget 5x --budget 10x");
     assert_int_equal(parse(&o, many), SCISSOR_EINVAL);
     assert_non_null(strstr(failure.text, "32"));
+}
+
+/* ---------- the load of a shared pool ---------- */
+
+/* Every session reads its whole text but the last token, in order. */
+static void check_workload(uint32_t tokens) {
+    struct workload load;
+    uint32_t read[WORKLOAD_SESSIONS] = {0};
+    workload_init(&load, tokens);
+    for (uint32_t i = 0; i < load.turn_count; i++) {
+        const struct workload_turn *turn = &load.turns[i];
+        assert_int_equal(turn->from, read[turn->session]);
+        assert_true(turn->to > turn->from);
+        read[turn->session] = turn->to;
+    }
+    for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++) {
+        assert_int_equal(load.tokens[i], tokens * (i + 1) / 8);
+        assert_int_equal(read[i], load.tokens[i] - 1);
+    }
+}
+
+static void test_workload(void **state) {
+    static const uint32_t lengths[] = {WORKLOAD_LEAST_TOKENS, 65, 100, 136, 4096, 10007};
+    struct workload load;
+    uint32_t longest_rest = 0, since = 0;
+    (void)state;
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        check_workload(lengths[i]);
+    /* The longest one rests while the others read, and comes back. */
+    workload_init(&load, 4096);
+    for (uint32_t i = 0; i < load.turn_count; i++) {
+        since = load.turns[i].session == 7 ? 0 : since + load.turns[i].to - load.turns[i].from;
+        longest_rest = since > longest_rest ? since : longest_rest;
+    }
+    assert_true(longest_rest > 4096 && since == 0);
 }
 
 /* ---------- the report ---------- */
@@ -299,7 +357,7 @@ static void test_report(void **state) {
     (void)state;
     assert_int_equal(
         parse(&o, "a/m.gguf --tokens 4096 --config h2o,share=0.5,5x --config all --text b/one.txt two\"\x01"), 0);
-    json_t *json = report(&(struct evaluation){&o, figures, NULL, 12.5});
+    json_t *json = report(&(struct evaluation){.options = &o, .figures = figures, .seconds = 12.5});
     const json_t *configs = json_object_get(json, "configurations"), *first = json_array_get(configs, 0);
     assert_int_equal(json_array_size(configs), 2);
     assert_string_equal(json_string_value(json_object_get(json, "model")), "m");
@@ -319,7 +377,7 @@ static void test_report(void **state) {
     assert_true(json_is_null(json_object_get(broken, "kl")));
     json_decref(json);
     o.text_count = 1;
-    json = report(&(struct evaluation){&o, figures, NULL, 12.5});
+    json = report(&(struct evaluation){.options = &o, .figures = figures, .seconds = 12.5});
     first = json_array_get(json_object_get(json, "configurations"), 0);
     assert_true(json_is_null(json_object_get(first, "interval")));
     json_decref(json);
@@ -351,12 +409,49 @@ static void test_report_passkey(void **state) {
     free(text);
 }
 
+static void test_report_pool(void **state) {
+    static struct eval_options o;
+    static struct evaluation evaluation = {.options = &o, .seconds = 3};
+    struct pooled *pooled = &evaluation.pooled;
+    char *text = NULL;
+    size_t size = 0;
+    json_error_t error;
+    (void)state;
+    assert_int_equal(parse(&o, "m --pool 5x --tokens 2048 --json --text a.txt b.txt"), 0);
+    *pooled = (struct pooled){.pool_mib = 40, .bytes_full = 1000, .read_before = 77};
+    for (uint32_t way = 0; way < POOLED_WAYS; way++)
+        for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++) {
+            pooled->text[i] = i % 2;
+            pooled->figures[way][i] = (struct figures){.nll = 2, .nll_full = 2, .kl = way + 0.1 * (i == 5), .rows = i};
+        }
+    FILE *stream = open_memstream(&text, &size);
+    assert_non_null(stream);
+    eval_report_pool(&evaluation, stream);
+    assert_int_equal(fclose(stream), 0);
+    json_t *json = json_loads(text, 0, &error);
+    if (!json)
+        fail_msg("%s: %s", error.text, text);
+    assert_true(number(json, "bytes_pool") == 40 * 1048576.0 && number(json, "read_before") == 77);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(json, "configuration"), "policy")),
+                        "pivotal");
+    const json_t *ways = json_object_get(json, "ways"), *lru = json_array_get(ways, 2);
+    assert_int_equal(json_array_size(ways), POOLED_WAYS);
+    assert_string_equal(json_string_value(json_object_get(lru, "way")), "lru");
+    assert_int_equal(json_array_size(json_object_get(lru, "texts")), WORKLOAD_SESSIONS);
+    check_keys(json_array_get(json_object_get(lru, "texts"), 0));
+    assert_true(near(number(json_object_get(lru, "mean"), "kl"), 2 + 0.1 / 8, 1e-8));
+    assert_string_equal(json_string_value(json_object_get(json_object_get(lru, "worst"), "text")), "6/8 b");
+    json_decref(json);
+    free(text);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config),    cmocka_unit_test(test_rows),           cmocka_unit_test(test_few_rows),
         cmocka_unit_test(test_compare),   cmocka_unit_test(test_compare_many),   cmocka_unit_test(test_mean),
         cmocka_unit_test(test_bootstrap), cmocka_unit_test(test_options),        cmocka_unit_test(test_wrong_options),
-        cmocka_unit_test(test_report),    cmocka_unit_test(test_report_passkey),
+        cmocka_unit_test(test_report),    cmocka_unit_test(test_report_passkey), cmocka_unit_test(test_pool_options),
+        cmocka_unit_test(test_workload),  cmocka_unit_test(test_report_pool),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }
