@@ -11,7 +11,13 @@
 
 /* ---------- settle ---------- */
 
-/* Charges what the group needs to take `rows` more rows per head, as much of it as there is. */
+static uint32_t pages_for(const struct session_group *g, uint64_t rows) {
+    return layout_pages_of_rows(rows < g->max_settled ? (uint32_t)rows : g->max_settled);
+}
+
+/* Charges what the group needs to take `rows` more rows per head, as much of it as there is. What it will need for its
+ * next settle is asked for already, as others take a while to give it: else a session that grows would evict its own
+ * rows once for each segment that it gets. */
 static void plan_growth(struct broker *b, struct session *s, uint32_t index, uint32_t rows, uint64_t now) {
     struct session_group *g = &s->groups[index];
     struct job_group *orders = &s->job.groups[index];
@@ -25,8 +31,7 @@ static void plan_growth(struct broker *b, struct session *s, uint32_t index, uin
     for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
         if (s->heads[h].history.settled > most)
             most = s->heads[h].history.settled;
-    most = most + rows < g->max_settled ? most + rows : g->max_settled;
-    uint32_t wanted = layout_pages_of_rows((uint32_t)most);
+    uint32_t wanted = pages_for(g, most + rows);
     for (uint32_t pages = wanted; pages > g->pages; pages--) {
         uint64_t need = session_group_segments(g, pages);
         uint32_t grant = need > g->segments ? (uint32_t)(need - g->segments) : 0;
@@ -36,9 +41,11 @@ static void plan_growth(struct broker *b, struct session *s, uint32_t index, uin
             break;
         }
     }
-    uint64_t missing = session_group_segments(g, wanted), have = g->segments + orders->grant;
-    if (orders->want_pages < wanted && missing > have)
-        arbiter_make_room(b, s, g, (missing - have) * g->segment_cost, now);
+    uint64_t next = session_group_segments(g, pages_for(g, most + rows + s->fresh_rows));
+    uint64_t have = g->segments + orders->grant, room = pool_room(s->pool);
+    uint64_t bytes = next > have ? (next - have) * g->segment_cost : 0;
+    if (bytes > room)
+        arbiter_make_room(b, s, g, bytes - room, now);
 }
 
 void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) {

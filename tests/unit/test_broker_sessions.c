@@ -260,6 +260,21 @@ static void test_growth_takes_from_the_worthless(void **state) {
     assert_int_equal(rig_head(&rig.sessions[high], 0)[0], before);
 }
 
+/* Others are asked a settle before the memory is needed, so whoever grows evicts nothing. */
+static void test_growth_is_asked_for_in_time(void **state) {
+    (void)state;
+    rig_init(&rig, 14 * MIB, true);
+    int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
+    fill(low, 0, 160);
+    struct proto_pool_stat full = stat_now();
+    assert_true(full.limit_bytes - full.guaranteed_bytes - full.lent_bytes < 2 * MIB);
+    for (uint32_t rows = 64; rows <= 12 * 64; rows += 64) {
+        fill(high, 1, 1);
+        assert_int_equal(rig_head(&rig.sessions[high], 0)[0], rows);
+    }
+    assert_true(stat_now().reclaims > full.reclaims);
+}
+
 /* With reclaim = lru it is not the mass that counts: the one that has done nothing for longest gives first. */
 static void test_least_recently_used_goes_first(void **state) {
     (void)state;
@@ -508,6 +523,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_requests, teardown),
         cmocka_unit_test_teardown(test_least_mass_goes_first, teardown),
         cmocka_unit_test_teardown(test_growth_takes_from_the_worthless, teardown),
+        cmocka_unit_test_teardown(test_growth_is_asked_for_in_time, teardown),
         cmocka_unit_test_teardown(test_least_recently_used_goes_first, teardown),
         cmocka_unit_test_teardown(test_operator_close, teardown),
         cmocka_unit_test_teardown(test_operator_close_is_polite, teardown),
