@@ -340,7 +340,7 @@ static void test_policies(void **state) {
         assert_true(!p[i].param[0] || (p[i].param_text[0] && p[i].min <= p[i].value && p[i].value <= p[i].max));
     }
     assert_int_equal(standard, 0);
-    assert_int_equal(params, 3);
+    assert_int_equal(params, 4);
     assert_int_equal(bare, 1);
 }
 
