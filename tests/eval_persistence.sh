@@ -38,9 +38,9 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
-# until_true COMMAND...: tries for ten seconds, or as long as the last program that was started runs.
+# until_true COMMAND...: tries for a minute, or as long as the last program that was started runs.
 until_true() {
-    for _ in $(seq 200); do
+    for _ in $(seq 1200); do
         "$@" >/dev/null 2>"$work/log" && return
         kill -0 "${running[-1]}" 2>/dev/null || break
         sleep 0.05
