@@ -191,6 +191,7 @@ static void connect_anew(void) {
     client_take_device(client);
     scissor_disconnect(client);
     client = client_connected();
+    client_be_patient(client);
     client_give_device(client);
 }
 
