@@ -185,6 +185,20 @@ static uint64_t select_key(uint64_t *keys, uint32_t count, uint32_t rank) {
     return keys[0];
 }
 
+/* A session that is pressed to as few slots as it has fresh rows would lose its attention sinks with each settle, and
+ * without them a model loses its way. */
+uint32_t policy_settle_count(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                             uint32_t rows) {
+    uint64_t sinks, recent;
+    uint32_t kept = 0, half = room / 2;
+    if (rows <= room - half || h->settled + rows <= room)
+        return rows;
+    p->class->protect(p, room, next_position, &sinks, &recent);
+    for (uint32_t i = 0; i < h->settled && kept < half; i++)
+        kept += h->position[i] < sinks;
+    return rows < room - kept ? rows : room - kept;
+}
+
 uint32_t policy_victim_count(const struct policy *p, uint32_t settled, uint32_t rows, uint32_t room) {
     if (settled + rows <= room)
         return 0;

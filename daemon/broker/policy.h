@@ -60,6 +60,12 @@ const struct policy_class *policy_class_at(size_t i);
 int policy_init(struct policy *p, const char *default_name, const struct proto_group *group, uint32_t fresh_rows,
                 char *why, size_t why_bytes);
 
+/* How many of `rows` fresh rows, the newest, are settled into `room` slots: all of them, but where room is short as
+ * many as leave the first rows that the policy protects where they are, and no fewer than fill half of the room.
+ * `next_position` is the position after the newest of them. */
+uint32_t policy_settle_count(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                             uint32_t rows);
+
 /* How many of a head's `settled` rows go, so that `rows` more fit into `room` slots: what the policy likes, but no less
  * than that. */
 uint32_t policy_victim_count(const struct policy *p, uint32_t settled, uint32_t rows, uint32_t room);

@@ -15,12 +15,13 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
     struct session_head *head = &s->heads[index];
     const struct history *h = &head->history;
     uint32_t cap = session_group_cap(g);
-    uint32_t rows = job->rows < cap ? job->rows : cap; /* the newest; older ones go unsettled */
+    uint64_t next = job->tokens_seen + job->rows;
+    uint32_t rows = policy_settle_count(&g->policy, h, cap, next, job->rows); /* the newest; older ones go unsettled */
     uint32_t count = policy_victim_count(&g->policy, h->settled, rows, cap);
     uint32_t evicted = count + (job->rows - rows);
 
     if (count)
-        policy_victims(&g->policy, h, cap, job->tokens_seen + job->rows, count, scratch->policy, scratch->victims);
+        policy_victims(&g->policy, h, cap, next, count, scratch->policy, scratch->victims);
     *ret_plan = (struct settle_plan){.head = index, .moves = moves, .tail = scratch->tail, .move_count = rows};
     ret_plan->after = placement_plan(h->settled, job->rows - rows, rows, scratch->victims, count, moves, scratch->tail,
                                      &ret_plan->tail_count);

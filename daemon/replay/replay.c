@@ -285,7 +285,8 @@ static int settle_head(struct replay *r, const struct replay_group *g, struct re
     for (uint32_t j = 0; j < rows; j++)
         if (slot[j] != REPLAY_NONE)
             fresh[known++] = j;
-    uint32_t taken = known < g->room ? known : g->room, skipped = known - taken; /* the newest */
+    uint32_t taken = policy_settle_count(&g->policy, h, g->room, first + rows, known); /* the newest */
+    uint32_t skipped = known - taken;
     int code = kept_reserve(r, head, h->settled + taken);
     if (code)
         return code;

@@ -332,8 +332,19 @@ static void close_holes(struct head *head) {
     }
 }
 
+/* First rows stay where they are, but for half of the room. */
+static uint32_t newest_that_stay(const struct naive *n, const struct head *head, uint32_t f, uint32_t cap) {
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < head->count; i++)
+        first += row_class(n, head->slots[i], cap, n->tokens + f) == 2;
+    uint32_t left = cap - (first < cap / 2 ? first : cap / 2);
+    if (head->count + f <= cap)
+        return f;
+    return f < left ? f : left;
+}
+
 static uint32_t settle_head(struct naive *n, const struct layer *l, struct head *head, uint32_t f, uint32_t cap) {
-    uint32_t stay = f < cap ? f : cap;
+    uint32_t stay = newest_that_stay(n, head, f, cap);
     uint32_t out = head->count + stay > cap ? head->count + stay - cap : 0;
     uint32_t protect = n->recent > n->fresh_rows ? n->recent : n->fresh_rows;
 

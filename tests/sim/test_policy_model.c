@@ -121,7 +121,7 @@ static float row_norm(struct session *s, const struct history *h, uint32_t fresh
 static uint64_t head_apply(struct session *s, struct history *h, uint32_t f, uint32_t cap) {
     static uint32_t victims[ROWS_MAX];
     static struct kernel_move settle[ROWS_MAX], tail[ROWS_MAX];
-    uint32_t stay = f < cap ? f : cap;
+    uint32_t stay = policy_settle_count(&s->policy, h, cap, s->tokens + f, f);
     uint32_t need = h->settled + stay > cap ? h->settled + stay - cap : 0;
     uint32_t tails = 0;
     if (need && f && s->policy.class->drop)

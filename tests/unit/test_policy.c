@@ -294,6 +294,25 @@ static void test_streaming(void **state) {
     end();
 }
 
+/* Where room is as short as the fresh rows are many, the sinks stay and older fresh rows are left out instead; but they
+ * do not fill more than half of the room. */
+static void test_settle_count(void **state) {
+    (void)state;
+    begin("streaming", "sinks", 3);
+    period(NULL);
+    assert_int_equal(policy_settle_count(&policy, &h, 8, 8, 4), 4);
+    assert_int_equal(policy_settle_count(&policy, &h, 7, 8, 4), 4);
+    assert_int_equal(policy_settle_count(&policy, &h, 5, 8, 4), 3);
+    assert_int_equal(policy_settle_count(&policy, &h, 4, 8, 4), 2);
+    assert_int_equal(policy_settle_count(&policy, &h, 1, 8, 4), 1);
+    end();
+    begin("window", NULL, 0);
+    period(NULL);
+    assert_int_equal(policy_settle_count(&policy, &h, 4, 8, 4), 4);
+    assert_int_equal(policy_settle_count(&policy, &h, 3, 8, 4), 3);
+    end();
+}
+
 static void test_window(void **state) {
     (void)state;
     begin("window", NULL, 0);
@@ -413,8 +432,9 @@ int main(void) {
         cmocka_unit_test(test_drop),       cmocka_unit_test(test_fraction),
         cmocka_unit_test(test_misses),     cmocka_unit_test(test_hits),
         cmocka_unit_test(test_lost),       cmocka_unit_test(test_lost_misses),
-        cmocka_unit_test(test_recent),     cmocka_unit_test(test_streaming),
-        cmocka_unit_test(test_window),     cmocka_unit_test(test_victims),
+        cmocka_unit_test(test_recent),     cmocka_unit_test(test_settle_count),
+        cmocka_unit_test(test_streaming),  cmocka_unit_test(test_window),
+        cmocka_unit_test(test_victims),
     };
     return cmocka_run_group_tests_name("policy", tests, NULL, NULL);
 }
