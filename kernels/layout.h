@@ -59,10 +59,10 @@ static inline size_t layout_v_offset(uint32_t dtype_size, uint32_t rows, uint32_
 
 /* The code types of a quantised dtype's halves. */
 static inline uint32_t layout_k_type(uint32_t dtype) {
-    return dtype == KERNEL_K5V4 ? KERNEL_INT5 : dtype;
+    return dtype == KERNEL_K5V4 ? (uint32_t)KERNEL_INT5 : dtype;
 }
 static inline uint32_t layout_v_type(uint32_t dtype) {
-    return dtype == KERNEL_K5V4 ? KERNEL_INT4 : dtype;
+    return dtype == KERNEL_K5V4 ? (uint32_t)KERNEL_INT4 : dtype;
 }
 /* Bits of a code. */
 static inline uint32_t layout_code_bits(uint32_t type) {
