@@ -34,20 +34,44 @@ static inline vec v_load_bf16(const char *p) {
 static inline vec_int v_load_int(const char *p) {
     return _mm256_loadu_si256((const __m256i *)p);
 }
-/* Each lane shifted right. */
+static inline vec_int v_int_zero(void) {
+    return _mm256_setzero_si256();
+}
+static inline vec_int v_int_set1(uint32_t x) {
+    return _mm256_set1_epi32((int)x);
+}
+static inline vec_int v_int_and(vec_int a, vec_int b) {
+    return _mm256_and_si256(a, b);
+}
+static inline vec_int v_int_or(vec_int a, vec_int b) {
+    return _mm256_or_si256(a, b);
+}
+/* Each lane shifted right, and left. */
 static inline vec_int v_shifted(vec_int x, uint32_t bits) {
     return _mm256_srl_epi32(x, _mm_cvtsi32_si128((int)bits));
 }
-/* The low four, and the low eight, bits of each lane. */
-static inline vec v_nibbles(vec_int x) {
-    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(15)));
+static inline vec_int v_shifted_left(vec_int x, uint32_t bits) {
+    return _mm256_sll_epi32(x, _mm_cvtsi32_si128((int)bits));
 }
-/* The lowest bit. */
-static inline vec v_bits(vec_int x) {
-    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(1)));
+/* Products of words: bytes 0 and 2 of a quartet are the codes of one product, 1 and 3 those of the other. */
+#define DOT_SUMS 1
+static inline vec_int v_piece(vec_int x, uint32_t shift, uint32_t mask, uint32_t piece) {
+    if (piece && mask == 0xffu >> shift)
+        return _mm256_srl_epi16(x, _mm_cvtsi32_si128((int)shift + 8));
+    return _mm256_and_si256(v_shifted(x, shift + 8 * piece), _mm256_set1_epi32((int)(mask * 0x10001)));
 }
-static inline vec v_bytes(vec_int x) {
-    return _mm256_cvtepi32_ps(_mm256_and_si256(x, _mm256_set1_epi32(255)));
+static inline vec_int v_dot(vec_int sum, vec_int codes, vec_int factors) {
+    __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(codes, factors)));
+    return sum; /* written so as gcc would add up many products first, and spill them */
+}
+static inline vec v_joined(const vec_int *sums) {
+    return _mm256_cvtepi32_ps(sums[0]);
+}
+static inline void v_factors(const vec *x, char *to) {
+    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+    words = _mm256_permute4x64_epi64(words, _MM_SHUFFLE(3, 1, 2, 0));
+    words = _mm256_shufflelo_epi16(words, _MM_SHUFFLE(3, 1, 2, 0));
+    _mm256_storeu_si256((__m256i *)to, _mm256_shufflehi_epi16(words, _MM_SHUFFLE(3, 1, 2, 0)));
 }
 static inline vec v_add(vec a, vec b) {
     return _mm256_add_ps(a, b);
@@ -63,6 +87,9 @@ static inline vec v_div(vec a, vec b) {
 }
 static inline vec v_fma(vec a, vec b, vec c) {
     return _mm256_fmadd_ps(a, b, c);
+}
+static inline vec v_abs(vec x) {
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
 }
 /* b where a is NaN */
 static inline vec v_max(vec a, vec b) {

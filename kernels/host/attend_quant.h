@@ -1,89 +1,167 @@
-/* attend_quant.h - the two phases of vector attention over quantised pages (quant.h, layout.h), in floats. Part of
- * attend_spans.h; attend_quant_dot.h does the same in bytes.
+/* attend_quant.h - the two phases of vector attention over quantised pages (quant.h, layout.h), in integers. Part of
+ * attend_spans.h.
  *
- * Codes become floats lane by lane and are multiplied as they are; a group's scale and offset are applied to the sums:
+ * A group's codes are multiplied as they are, its scale and offset are applied to the sums:
  *
  *     K: q . k      = sum over groups of scale * (sum of q * code) + offset * (sum of q)     a lane is a row
  *     V: sum of p v = (sum of (p * scale) * code) + (sum of p * offset)                      a lane is a channel
  *
- * so a code costs one shift, one conversion and one product for each query. Rows of the last block that nobody sees
- * have weight 0 in the V phase whatever their scale is; in the K phase the softmax takes care of them. */
+ * The other factor, the query over a group of channels or the weights of a page's rows over a group, becomes integers
+ * of 16 bits with one scale: its rounding is 2^-16 of its largest value. The sums stay within 32 bits: 255 * 2^15 * 64
+ * < 2^31. A lane takes four codes at a time, a quartet, in two products. How these share the four, and in what form
+ * they want the integers, is left to the instruction set:
+ *
+ *     DOT_SUMS       sums that a quartet goes to, one product's each; or 1, both products'
+ *     v_piece()      the codes of one of the products: of each byte of x, shifted right, the bits of the mask
+ *     v_factors()    a block's 16 floats, rounded, as the integers of four quartets: QUARTET_BYTES each, the 32 bits
+ *                    that the one product wants and those of the other
+ *     v_dot()        adds such a product to a sum
+ *     v_joined()     the sums as floats */
 
-/* Code e of each lane as a float. (A loop over e that is not unrolled costs nothing that can be measured, and unrolled
- * it takes the compiler a minute.) */
-INLINE vec v_code(const uint32_t type, vec_int lanes, uint32_t e) {
-    return type == KERNEL_INT8 ? v_bytes(v_shifted(lanes, e * 8)) : v_nibbles(v_shifted(lanes, e % 4 * 8 + e / 4 * 4));
+#define WHOLE_MOST 32639.0f /* 127 * 256 + 127: the largest integer that two signed bytes hold */
+#define QUARTET_BYTES 8u    /* of four integers as v_factors() leaves them */
+
+/* What turns values of up to `most` into integers of up to WHOLE_MOST; 0 if there is nothing to turn. */
+static float whole_inverse(float most) {
+    return most > 0 && most < INFINITY && WHOLE_MOST / most < INFINITY ? WHOLE_MOST / most : 0;
 }
 
-/* Code e of each lane of what the K phase takes at once, with its lowest bits, if they are apart. */
-INLINE vec v_k_code(const uint32_t type, const vec_int *lanes, vec_int low, uint32_t e) {
-    if (type != KERNEL_INT5)
-        return v_code(type, lanes[0], e);
-    return v_fma(v_set1(2), v_code(KERNEL_INT4, lanes[e / 8], e % 8), v_bits(v_shifted(low, e % 4 * 8 + e / 4)));
+/* The query of the tile's column t, in the basis of the dtype, as integers: [head_dim / 4][width][QUARTET_BYTES]. What
+ * is not finite makes its group's sum NaN or infinite, and that the logits. */
+static void quant_pack_query(const struct tile *tile, uint32_t t, const float *query) {
+    uint32_t d = tile->item->head_dim, width = tile->width;
+    for (uint32_t first = 0, g = 0; first < d; first += LAYOUT_GROUP_CHANNELS, g++) {
+        uint32_t end = d - first < LAYOUT_GROUP_CHANNELS ? d : first + LAYOUT_GROUP_CHANNELS;
+        vec most = v_zero();
+        for (uint32_t c = first; c < end; c += LANES)
+            most = v_max(v_abs(v_load(query + c)), most);
+        float inverse = whole_inverse(v_max_across(most));
+        tile->settled_scales[g * width + t] = inverse > 0 ? 1 / inverse : 0;
+        for (uint32_t c = first; c < end; c += SCISSOR_BLOCK_ROWS) {
+            vec x[PARTS];
+            char factors[4 * QUARTET_BYTES];
+            for (uint32_t i = 0; i < PARTS; i++)
+                x[i] = v_mul(v_load(query + c + i * LANES), v_set1(inverse));
+            v_factors(x, factors);
+            for (uint32_t i = 0; i < 4; i++)
+                memcpy(tile->settled_q + ((size_t)(c / 4 + i) * width + t) * QUARTET_BYTES, factors + i * QUARTET_BYTES,
+                       QUARTET_BYTES);
+        }
+    }
+}
+
+/* ---------- sums ---------- */
+
+/* Quartet n of int5 of what the K phase takes at once; `low` are the lowest bits. */
+INLINE vec_int quartet_of_5(const char *units, vec_int low, uint32_t n) {
+    vec_int high = v_load_int(units + n / 2 * 64);
+    high = v_int_and(n % 2 ? v_shifted(high, 3) : v_shifted_left(high, 1), v_int_set1(0x1e1e1e1e));
+    return v_int_or(high, v_int_and(v_shifted(low, n), v_int_set1(0x01010101)));
+}
+
+/* Quartet n of a lane of what is taken at once, for v_piece(). */
+INLINE vec_int quartet_of(const uint32_t type, const char *units, vec_int low, uint32_t n) {
+    return type == KERNEL_INT5 ? quartet_of_5(units, low, n) : v_load_int(units);
+}
+
+/* The codes of one of a quartet's two products. */
+INLINE vec_int piece_of(const uint32_t type, vec_int quartet, uint32_t n, uint32_t piece) {
+    return type == KERNEL_INT4 ? v_piece(quartet, 4 * n, 0x0f, piece) : v_piece(quartet, 0, 0xff, piece);
+}
+
+/* One of the two words of a quartet of integers. */
+INLINE vec_int v_factor(const char *quartet, uint32_t piece) {
+    uint32_t x;
+    memcpy(&x, quartet + 4 * piece, sizeof x);
+    return v_int_set1(x);
+}
+
+/* NaN where scale or offset is not finite, which the integers, and the signs of sums, might hide. */
+INLINE vec offset_beside(vec scale, vec offset) {
+    return v_fma(v_add(scale, offset), v_zero(), offset);
+}
+
+/* Adds what `quartets` quartets of `count` vectors, from units[] on, come to with each query's integers; quartet n of
+ * query t has its integers at n * quartet_step + t * query_step. */
+INLINE void add_products(const uint32_t width, const uint32_t type, const uint32_t count, const uint32_t quartets,
+                         const char *const *units, const vec_int *low, const char *factors, const size_t quartet_step,
+                         const size_t query_step, vec_int (*sums)[TILE][DOT_SUMS]) {
+    UNROLL for (uint32_t n = 0; n < quartets; n++) {
+        vec_int lanes[4], pieces[4];
+        UNROLL for (uint32_t u = 0; u < count; u++) lanes[u] = quartet_of(type, units[u], low[u], n);
+        UNROLL for (uint32_t i = 0; i < 2; i++) {
+            UNROLL for (uint32_t u = 0; u < count; u++) pieces[u] = piece_of(type, lanes[u], n, i);
+            UNROLL for (uint32_t t = 0; t < width; t++) {
+                vec_int x = v_factor(factors + n * quartet_step + t * query_step, i);
+                UNROLL for (uint32_t u = 0; u < count; u++) sums[u][t][i % DOT_SUMS] =
+                    v_dot(sums[u][t][i % DOT_SUMS], pieces[u], x);
+            }
+        }
+    }
+}
+
+INLINE void zero_sums(const uint32_t width, const uint32_t count, vec_int (*sums)[TILE][DOT_SUMS]) {
+    UNROLL for (uint32_t u = 0; u < count; u++) {
+        UNROLL for (uint32_t t = 0; t < width; t++) {
+            UNROLL for (uint32_t i = 0; i < DOT_SUMS; i++) sums[u][t][i] = v_int_zero();
+        }
+    }
 }
 
 /* ---------- K phase ---------- */
 
-/* The query of the tile's column t, in the basis of the dtype. */
-static void quant_pack_query(const struct tile *tile, uint32_t t, const float *query) {
-    for (uint32_t c = 0; c < tile->item->head_dim; c++)
-        tile->settled_q[c * tile->width + t] = query[c];
-}
-
 /* One group's part of the logits of `count` vectors of rows, from vector `first` on. */
 INLINE void k_quant_group(const uint32_t width, const uint32_t type, const uint32_t count, const struct k_quant *k,
                           uint32_t first, uint32_t group) {
-    const uint32_t codes = K_CODES_OF(type), units = K_UNITS_OF(type), channel = group * LAYOUT_GROUP_CHANNELS;
+    const uint32_t codes = K_CODES_OF(type), bytes = K_UNITS_OF(type) * 64, channel = group * LAYOUT_GROUP_CHANNELS;
+    const size_t block = layout_block_bytes(type, k->head_dim);
     uint32_t rest = k->head_dim - channel,
              steps = (rest < LAYOUT_GROUP_CHANNELS ? rest : LAYOUT_GROUP_CHANNELS) / codes;
-    const float *q = k->q + (size_t)channel * width;
-    size_t at[4], low_at[4];
-    vec sums[4][TILE];
+    const char *q = k->q + (size_t)channel / 4 * width * QUARTET_BYTES;
+    size_t at = first / PARTS * block + first % PARTS * LANES * 4;
+    const char *from = k->half + at + channel / codes * bytes, *ahead = from - k->half + k->ahead;
+    const char *lows_from = k->half + at + layout_low_bits_offset(k->head_dim) + channel / 32 * 64;
+    vec_int sums[4][TILE][DOT_SUMS];
 
-    UNROLL for (uint32_t u = 0; u < count; u++) {
-        uint32_t block = (first + u) / PARTS, part = (first + u) % PARTS;
-        size_t begin = block * layout_block_bytes(type, k->head_dim) + part * LANES * 4;
-        at[u] = begin + channel / CODES_OF(type) * 64;
-        low_at[u] = begin + layout_low_bits_offset(k->head_dim) + channel / 32 * 64;
-        UNROLL for (uint32_t t = 0; t < width; t++) sums[u][t] = v_zero();
-    }
-    for (uint32_t step = 0; step < steps; step++, q += codes * width) {
-        vec_int lanes[4][2], low[4];
+    zero_sums(width, count, sums);
+    for (uint32_t step = 0; step < steps; step++, from += bytes, ahead += bytes) {
+        const char *unit[4];
+        vec_int low[4];
         UNROLL for (uint32_t u = 0; u < count; u++) {
-            UNROLL for (uint32_t i = 0; i < units; i++) {
-                lanes[u][i] = v_load_int(k->half + at[u] + (step * units + i) * 64);
-                __builtin_prefetch(k->ahead + at[u] + (step * units + i) * 64, 0, 2);
-            }
-            if (type == KERNEL_INT5) {
-                low[u] = v_shifted(v_load_int(k->half + low_at[u] + step / 2 * 64), step % 2 * 4);
-                __builtin_prefetch(k->ahead + low_at[u] + step / 2 * 64, 0, 2);
-            }
-        }
-        for (uint32_t e = 0; e < codes; e++) {
-            vec code[4];
-            UNROLL for (uint32_t u = 0; u < count; u++) code[u] = v_k_code(type, lanes[u], low[u], e);
-            UNROLL for (uint32_t t = 0; t < width; t++) {
-                vec x = v_set1(q[e * width + t]);
-                UNROLL for (uint32_t u = 0; u < count; u++) sums[u][t] = v_fma(x, code[u], sums[u][t]);
+            const size_t part = u / PARTS * block + u % PARTS * LANES * 4;
+            unit[u] = from + part;
+            low[u] = v_int_zero();
+            if (type == KERNEL_INT5)
+                low[u] = v_shifted(v_load_int(lows_from + part + step / 2 * 64), step % 2 * 4);
+            if (u % PARTS == 0) {
+                UNROLL for (uint32_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + part + i, 0, 2);
+                if (type == KERNEL_INT5)
+                    __builtin_prefetch(lows_from - k->half + k->ahead + part + step / 2 * 64, 0, 2);
             }
         }
+        add_products(width, type, count, codes / 4, unit, low, q, width * QUARTET_BYTES, QUARTET_BYTES, sums);
+        q += codes / 4 * width * QUARTET_BYTES;
     }
     UNROLL for (uint32_t u = 0; u < count; u++) {
-        uint32_t block = (first + u) / PARTS, part = (first + u) % PARTS;
-        size_t scale_at = layout_scale_offset(type, block * SCISSOR_BLOCK_ROWS, group, k->head_dim);
-        const char *scales = k->half + scale_at;
-        __builtin_prefetch(k->ahead + scale_at, 0, 2);
-        vec scale = v_load_f16(scales + part * LANES * 2), offset = v_load_f16(scales + 32 + part * LANES * 2);
-        float *to = k->logits + (size_t)block * width * SCISSOR_BLOCK_ROWS + part * LANES;
+        uint32_t row_block = (first + u) / PARTS, part = (first + u) % PARTS * LANES;
+        size_t scale_at = layout_scale_offset(type, row_block * SCISSOR_BLOCK_ROWS, group, k->head_dim);
+        const char *scales = k->half + scale_at + part * 2;
+        vec scale = v_load_f16(scales), offset = offset_beside(scale, v_load_f16(scales + 32));
+        const float *q_scales = k->scales + group * width, *q_sums = k->sums + group * width;
+        float *to = k->logits + (size_t)row_block * width * SCISSOR_BLOCK_ROWS + part;
+        if (u % PARTS == 0)
+            __builtin_prefetch(k->ahead + scale_at, 0, 2);
         UNROLL for (uint32_t t = 0; t < width; t++, to += SCISSOR_BLOCK_ROWS) {
-            vec part_sum = v_fma(offset, v_set1(k->sums[group * width + t]), group ? v_load(to) : v_zero());
-            v_store(to, v_fma(scale, sums[u][t], part_sum));
+            vec sum = v_mul(v_joined(sums[u][t]), v_set1(q_scales[t]));
+            vec other = v_fma(offset, v_set1(q_sums[t]), group ? v_load(to) : v_zero());
+            v_store(to, v_fma(scale, sum, other));
         }
     }
 }
 
-INLINE void k_quant_of(const uint32_t width, const uint32_t type, const struct k_quant *k, uint32_t rows) {
-    const uint32_t count = width * 4 <= BUDGET ? 4 : width * 2 <= BUDGET ? 2 : 1;
+INLINE void k_quant_of(const uint32_t width, const uint32_t type, const struct k_quant *given, uint32_t rows) {
+    const struct k_quant copy = *given, *k = &copy; /* which no store can change */
+    const uint32_t most = BUDGET / DOT_SUMS, count = width * 4 <= most ? 4 : width * 2 <= most ? 2 : 1;
     uint32_t units = (rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS * PARTS, groups = layout_groups(k->head_dim);
     for (uint32_t g = 0; g < groups; g++) {
         uint32_t u = 0;
@@ -96,75 +174,122 @@ INLINE void k_quant_of(const uint32_t width, const uint32_t type, const struct k
 
 /* ---------- V phase ---------- */
 
-/* What a group's rows weigh: probability times scale, 0 for rows that are not there; and the sum of probability times
- * offset of each query. */
-INLINE void v_quant_weights(const uint32_t width, const uint32_t type, const struct v_quant *v, uint32_t group,
-                            float *weights, float *offsets) {
-    uint32_t blocks = (v->rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS;
-    vec sums[TILE];
-    UNROLL for (uint32_t t = 0; t < width; t++) sums[t] = v_zero();
-    for (uint32_t unit = 0; unit < blocks * PARTS; unit++) {
-        uint32_t block = unit / PARTS, part = unit % PARTS;
-        uint32_t row = block * SCISSOR_BLOCK_ROWS + part * LANES, rest = v->rows > row ? v->rows - row : 0;
-        size_t scale_at = layout_scale_offset(type, block * SCISSOR_BLOCK_ROWS, group, v->head_dim);
-        const char *scales = v->half + scale_at;
-        __builtin_prefetch(v->ahead + scale_at, 0, 2);
-        vec_mask mask = v_first(rest < LANES ? rest : LANES);
-        vec scale = v_select(mask, v_load_f16(scales + part * LANES * 2), v_zero());
-        vec offset = v_select(mask, v_load_f16(scales + 32 + part * LANES * 2), v_zero());
-        UNROLL for (uint32_t t = 0; t < width; t++) {
-            size_t at = ((size_t)block * width + t) * SCISSOR_BLOCK_ROWS + part * LANES;
-            vec p = v_load(v->p + at);
-            v_store(weights + at, v_mul(p, scale));
-            sums[t] = v_fma(p, offset, sums[t]);
+/* What the rows of a page weigh for a group: probability times scale, as integers, 0 for rows that are not there. */
+struct quant_weights {
+    char factors[TILE][SCISSOR_PAGE_ROWS / 4][QUARTET_BYTES];
+    float scale[(TILE + LANES - 1) / LANES * LANES]; /* of the integers */
+    float offset[TILE];                              /* sum of probability times offset */
+};
+
+/* Before they are integers. */
+struct real_weights {
+    vec weights[TILE][SCISSOR_PAGE_ROWS / LANES];
+    float most[(TILE + LANES - 1) / LANES * LANES];
+};
+
+/* Probability times scale for query t; scales and offsets are the rows', 0 for rows that are not there, and there are
+ * no probabilities of the blocks that are not. */
+INLINE void v_weigh(const uint32_t width, uint32_t blocks, const float *p, uint32_t t, const vec *scales,
+                    const vec *offsets, struct real_weights *ret, float *ret_offset) {
+    vec most = v_zero(), sum = v_zero();
+    UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u++) {
+        const float *at = p + (u / PARTS * width + t) * SCISSOR_BLOCK_ROWS + u % PARTS * LANES;
+        vec x = u / PARTS < blocks ? v_load(at) : v_zero();
+        ret->weights[t][u] = v_mul(x, scales[u]);
+        most = v_max(ret->weights[t][u], most);
+        sum = v_fma(x, offsets[u], sum);
+    }
+    ret->most[t] = v_max_across(most);
+    *ret_offset = v_sum_across(sum);
+}
+
+/* The integers of all queries: the divisions side by side. What is below 1e-30 is nothing, and infinity has a NaN
+ * beside it. */
+INLINE void v_whole_weights(const uint32_t width, const struct real_weights *real, struct quant_weights *ret) {
+    float inverse[(TILE + LANES - 1) / LANES * LANES];
+    UNROLL for (uint32_t t = 0; t < width; t += LANES) {
+        vec most = v_max(v_load(real->most + t), v_set1(1e-30f));
+        v_store(inverse + t, v_div(v_set1(WHOLE_MOST), most));
+        v_store(ret->scale + t, v_mul(most, v_set1(1 / WHOLE_MOST)));
+    }
+    for (uint32_t t = 0; t < width; t++) {
+        UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u += PARTS) {
+            vec x[PARTS];
+            UNROLL for (uint32_t i = 0; i < PARTS; i++) x[i] = v_mul(real->weights[t][u + i], v_set1(inverse[t]));
+            v_factors(x, ret->factors[t][u * LANES / 4]);
         }
     }
+}
+
+INLINE void v_quant_weights(const uint32_t width, uint32_t type, const struct v_quant *v, uint32_t group,
+                            struct quant_weights *ret) {
+    vec scales[SCISSOR_PAGE_ROWS / LANES], offsets[SCISSOR_PAGE_ROWS / LANES];
+    UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u++) {
+        size_t offset = layout_scale_offset(type, u / PARTS * SCISSOR_BLOCK_ROWS, group, v->head_dim);
+        const char *at = v->half + offset + u % PARTS * LANES * 2;
+        scales[u] = v_load_f16(at);
+        offsets[u] = offset_beside(scales[u], v_load_f16(at + 32));
+        if (v->rows < SCISSOR_PAGE_ROWS) { /* most pages are full */
+            uint32_t rest = v->rows > u * LANES ? v->rows - u * LANES : 0;
+            vec_mask mask = v_first(rest < LANES ? rest : LANES);
+            scales[u] = v_select(mask, scales[u], v_zero());
+            offsets[u] = v_select(mask, offsets[u], v_zero());
+        }
+        if (u % PARTS == 0)
+            __builtin_prefetch(v->ahead + offset, 0, 2);
+    }
+    const uint32_t most = SCISSOR_PAGE_ROWS / SCISSOR_BLOCK_ROWS;
+    struct real_weights real;
+    uint32_t blocks = (v->rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS;
     for (uint32_t t = 0; t < width; t++)
-        offsets[t] = v_sum_across(sums[t]);
+        v_weigh(width, blocks < most ? blocks : most, v->p, t, scales, offsets, &real, &ret->offset[t]);
+    v_whole_weights(width, &real, ret);
 }
 
 /* Adds all rows, weighted, to `count` vectors of channels of each query. */
 INLINE void v_quant_channels(const uint32_t width, const uint32_t type, const uint32_t count, const struct v_quant *v,
-                             uint32_t first, const float *weights, const float *offsets) {
+                             uint32_t first, const struct quant_weights *w) {
     const uint32_t codes = CODES_OF(type);
     const size_t step = (size_t)v->head_dim / 16 * 64; /* a lane's codes are of so many rows */
     const char *from = v->half + first * 4, *ahead = v->ahead + first * 4;
-    vec sums[TILE][8];
+    const char *factors = w->factors[0][0];
+    vec_int sums[4][TILE][DOT_SUMS];
 
-    UNROLL for (uint32_t t = 0; t < width; t++) {
-        UNROLL for (uint32_t n = 0; n < count; n++) sums[t][n] =
-            v_add(v_load(v->out + t * v->head_dim + first + n * LANES), v_set1(offsets[t]));
-    }
+    zero_sums(width, count, sums);
     for (uint32_t row = 0; row < v->rows; row += codes, from += step, ahead += step) {
-        const float *weight =
-            weights + (size_t)(row / SCISSOR_BLOCK_ROWS) * width * SCISSOR_BLOCK_ROWS + row % SCISSOR_BLOCK_ROWS;
-        vec_int lanes[8];
-        UNROLL for (uint32_t n = 0; n < count; n++) lanes[n] = v_load_int(from + n * LANES * 4);
-        UNROLL for (uint32_t n = 0; n < count * LANES * 4; n += 64) __builtin_prefetch(ahead + n, 0, 2);
-        for (uint32_t e = 0; e < codes; e++) {
-            vec code[8];
-            UNROLL for (uint32_t n = 0; n < count; n++) code[n] = v_code(type, lanes[n], e);
-            UNROLL for (uint32_t t = 0; t < width; t++) {
-                vec x = v_set1(weight[t * SCISSOR_BLOCK_ROWS + e]);
-                UNROLL for (uint32_t n = 0; n < count; n++) sums[t][n] = v_fma(x, code[n], sums[t][n]);
-            }
+        const char *unit[4];
+        vec_int low[4];
+        UNROLL for (uint32_t n = 0; n < count; n++) {
+            unit[n] = from + n * LANES * 4;
+            low[n] = v_int_zero();
+            if (n % PARTS == 0)
+                __builtin_prefetch(ahead + n * LANES * 4, 0, 2);
         }
+        add_products(width, type, count, codes / 4, unit, low, factors, QUARTET_BYTES, sizeof w->factors[0], sums);
+        factors += codes / 4 * QUARTET_BYTES;
     }
+    __asm__ volatile("" : "+r"(w)); /* or else its scales are in registers all along, and sums are not */
     UNROLL for (uint32_t t = 0; t < width; t++) {
-        UNROLL for (uint32_t n = 0; n < count; n++) v_store(v->out + t * v->head_dim + first + n * LANES, sums[t][n]);
+        vec scale = v_set1(w->scale[t]), offset = v_set1(w->offset[t]);
+        UNROLL for (uint32_t n = 0; n < count; n++) {
+            float *to = v->out + t * v->head_dim + first + n * LANES;
+            v_store(to, v_fma(v_joined(sums[n][t]), scale, v_add(v_load(to), offset)));
+        }
     }
 }
 
-INLINE void v_quant_of(const uint32_t width, const uint32_t type, const struct v_quant *v) {
-    const uint32_t most = LAYOUT_GROUP_CHANNELS / LANES;
-    const uint32_t count = width * most <= BUDGET ? most : width * 4 <= BUDGET ? 4 : width * 2 <= BUDGET ? 2 : 1;
-    float weights[SCISSOR_PAGE_ROWS * TILE], offsets[TILE];
+typedef void (*weights_fn)(uint32_t type, const struct v_quant *v, uint32_t group, struct quant_weights *ret);
+
+INLINE void v_quant_of(const uint32_t width, const uint32_t type, const weights_fn weigh, const struct v_quant *given) {
+    const struct v_quant copy = *given, *v = &copy; /* which no store can change */
+    const uint32_t most = BUDGET / DOT_SUMS, count = width * 4 <= most ? 4 : width * 2 <= most ? 2 : 1;
+    struct quant_weights weights;
     for (uint32_t c = 0; c < v->head_dim;) {
         uint32_t end = c + LAYOUT_GROUP_CHANNELS < v->head_dim ? c + LAYOUT_GROUP_CHANNELS : v->head_dim;
-        v_quant_weights(width, type, v, c / LAYOUT_GROUP_CHANNELS, weights, offsets);
+        weigh(type, given, c / LAYOUT_GROUP_CHANNELS, &weights);
         for (; c + count * LANES <= end; c += count * LANES)
-            v_quant_channels(width, type, count, v, c, weights, offsets);
+            v_quant_channels(width, type, count, v, c, &weights);
         for (; c < end; c += LANES)
-            v_quant_channels(width, type, 1, v, c, weights, offsets);
+            v_quant_channels(width, type, 1, v, c, &weights);
     }
 }

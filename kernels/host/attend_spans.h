@@ -28,9 +28,9 @@ struct tile {
     float *q; /* [head_dim][width], scaled for exp2 */
     /* of quantised settled rows: the queries in the basis of their dtype, and their sums over the channels of a group
      */
-    float *settled_q;      /* [head_dim][width] */
+    char *settled_q;       /* as quant_pack_query() leaves them, no larger than q */
     float *settled_sums;   /* [group][width] */
-    float *settled_scales; /* [group][width], where queries are in bytes */
+    float *settled_scales; /* [group][width] of the integers that they are in */
     float *out;            /* [width][head_dim] */
     float *logits;         /* [block][width][16], later probabilities */
     float *sums;           /* [block][16] sum over the heads of the tiles before, where heads are cut */
@@ -215,9 +215,9 @@ static const span_fn v_spans[KERNEL_ELEMENT_DTYPES][TILE + 1] = {
 struct k_quant {
     const char *half, *ahead; /* of this page, and of the next, which is fetched meanwhile */
     uint32_t head_dim;
-    const float *q;      /* as quant_pack_query() has left it */
+    const char *q;       /* as quant_pack_query() has left it */
     const float *sums;   /* [group][width] of q over the group's channels */
-    const float *scales; /* [group][width], where q is in bytes */
+    const float *scales; /* [group][width] of the integers that q is in */
     float *logits;
 };
 
@@ -234,11 +234,7 @@ struct v_quant {
 #define K_UNITS_OF(type) ((type) == KERNEL_INT5 ? 2u : 1u)
 #define K_CODES_OF(type) (K_UNITS_OF(type) * CODES_OF(type))
 
-#ifdef V_DOT
-#include "attend_quant_dot.h"
-#else
 #include "attend_quant.h"
-#endif
 
 typedef void (*k_quant_fn)(const struct k_quant *k, uint32_t rows);
 typedef void (*v_quant_fn)(const struct v_quant *v);
@@ -249,11 +245,18 @@ typedef void (*v_quant_fn)(const struct v_quant *v);
     }
 #define V_QUANT_FUNCTION(width, type)                               \
     static void v_quant_##width##_##type(const struct v_quant *v) { \
-        v_quant_of(width, type, v);                                 \
+        v_quant_of(width, type, v_weights_##width, v);              \
     }
 /* Fewer widths, as the compiler takes its time with each; an item is worked on in one width throughout. */
 #define QUANT_WIDTHS(X, arg) X(1, arg) X(2, arg) X(3, arg) X(4, arg) X(8, arg) X(12, arg)
 static const uint8_t quant_widths[TILE + 1] = {0, 1, 2, 3, 4, 8, 8, 8, 8, 12, 12, 12, 12};
+/* By themselves, or what they keep in registers takes those of the sums. */
+#define V_WEIGHTS_FUNCTION(width, unused)                                                                           \
+    static __attribute__((noinline)) void v_weights_##width(uint32_t type, const struct v_quant *v, uint32_t group, \
+                                                            struct quant_weights *ret) {                            \
+        v_quant_weights(width, type, v, group, ret);                                                                \
+    }
+QUANT_WIDTHS(V_WEIGHTS_FUNCTION, 0)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT8)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT5)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT4)

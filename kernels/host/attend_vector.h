@@ -1,8 +1,9 @@
 /* attend_vector.h - attention over one KV head, written once for every vector width.
  *
- * Included by attend_avx2.c and attend_avx512.c after they have defined `vec` (LANES floats), `vec_mask`, the v_*
- * operations used here, BUDGET (accumulators that fit the registers) and ATTEND (the function's name). Everything is
- * static; the file that includes this one is compiled for its instruction set.
+ * Included by attend_avx2.c, attend_avx512.c and attend_vnni.c after they have defined `vec` (LANES floats), `vec_int`,
+ * `vec_mask`, the v_* operations used here (attend_quant.h describes those on integers), BUDGET (accumulators that fit
+ * the registers) and ATTEND (the function's name). Everything is static; the file that includes this one is compiled
+ * for its instruction set.
  *
  * Queries. The (row, query head) pairs of an item are cut into tiles of up to TILE queries: several rows of all heads,
  * or a part of the heads of one row. A tile's K and V elements are loaded and converted once for all of its queries.
@@ -184,8 +185,8 @@ void ATTEND(const struct kernel_attend *item, void *workspace) {
             };
             tile.width = (is_quantised(item->storage_dtype) ? quant_widths : widths)[tile.rows * tile.heads];
             tile.q = workspace;
-            tile.settled_q = tile.q + TILE * item->head_dim;
-            tile.settled_sums = tile.settled_q + TILE * item->head_dim;
+            tile.settled_q = (char *)(tile.q + TILE * item->head_dim);
+            tile.settled_sums = tile.q + 2 * TILE * item->head_dim;
             tile.settled_scales = tile.settled_sums + TILE * QUANT_MAX_GROUPS;
             tile.out = tile.settled_scales + TILE * QUANT_MAX_GROUPS;
             tile.sums = tile.out + TILE * item->head_dim;

@@ -30,20 +30,24 @@ static inline vec v_load_bf16(const char *p) {
 static inline vec_int v_load_int(const char *p) {
     return _mm512_loadu_si512(p);
 }
-/* Each lane shifted right. */
+/* Each lane shifted right, and left. */
 static inline vec_int v_shifted(vec_int x, uint32_t bits) {
     return _mm512_srl_epi32(x, _mm_cvtsi32_si128((int)bits));
 }
-/* The low four, and the low eight, bits of each lane. A look-up takes no more than four bits of its index. */
-static inline vec v_nibbles(vec_int x) {
-    return _mm512_permutexvar_ps(x, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+static inline vec_int v_shifted_left(vec_int x, uint32_t bits) {
+    return _mm512_sll_epi32(x, _mm_cvtsi32_si128((int)bits));
 }
-/* The lowest bit. */
-static inline vec v_bits(vec_int x) {
-    return v_nibbles(_mm512_and_si512(x, _mm512_set1_epi32(1)));
+static inline vec_int v_int_zero(void) {
+    return _mm512_setzero_si512();
 }
-static inline vec v_bytes(vec_int x) {
-    return _mm512_cvtepi32_ps(_mm512_and_si512(x, _mm512_set1_epi32(255)));
+static inline vec_int v_int_set1(uint32_t x) {
+    return _mm512_set1_epi32((int)x);
+}
+static inline vec_int v_int_and(vec_int a, vec_int b) {
+    return _mm512_and_si512(a, b);
+}
+static inline vec_int v_int_or(vec_int a, vec_int b) {
+    return _mm512_or_si512(a, b);
 }
 static inline vec v_add(vec a, vec b) {
     return _mm512_add_ps(a, b);
@@ -59,6 +63,9 @@ static inline vec v_div(vec a, vec b) {
 }
 static inline vec v_fma(vec a, vec b, vec c) {
     return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec v_abs(vec x) {
+    return _mm512_abs_ps(x);
 }
 /* b where a is NaN */
 static inline vec v_max(vec a, vec b) {
