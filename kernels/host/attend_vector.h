@@ -39,40 +39,49 @@ static uint32_t block_count(const struct tile *tile, uint32_t fresh) {
     return tile->settled_blocks + (fresh + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS;
 }
 
+/* What query t does not see of the last block of settled rows and of the last one of fresh rows becomes -inf. */
+static void mask_logits(const struct tile *tile, uint32_t t, uint32_t fresh) {
+    uint32_t ends[2] = {tile->settled_blocks, block_count(tile, fresh)};
+    for (uint32_t i = 0; i < 2; i++)
+        for (uint32_t part = 0; part < PARTS && ends[i]; part++) {
+            float *at = tile->logits + ((size_t)(ends[i] - 1) * tile->width + t) * SCISSOR_BLOCK_ROWS + part * LANES;
+            uint32_t lanes = lanes_of(tile, ends[i] - 1, part, fresh);
+            v_store(at, v_select(v_first(lanes < LANES ? lanes : LANES), v_load(at), v_set1(-INFINITY)));
+        }
+}
+
 /* Logits to probabilities for query t of the tile. */
 static void softmax(const struct tile *tile, uint32_t t, uint32_t fresh) {
     const size_t step = (size_t)tile->width * SCISSOR_BLOCK_ROWS;
-    float *logits = tile->logits + t * SCISSOR_BLOCK_ROWS;
-    uint32_t blocks = block_count(tile, fresh);
+    float *first = tile->logits + t * SCISSOR_BLOCK_ROWS, *end = first + block_count(tile, fresh) * step;
     vec max = v_set1(-INFINITY), sum = v_zero();
 
-    for (uint32_t b = 0; b < blocks; b++)
-        for (uint32_t part = 0; part < PARTS; part++) {
-            float *at = logits + b * step + part * LANES;
-            uint32_t lanes = lanes_of(tile, b, part, fresh);
-            if (lanes < LANES)
-                v_store(at, v_select(v_first(lanes), v_load(at), v_set1(-INFINITY)));
-            max = v_max(v_load(at), max);
-        }
+    mask_logits(tile, t, fresh);
+    for (float *at = first; at < end; at += step) {
+        UNROLL for (uint32_t part = 0; part < PARTS; part++) max = v_max(v_load(at + part * LANES), max);
+    }
     max = v_set1(v_max_across(max));
-    for (uint32_t b = 0; b < blocks; b++)
-        for (uint32_t part = 0; part < PARTS; part++) {
-            float *at = logits + b * step + part * LANES;
-            vec p = v_exp2(v_sub(v_load(at), max));
-            v_store(at, p);
+    for (float *at = first; at < end; at += step) {
+        UNROLL for (uint32_t part = 0; part < PARTS; part++) {
+            vec p = v_exp2(v_sub(v_load(at + part * LANES), max));
+            v_store(at + part * LANES, p);
             sum = v_add(sum, p);
         }
+    }
     vec scale = v_set1(1.0f / v_sum_across(sum));
-    for (uint32_t b = 0; b < blocks; b++)
-        for (uint32_t part = 0; part < PARTS; part++) {
-            float *at = logits + b * step + part * LANES;
-            v_store(at, v_mul(v_load(at), scale));
-        }
+    for (float *at = first; at < end; at += step) {
+        UNROLL for (uint32_t part = 0; part < PARTS; part++)
+            v_store(at + part * LANES, v_mul(v_load(at + part * LANES), scale));
+    }
 }
 
 /* Adds the mean probability of up to LANES rows, from row j on, to the planes. */
 static void add_planes(const struct kernel_attend *item, size_t j, uint32_t lanes, vec mean, vec threshold,
                        bool newest) {
+    if (lanes >= LANES && item->mass && !item->hits && !item->last) { /* masks are slow where stores have none */
+        v_store(item->mass + j, v_add(v_load(item->mass + j), mean));
+        return;
+    }
     vec_mask mask = v_first(lanes < LANES ? lanes : LANES);
     if (item->mass)
         v_store_masked(item->mass + j, mask, v_add(v_load_masked(item->mass + j, mask), mean));
