@@ -105,6 +105,12 @@ static inline float v_sum_across(vec a) {
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
+/* The lanes whose numbers differ in that bit change places. */
+static inline vec v_swapped(vec x, uint32_t bit) {
+    return bit == 1   ? _mm256_permute_ps(x, _MM_SHUFFLE(2, 3, 0, 1))
+           : bit == 2 ? _mm256_permute_ps(x, _MM_SHUFFLE(1, 0, 3, 2))
+                      : _mm256_permute2f128_ps(x, x, 1);
+}
 /* The first n lanes, n <= LANES. */
 static inline vec_mask v_first(uint32_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

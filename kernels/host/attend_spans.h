@@ -235,6 +235,7 @@ struct v_quant {
 #define K_CODES_OF(type) (K_UNITS_OF(type) * CODES_OF(type))
 
 #include "attend_quant.h"
+#include "attend_rotate.h"
 
 typedef void (*k_quant_fn)(const struct k_quant *k, uint32_t rows);
 typedef void (*v_quant_fn)(const struct v_quant *v);
@@ -335,7 +336,7 @@ static void v_span(const struct tile *tile, const struct span *span, const float
 
 static void rotate_outputs(const struct tile *tile) {
     for (uint32_t t = 0; t < tile->rows * tile->heads; t++)
-        quant_rotate(tile->out + (size_t)t * tile->item->head_dim, tile->item->head_dim);
+        rotate(tile->out + (size_t)t * tile->item->head_dim, tile->item->head_dim);
 }
 
 static void v_phase(const struct tile *tile) {

@@ -142,7 +142,7 @@ static void pack_settled_queries(const struct tile *tile) {
         for (uint32_t c = 0; c < d; c++)
             query[c] = tile->q[c * width + t];
         if (layout_is_rotated(tile->item->storage_dtype))
-            quant_rotate(query, d);
+            rotate(query, d);
         for (uint32_t g = 0, c = 0; g < layout_groups(d); g++) {
             float sum = 0;
             for (uint32_t end = c + LAYOUT_GROUP_CHANNELS; c < end && c < d; c++)

@@ -77,6 +77,13 @@ static inline float v_max_across(vec a) {
 static inline float v_sum_across(vec a) {
     return _mm512_reduce_add_ps(a);
 }
+/* The lanes whose numbers differ in that bit change places. */
+static inline vec v_swapped(vec x, uint32_t bit) {
+    return bit == 1   ? _mm512_permute_ps(x, _MM_SHUFFLE(2, 3, 0, 1))
+           : bit == 2 ? _mm512_permute_ps(x, _MM_SHUFFLE(1, 0, 3, 2))
+           : bit == 4 ? _mm512_shuffle_f32x4(x, x, _MM_SHUFFLE(2, 3, 0, 1))
+                      : _mm512_shuffle_f32x4(x, x, _MM_SHUFFLE(1, 0, 3, 2));
+}
 /* The first n lanes, n <= LANES. */
 static inline vec_mask v_first(uint32_t n) {
     return (vec_mask)((1u << n) - 1);
