@@ -291,14 +291,37 @@ static void k_span(const struct tile *tile, const struct span *span, float *logi
     k_quants[span->dtype][tile->width](&k, span->rows);
 }
 
+/* All of a span's K or V: where nothing that is worked on meanwhile has the same order. */
+static void prefetch_half(const char *half, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += 64)
+        __builtin_prefetch(half + at, 0, 2);
+}
+
+static size_t k_bytes(const struct span *span, uint32_t head_dim) {
+    return is_quantised(span->dtype) ? layout_half_bytes(layout_k_type(span->dtype), head_dim)
+                                     : (size_t)span->rows * head_dim * kernel_dtype_size(span->dtype);
+}
+
+static size_t v_bytes(const struct span *span, uint32_t head_dim) {
+    return is_quantised(span->dtype) ? layout_half_bytes(layout_v_type(span->dtype), head_dim)
+                                     : (size_t)span->rows * head_dim * kernel_dtype_size(span->dtype);
+}
+
+static void prefetch_first(const struct tile *tile) {
+    struct span span = span_at(tile->item, 0, tile_fresh_rows(tile));
+    prefetch_half(span.k, k_bytes(&span, tile->item->head_dim));
+}
+
 static void k_phase(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
     uint32_t end = tile_fresh_rows(tile), count = span_count(item, end);
     struct span span = span_at(item, 0, end);
     for (uint32_t i = 0; i < count; i++) {
-        struct span next = i + 1 < count ? span_at(item, i + 1, end) : span;
+        struct span next = span_at(item, i + 1 < count ? i + 1 : 0, end); /* after the last K, the first V */
         float *logits = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
-        k_span(tile, &span, logits, next.k);
+        if (next.dtype != span.dtype)
+            prefetch_half(i + 1 < count ? next.k : next.v, (i + 1 < count ? k_bytes : v_bytes)(&next, item->head_dim));
+        k_span(tile, &span, logits, i + 1 < count ? next.k : next.v);
         span = next;
     }
 }
@@ -348,6 +371,8 @@ static void v_phase(const struct tile *tile) {
     for (uint32_t i = 0; i < count; i++) {
         struct span next = i + 1 < count ? span_at(item, i + 1, end) : span;
         const float *p = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
+        if (next.dtype != span.dtype)
+            prefetch_half(next.v, v_bytes(&next, item->head_dim));
         v_span(tile, &span, p, next.v);
         if (i + 1 == pages && layout_is_rotated(item->storage_dtype))
             rotate_outputs(tile); /* what is added from here on is not rotated */

@@ -162,6 +162,7 @@ static void unpack_outputs(const struct tile *tile) {
 
 static void tile_run(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
+    prefetch_first(tile);
     pack_queries(tile);
     if (is_quantised(item->storage_dtype) && item->settled_rows)
         pack_settled_queries(tile);
