@@ -177,52 +177,37 @@ INLINE void k_quant_of(const uint32_t width, const uint32_t type, const struct k
 /* What the rows of a page weigh for a group: probability times scale, as integers, 0 for rows that are not there. */
 struct quant_weights {
     char factors[TILE][SCISSOR_PAGE_ROWS / 4][QUARTET_BYTES];
-    float scale[(TILE + LANES - 1) / LANES * LANES]; /* of the integers */
-    float offset[TILE];                              /* sum of probability times offset */
+    float scale[TILE], offset[TILE]; /* of the integers; sum of probability times offset */
 };
 
 /* Before they are integers. */
 struct real_weights {
     vec weights[TILE][SCISSOR_PAGE_ROWS / LANES];
-    float most[(TILE + LANES - 1) / LANES * LANES];
+    float inverse[TILE]; /* makes them integers */
 };
 
 /* Probability times scale for query t; scales and offsets are the rows', 0 for rows that are not there, and there are
- * no probabilities of the blocks that are not. */
+ * no probabilities of the blocks that are not. What is below 1e-30 is nothing, and infinity has a NaN beside it. */
 INLINE void v_weigh(const uint32_t width, uint32_t blocks, const float *p, uint32_t t, const vec *scales,
-                    const vec *offsets, struct real_weights *ret, float *ret_offset) {
-    vec most = v_zero(), sum = v_zero();
+                    const vec *offsets, struct real_weights *real, struct quant_weights *ret) {
+    vec most = v_set1(1e-30f), sum = v_zero();
     UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u++) {
         const float *at = p + (u / PARTS * width + t) * SCISSOR_BLOCK_ROWS + u % PARTS * LANES;
         vec x = u / PARTS < blocks ? v_load(at) : v_zero();
-        ret->weights[t][u] = v_mul(x, scales[u]);
-        most = v_max(ret->weights[t][u], most);
+        real->weights[t][u] = v_mul(x, scales[u]);
+        most = v_max(real->weights[t][u], most);
         sum = v_fma(x, offsets[u], sum);
     }
-    ret->most[t] = v_max_across(most);
-    *ret_offset = v_sum_across(sum);
+    float largest = v_max_across(most);
+    real->inverse[t] = WHOLE_MOST / largest;
+    ret->scale[t] = largest * (1 / WHOLE_MOST);
+    ret->offset[t] = v_sum_across(sum);
 }
 
-/* The integers of all queries: the divisions side by side. What is below 1e-30 is nothing, and infinity has a NaN
- * beside it. */
-INLINE void v_whole_weights(const uint32_t width, const struct real_weights *real, struct quant_weights *ret) {
-    float inverse[(TILE + LANES - 1) / LANES * LANES];
-    UNROLL for (uint32_t t = 0; t < width; t += LANES) {
-        vec most = v_max(v_load(real->most + t), v_set1(1e-30f));
-        v_store(inverse + t, v_div(v_set1(WHOLE_MOST), most));
-        v_store(ret->scale + t, v_mul(most, v_set1(1 / WHOLE_MOST)));
-    }
-    for (uint32_t t = 0; t < width; t++) {
-        UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u += PARTS) {
-            vec x[PARTS];
-            UNROLL for (uint32_t i = 0; i < PARTS; i++) x[i] = v_mul(real->weights[t][u + i], v_set1(inverse[t]));
-            v_factors(x, ret->factors[t][u * LANES / 4]);
-        }
-    }
-}
-
-INLINE void v_quant_weights(const uint32_t width, uint32_t type, const struct v_quant *v, uint32_t group,
-                            struct quant_weights *ret) {
+INLINE void v_real_weights(const uint32_t width, uint32_t type, const struct v_quant *v, uint32_t group,
+                           struct real_weights *real, struct quant_weights *ret) {
+    const uint32_t most = SCISSOR_PAGE_ROWS / SCISSOR_BLOCK_ROWS;
+    uint32_t blocks = (v->rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS;
     vec scales[SCISSOR_PAGE_ROWS / LANES], offsets[SCISSOR_PAGE_ROWS / LANES];
     UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u++) {
         size_t offset = layout_scale_offset(type, u / PARTS * SCISSOR_BLOCK_ROWS, group, v->head_dim);
@@ -238,12 +223,28 @@ INLINE void v_quant_weights(const uint32_t width, uint32_t type, const struct v_
         if (u % PARTS == 0)
             __builtin_prefetch(v->ahead + offset, 0, 2);
     }
-    const uint32_t most = SCISSOR_PAGE_ROWS / SCISSOR_BLOCK_ROWS;
-    struct real_weights real;
-    uint32_t blocks = (v->rows + SCISSOR_BLOCK_ROWS - 1) / SCISSOR_BLOCK_ROWS;
-    for (uint32_t t = 0; t < width; t++)
-        v_weigh(width, blocks < most ? blocks : most, v->p, t, scales, offsets, &real, &ret->offset[t]);
-    v_whole_weights(width, &real, ret);
+    UNROLL for (uint32_t t = 0; t < width; t++)
+        v_weigh(width, blocks < most ? blocks : most, v->p, t, scales, offsets, real, ret);
+}
+
+INLINE void v_whole_weights(const uint32_t width, const struct real_weights *real, struct quant_weights *ret) {
+    for (uint32_t t = 0; t < width; t++) {
+        UNROLL for (uint32_t u = 0; u < SCISSOR_PAGE_ROWS / LANES; u += PARTS) {
+            vec x[PARTS];
+            UNROLL for (uint32_t i = 0; i < PARTS; i++) x[i] = v_mul(real->weights[t][u + i], v_set1(real->inverse[t]));
+            v_factors(x, ret->factors[t][u * LANES / 4]);
+        }
+    }
+}
+
+/* The weights of all groups: first what ends in a division, then what waits for one. */
+INLINE void v_quant_weights(const uint32_t width, uint32_t type, const struct v_quant *v, struct quant_weights *ret) {
+    struct real_weights real[QUANT_MAX_GROUPS];
+    uint32_t groups = layout_groups(v->head_dim);
+    for (uint32_t g = 0; g < groups; g++)
+        v_real_weights(width, type, v, g, &real[g], &ret[g]);
+    for (uint32_t g = 0; g < groups; g++)
+        v_whole_weights(width, &real[g], &ret[g]);
 }
 
 /* Adds all rows, weighted, to `count` vectors of channels of each query. */
@@ -278,18 +279,18 @@ INLINE void v_quant_channels(const uint32_t width, const uint32_t type, const ui
     }
 }
 
-typedef void (*weights_fn)(uint32_t type, const struct v_quant *v, uint32_t group, struct quant_weights *ret);
+typedef void (*weights_fn)(uint32_t type, const struct v_quant *v, struct quant_weights *ret);
 
 INLINE void v_quant_of(const uint32_t width, const uint32_t type, const weights_fn weigh, const struct v_quant *given) {
     const struct v_quant copy = *given, *v = &copy; /* which no store can change */
     const uint32_t most = BUDGET / DOT_SUMS, count = width * 4 <= most ? 4 : width * 2 <= most ? 2 : 1;
-    struct quant_weights weights;
-    for (uint32_t c = 0; c < v->head_dim;) {
+    struct quant_weights weights[QUANT_MAX_GROUPS];
+    weigh(type, given, weights);
+    for (uint32_t c = 0, g = 0; c < v->head_dim; g++) {
         uint32_t end = c + LAYOUT_GROUP_CHANNELS < v->head_dim ? c + LAYOUT_GROUP_CHANNELS : v->head_dim;
-        weigh(type, given, c / LAYOUT_GROUP_CHANNELS, &weights);
         for (; c + count * LANES <= end; c += count * LANES)
-            v_quant_channels(width, type, count, v, c, &weights);
+            v_quant_channels(width, type, count, v, c, &weights[g]);
         for (; c < end; c += LANES)
-            v_quant_channels(width, type, 1, v, c, &weights);
+            v_quant_channels(width, type, 1, v, c, &weights[g]);
     }
 }

@@ -252,10 +252,10 @@ typedef void (*v_quant_fn)(const struct v_quant *v);
 #define QUANT_WIDTHS(X, arg) X(1, arg) X(2, arg) X(3, arg) X(4, arg) X(8, arg) X(12, arg)
 static const uint8_t quant_widths[TILE + 1] = {0, 1, 2, 3, 4, 8, 8, 8, 8, 12, 12, 12, 12};
 /* By themselves, or what they keep in registers takes those of the sums. */
-#define V_WEIGHTS_FUNCTION(width, unused)                                                                           \
-    static __attribute__((noinline)) void v_weights_##width(uint32_t type, const struct v_quant *v, uint32_t group, \
-                                                            struct quant_weights *ret) {                            \
-        v_quant_weights(width, type, v, group, ret);                                                                \
+#define V_WEIGHTS_FUNCTION(width, unused)                                                           \
+    static __attribute__((noinline)) void v_weights_##width(uint32_t type, const struct v_quant *v, \
+                                                            struct quant_weights *ret) {            \
+        v_quant_weights(width, type, v, ret);                                                       \
     }
 QUANT_WIDTHS(V_WEIGHTS_FUNCTION, 0)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT8)
