@@ -1,4 +1,4 @@
-/* test_broker_sessions.c - what happens to an open session: scores, settles, positions, the arbiter, its end. */
+/* test_broker_sessions.c - what happens to an open session: scores, settles, positions, its end. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -214,87 +214,11 @@ static void test_requests(void **state) {
     assert_int_equal(rig.evicted_events, 4 * 32);
 }
 
-/* ---------- the arbiter ---------- */
-
 static void fill(int s, float mass, int times) {
     for (int i = 0; i < times; i++) {
         deliver(make_frame(s, 64, 64, mass));
         settle(s, 64);
     }
-}
-
-static void test_least_mass_goes_first(void **state) {
-    (void)state;
-    rig_init(&rig, 32 * MIB, true);
-    int low = open_one(192, 4096, "scissorhands"), high = open_one(192, 4096, "scissorhands");
-    for (int i = 0; i < 12; i++) {
-        fill(low, 0.25f, 1);
-        fill(high, 1, 1);
-    }
-    uint32_t low_rows = rig_head(&rig.sessions[low], 0)[0], high_rows = rig_head(&rig.sessions[high], 0)[0];
-    assert_int_equal(low_rows, high_rows);
-    while (stat_now().limit_bytes - stat_now().guaranteed_bytes - stat_now().lent_bytes > 4 * MIB) {
-        fill(low, 0.25f, 1);
-        fill(high, 1, 1);
-    }
-    high_rows = rig_head(&rig.sessions[high], 0)[0];
-    open_one(192, 0, "window");
-    assert_true(stat_now().reclaims >= 1);
-    assert_int_equal(rig_head(&rig.sessions[high], 0)[0], high_rows);
-    assert_true(rig_head(&rig.sessions[low], 0)[0] < high_rows);
-}
-
-/* One whose rows matter clearly more grows at the expense of one whose rows do not. */
-static void test_growth_takes_from_the_worthless(void **state) {
-    (void)state;
-    rig_init(&rig, 24 * MIB, true);
-    int low = open_one(192, 8192, "scissorhands"), high = open_one(192, 8192, "scissorhands");
-    fill(low, 0, 64);
-    uint32_t before = rig_head(&rig.sessions[low], 0)[0];
-    fill(high, 1, 40);
-    assert_true(rig_head(&rig.sessions[low], 0)[0] < before);
-    assert_true(rig_head(&rig.sessions[high], 0)[0] > 1000);
-    assert_true(rig_head(&rig.sessions[low], 0)[0] >= 128);
-    before = rig_head(&rig.sessions[high], 0)[0];
-    fill(low, 0, 10); /* and not the other way round */
-    assert_int_equal(rig_head(&rig.sessions[high], 0)[0], before);
-}
-
-/* Others are asked a settle before the memory is needed, so whoever grows evicts nothing. */
-static void test_growth_is_asked_for_in_time(void **state) {
-    (void)state;
-    rig_init(&rig, 14 * MIB, true);
-    int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
-    fill(low, 0, 160);
-    struct proto_pool_stat full = stat_now();
-    assert_true(full.limit_bytes - full.guaranteed_bytes - full.lent_bytes < 2 * MIB);
-    for (uint32_t rows = 64; rows <= 12 * 64; rows += 64) {
-        fill(high, 1, 1);
-        assert_int_equal(rig_head(&rig.sessions[high], 0)[0], rows);
-    }
-    assert_true(stat_now().reclaims > full.reclaims);
-}
-
-/* With reclaim = lru it is not the mass that counts: the one that has done nothing for longest gives first. */
-static void test_least_recently_used_goes_first(void **state) {
-    (void)state;
-    rig_init(&rig, 24 * MIB, true);
-    struct broker_config config;
-    broker_config_init(&config);
-    config.reclaim = BROKER_RECLAIM_LRU;
-    assert_int_equal(broker_reconfigure(rig.broker, &config), 0);
-    int first = open_one(192, 8192, "scissorhands"), second = open_one(192, 8192, "scissorhands");
-    fill(first, 1, 24);
-    rig_pass(&rig, MS);
-    fill(second, 0.25f, 24);
-    uint32_t first_rows = rig_head(&rig.sessions[first], 0)[0];
-    rig_pass(&rig, MS);
-    int third = open_one(192, 8192, "scissorhands");
-    rig_pass(&rig, MS);
-    fill(third, 0, 40);
-    assert_true(rig_head(&rig.sessions[first], 0)[0] < first_rows);
-    assert_true(rig_head(&rig.sessions[first], 0)[0] >= 128);
-    assert_true(rig_head(&rig.sessions[third], 0)[0] > 1000);
 }
 
 /* ---------- ends ---------- */
@@ -521,10 +445,6 @@ int main(void) {
         cmocka_unit_test_teardown(test_frames_that_do_not_count, teardown),
         cmocka_unit_test_teardown(test_norms, teardown),
         cmocka_unit_test_teardown(test_requests, teardown),
-        cmocka_unit_test_teardown(test_least_mass_goes_first, teardown),
-        cmocka_unit_test_teardown(test_growth_takes_from_the_worthless, teardown),
-        cmocka_unit_test_teardown(test_growth_is_asked_for_in_time, teardown),
-        cmocka_unit_test_teardown(test_least_recently_used_goes_first, teardown),
         cmocka_unit_test_teardown(test_operator_close, teardown),
         cmocka_unit_test_teardown(test_operator_close_is_polite, teardown),
         cmocka_unit_test_teardown(test_operator_close_in_settle, teardown),
