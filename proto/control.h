@@ -155,13 +155,13 @@ struct proto_session_stat {
     uint32_t orphan; /* 1: taken over, its client has not come back yet */
     uint32_t quarantine_s; /* so long it, or the oldest of what its client is to release, is in quarantine: seconds */
 };
-#define PROTO_SESSION_STATE_MAP(X)      \
-    X(OPENING, 0, "opening")            \
-    X(IDLE, 1, "ready")                 \
-    X(WAITING, 2, "waiting for scores") \
-    X(SETTLING, 3, "settling")          \
-    X(SHRINKING, 4, "shrinking")        \
-    X(CLOSING, 5, "closing")            \
+#define PROTO_SESSION_STATE_MAP(X)                \
+    X(OPENING, 0, "opening")                      \
+    X(IDLE, 1, "ready")                           \
+    X(WAITING, 2, "waiting for scores or memory") \
+    X(SETTLING, 3, "settling")                    \
+    X(SHRINKING, 4, "shrinking")                  \
+    X(CLOSING, 5, "closing")                      \
     X(QUARANTINED, 6, "quarantined")
 enum proto_session_state {
 #define PROTO_STATE_ENUM(name, number, text) PROTO_SESSION_##name = (number),

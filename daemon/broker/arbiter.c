@@ -84,16 +84,21 @@ static bool is_idle(const struct session *s) {
     return s->state == PROTO_SESSION_IDLE && !s->ending && !s->job.running && !s->asked.type;
 }
 
+/* It would likely not shrink before its next settle, or nothing would come of it for a while. */
+static bool takes_its_time(const struct session *s) {
+    return !is_idle(s) || s->in_steps || !s->pool->config.backend->revocable;
+}
+
 static bool can_be_asked(const struct session *s) {
     return s->state != PROTO_SESSION_OPENING && s->state != PROTO_SESSION_CLOSING && !s->ending;
 }
 
-/* Whom to take from: all that can be asked, or only those that can give at once. */
+/* Whom to take from: all that can be asked, or only those that can give at once, or only those that cannot. */
 struct reach {
     const struct pool *pool;
-    bool idle_only;
+    bool idle_only, busy_only;
     const struct session *except;
-    double below; /* value */
+    double below; /* worth */
     uint64_t now;
 };
 
@@ -107,6 +112,8 @@ static bool owes(const struct session *s) {
 
 static bool may_take(const struct session *s, const struct reach *reach) {
     if (s->pool != reach->pool || s == reach->except || owes(s))
+        return false;
+    if (reach->busy_only && !takes_its_time(s))
         return false;
     return reach->idle_only ? is_idle(s) && reach->now >= s->shrink_after : can_be_asked(s);
 }
@@ -244,9 +251,10 @@ static double worth_of_growth(const struct broker *b, const struct session *s, c
 }
 
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
-                       uint64_t bytes, uint64_t now) {
+                       uint64_t bytes, bool ahead, uint64_t now) {
     struct pool *pool = grower->pool;
-    struct reach reach = {.pool = pool, .except = grower, .below = worth_of_growth(b, grower, group), .now = now};
+    struct reach reach = {
+        .pool = pool, .busy_only = ahead, .except = grower, .below = worth_of_growth(b, grower, group), .now = now};
     bytes = minus(bytes, waits_for_release(b, pool) + asked_for(b, pool, true));
     if (!pool->waiting)
         take(b, &reach, bytes);

@@ -299,7 +299,10 @@ void broker_check(const struct broker *b) {
     CHECK(quarantined == b->quarantined);
     uint64_t deadline = 0;
     DL_FOREACH2(b->waiting, s, queue_next) {
-        CHECK(s->state == PROTO_SESSION_WAITING && s->asked.type == PROTO_SETTLE && s->deadline >= deadline);
+        CHECK(s->state == PROTO_SESSION_WAITING && s->asked.type == PROTO_SETTLE && !s->waits_for_room &&
+              s->deadline >= deadline);
         deadline = s->deadline;
     }
+    DL_FOREACH2(b->growing, s, queue_next)
+    CHECK(s->state == PROTO_SESSION_WAITING && s->asked.type == PROTO_SETTLE && s->waits_for_room);
 }

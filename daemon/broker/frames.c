@@ -128,7 +128,7 @@ void broker_score(struct broker *b, const void *frame, size_t size, uint64_t now
         return;
     }
     b->frames[frame_fate(b, s, &f, (const uint8_t *)frame + sizeof f)]++;
-    if (s->state == PROTO_SESSION_WAITING && s->sequence >= s->asked.settle.score_sequence)
+    if (s->state == PROTO_SESSION_WAITING && !s->waits_for_room && s->sequence >= s->asked.settle.score_sequence)
         settle_start(b, s, s->scores_missing, now);
 }
 

@@ -92,6 +92,7 @@ struct broker {
     uint32_t polite;                      /* sessions whose close waits for a step to end */
     uint64_t last_id;
     struct session *waiting; /* for scores, first deadline first */
+    struct session *growing; /* settles that wait for memory, first come first */
 
     struct action *actions, *taken;
     struct action spare_answer; /* for want of memory */
@@ -188,6 +189,17 @@ void request_run(struct broker *b, struct session *s, uint64_t now);
 void session_apply_released(struct session *s);
 /* Begins the settle that was asked for, with the scores that there are. */
 void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now);
+/* The same, with the memory that there is. */
+void settle_run(struct broker *b, struct session *s, uint64_t now);
+
+/* ---------- growth.c ---------- */
+
+/* True if the session's settle waits for memory that others are giving. */
+bool growth_wait(struct broker *b, struct session *s, uint64_t now);
+/* Memory has come back, or will not come: goes on with settles that waited for it. */
+void growth_look(struct broker *b, const struct pool *pool, uint64_t now);
+/* Fills in how far a group grows with the settle that begins, and charges it. */
+void growth_plan(struct broker *b, struct session *s, uint32_t group, uint64_t now);
 
 /* ---------- take_over.c, reattach.c ---------- */
 
@@ -278,9 +290,10 @@ void limits_keep(struct session *s);
 uint64_t arbiter_on_its_way(const struct broker *b, const struct pool *pool);
 /* Sets targets so that `bytes` of committed memory come back, and starts what can start. */
 void arbiter_reclaim(struct broker *b, struct pool *pool, uint64_t bytes, uint64_t now);
-/* The same for a group that could not grow, from those whose rows matter clearly less. */
+/* The same for a group that could not grow, from those whose rows matter clearly less; `ahead`: that would not be able
+ * to, so only from those that take their time. */
 void arbiter_make_room(struct broker *b, const struct session *grower, const struct session_group *group,
-                       uint64_t bytes, uint64_t now);
+                       uint64_t bytes, bool ahead, uint64_t now);
 /* Starts what could not start when it was asked for, if somebody waits; and when that is due. */
 void arbiter_tick(struct broker *b, const struct pool *pool, uint64_t now);
 uint64_t arbiter_deadline(const struct broker *b, const struct pool *pool);

@@ -65,8 +65,11 @@ void session_drop_keep(struct session *s) {
 }
 
 void session_stop_waiting(struct broker *b, struct session *s) {
-    if (s->state == PROTO_SESSION_WAITING)
+    if (s->state == PROTO_SESSION_WAITING && s->waits_for_room)
+        DL_DELETE2(b->growing, s, queue_prev, queue_next);
+    else if (s->state == PROTO_SESSION_WAITING)
         DL_DELETE2(b->waiting, s, queue_prev, queue_next);
+    s->waits_for_room = false;
 }
 
 void session_forget(struct session *s) {
@@ -450,6 +453,8 @@ static void settle_done(struct broker *b, struct session *s) {
 }
 
 static void shrink_done(struct broker *b, struct session *s, uint64_t now) {
+    if (s->job.take_lease)
+        s->in_steps = s->job.lease_refused;
     /* Whatever the reason is that nothing came of it, to try again at once would help nobody. */
     if (arbiter_asked(s) && s->job.moved_count == 0)
         s->shrink_after = now + BROKER_SHRINK_RETRY_NS;
@@ -535,4 +540,5 @@ void broker_job_done(struct broker *b, struct broker_job *job, uint64_t now) {
             session_next(b, s, now);
     }
     admission_pump(b, pool, now);
+    growth_look(b, pool, now);
 }

@@ -1,7 +1,8 @@
 /* requests.c - what a client may ask of its session: SETTLE, POSITIONS, CLOSE, and RELEASED, which has no answer.
  *
  * A session has one request in flight. One that comes while the daemon shrinks the session waits for that job; a settle
- * also waits for the score frames that its client says it has sent, but only so long. */
+ * also waits for the score frames that its client says it has sent, but only so long, and then for memory that others
+ * give at once (growth.c). */
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -11,41 +12,17 @@
 
 /* ---------- settle ---------- */
 
-static uint32_t pages_for(const struct session_group *g, uint64_t rows) {
-    return layout_pages_of_rows(rows < g->max_settled ? (uint32_t)rows : g->max_settled);
-}
-
-/* Charges what the group needs to take `rows` more rows per head, as much of it as there is. What it will need for its
- * next settle is asked for already, as others take a while to give it: else a session that grows would evict its own
- * rows once for each segment that it gets. */
-static void plan_growth(struct broker *b, struct session *s, uint32_t index, uint32_t rows, uint64_t now) {
-    struct session_group *g = &s->groups[index];
-    struct job_group *orders = &s->job.groups[index];
-    uint64_t most = 0;
-
-    orders->want_pages = g->pages;
-    if (orders->target_pages <= g->pages) { /* it is to shrink, not to grow */
-        orders->want_pages = orders->target_pages;
-        return;
-    }
-    for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++)
-        if (s->heads[h].history.settled > most)
-            most = s->heads[h].history.settled;
-    uint32_t wanted = pages_for(g, most + rows);
-    for (uint32_t pages = wanted; pages > g->pages; pages--) {
-        uint64_t need = session_group_segments(g, pages);
-        uint32_t grant = need > g->segments ? (uint32_t)(need - g->segments) : 0;
-        if (pool_charge(&g->account, grant * g->segment_cost) == 0) {
-            orders->want_pages = pages;
-            orders->grant = grant;
-            break;
-        }
-    }
-    uint64_t next = session_group_segments(g, pages_for(g, most + rows + s->fresh_rows));
-    uint64_t have = g->segments + orders->grant, room = pool_room(s->pool);
-    uint64_t bytes = next > have ? (next - have) * g->segment_cost : 0;
-    if (bytes > room)
-        arbiter_make_room(b, s, g, bytes - room, now);
+void settle_run(struct broker *b, struct session *s, uint64_t now) {
+    session_stop_waiting(b, s);
+    s->state = PROTO_SESSION_IDLE;
+    s->shrink_after = 0;
+    s->job.take_lease = s->job.keep_pages = false;
+    s->job.rows = s->asked.settle.rows;
+    memset(s->job.groups, 0, sizeof s->job.groups);
+    limits_order(s);
+    for (uint32_t i = 0; i < s->group_count; i++)
+        growth_plan(b, s, i, now);
+    session_start_job(b, s, JOB_SETTLE);
 }
 
 void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) {
@@ -64,14 +41,8 @@ void settle_start(struct broker *b, struct session *s, bool lost, uint64_t now) 
         s->pool->scores_lost++;
         send_event(b, &event);
     }
-    s->shrink_after = 0;
-    s->job.take_lease = s->job.keep_pages = false;
-    s->job.rows = asked->rows;
-    memset(s->job.groups, 0, sizeof s->job.groups);
-    limits_order(s);
-    for (uint32_t i = 0; i < s->group_count; i++)
-        plan_growth(b, s, i, asked->rows, now);
-    session_start_job(b, s, JOB_SETTLE);
+    if (!growth_wait(b, s, now))
+        settle_run(b, s, now);
 }
 
 static void settle_or_wait(struct broker *b, struct session *s, uint64_t now) {

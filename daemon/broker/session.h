@@ -93,7 +93,7 @@ struct session_request {
 struct session {
     struct session *prev, *next; /* all sessions of the broker, or its peer's ended ones */
     struct session *hash_next;
-    struct session *queue_prev, *queue_next; /* the pool's queue, or the broker's list of those waiting for scores */
+    struct session *queue_prev, *queue_next; /* the pool's queue, or a list of those that wait to settle */
     uint64_t id;
     uint8_t token[PROTO_TOKEN_BYTES];
     char name[PROTO_NAME_BYTES];
@@ -125,6 +125,8 @@ struct session {
     uint64_t opened_ns;  /* when it was asked for, or taken over */
     uint64_t sequence;   /* of the last score frame */
     bool scores_missing; /* of this period: not all came, or not all could be used */
+    bool waits_for_room; /* its settle; if not, then for scores */
+    bool in_steps;       /* its client held the lease when the daemon wanted it last */
     bool settle_lost;    /* the settle that runs goes on without all of its scores */
     /* Its client was told to close segments, and has until then before nobody counts on it. */
     uint64_t release_by;

@@ -1,4 +1,4 @@
-/* test_broker_arbiter.c - who gives memory back when there is none left. */
+/* test_broker_arbiter.c - who gives memory back when there is none left, and who waits for it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "job.h"
 #include "sim/rig.h"
 
 #define MIB (1024ull * 1024)
@@ -104,19 +105,96 @@ static void test_growth_takes_from_the_worthless(void **state) {
     assert_int_equal(rig_head(&rig.sessions[high], 0)[0], before);
 }
 
-/* Others are asked a settle before the memory is needed, so whoever grows evicts nothing. */
-static void test_growth_is_asked_for_in_time(void **state) {
+/* Fills the pool with rows that are worth nothing. */
+static void fill_pool(int s) {
+    fill(s, 0, 160);
+    struct proto_pool_stat full = stat_now();
+    assert_true(full.limit_bytes - full.guaranteed_bytes - full.lent_bytes < 2 * MIB);
+}
+
+static uint32_t held(int s) {
+    return rig_head(&rig.sessions[s], 0)[0];
+}
+
+static void settle_begins(int s) {
+    deliver(make_frame(s, 64, 64, 1));
+    rig_settle(&rig, s, 64, rig.sessions[s].sequence);
+}
+
+/* Who grows waits for what is taken from idle ones, and evicts nothing. */
+static void test_growth_waits_for_the_idle(void **state) {
     (void)state;
     rig_init(&rig, 14 * MIB, true);
     int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
-    fill(low, 0, 160);
-    struct proto_pool_stat full = stat_now();
-    assert_true(full.limit_bytes - full.guaranteed_bytes - full.lent_bytes < 2 * MIB);
+    fill_pool(low);
+    uint64_t reclaims = stat_now().reclaims;
+    bool waited = false;
     for (uint32_t rows = 64; rows <= 12 * 64; rows += 64) {
-        fill(high, 1, 1);
-        assert_int_equal(rig_head(&rig.sessions[high], 0)[0], rows);
+        settle_begins(high);
+        waited |= rig.job_count == 1 && rig.jobs[0]->kind == JOB_SHRINK;
+        rig_jobs(&rig);
+        assert_int_equal(held(high), rows);
     }
-    assert_true(stat_now().reclaims > full.reclaims);
+    assert_true(waited && stat_now().reclaims > reclaims);
+}
+
+/* What was taken for one that waits is not for whoever settles before it is there. */
+static void test_growth_is_first_come(void **state) {
+    (void)state;
+    rig_init(&rig, 22 * MIB, true);
+    int low = open_one(192, 16384, "scissorhands");
+    int first = open_one(192, 16384, "scissorhands"), second = open_one(192, 16384, "scissorhands");
+    fill_pool(low);
+    for (uint32_t rows = 64; rows <= 12 * 64; rows += 64) {
+        settle_begins(first);
+        settle_begins(second);
+        rig_jobs(&rig);
+        assert_int_equal(held(first), rows);
+        assert_int_equal(held(second), rows);
+    }
+}
+
+/* A wait ends with what was waited for, or with the session. */
+static void test_growth_waits_in_vain(void **state) {
+    (void)state;
+    rig_init(&rig, 14 * MIB, true);
+    int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
+    fill_pool(low);
+    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
+        rig_jobs(&rig);
+        settle_begins(high);
+    }
+    rig.sessions[low].lease->word = PROTO_LEASE_CLIENT;
+    uint32_t before = held(high);
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[high].code, 0); /* with the memory that it had */
+    assert_int_equal(held(high), before);
+    rig.sessions[low].lease->word = PROTO_LEASE_FREE;
+    rig_pass(&rig, 1000 * MS);
+    fill(low, 0, 1);
+    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
+        rig_jobs(&rig);
+        settle_begins(high);
+    }
+    rig_disconnect(&rig, rig.sessions[high].peer);
+    rig_jobs(&rig);
+    assert_int_equal(broker_session_count(rig.broker), 1);
+}
+
+/* Those who are in a step whenever they are asked give with their settles, so they are asked one ahead. */
+static void test_growth_asks_busy_ones_ahead(void **state) {
+    (void)state;
+    rig_init(&rig, 14 * MIB, true);
+    int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
+    fill_pool(low);
+    for (int i = 0; i < 12; i++) {
+        rig.sessions[low].lease->word = PROTO_LEASE_CLIENT;
+        fill(high, 1, 1);
+        rig.sessions[low].lease->word = PROTO_LEASE_FREE;
+        rig.sessions[low].lease->word = PROTO_LEASE_CLIENT;
+        fill(low, 0, 1);
+    }
+    assert_int_equal(held(high), 11 * 64); /* once nobody knew yet that it is busy */
 }
 
 /* With reclaim = lru it is not the mass that counts: the one that has done nothing for longest gives first. */
@@ -145,7 +223,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_least_mass_goes_first, teardown),
         cmocka_unit_test_teardown(test_growth_takes_from_the_worthless, teardown),
-        cmocka_unit_test_teardown(test_growth_is_asked_for_in_time, teardown),
+        cmocka_unit_test_teardown(test_growth_waits_for_the_idle, teardown),
+        cmocka_unit_test_teardown(test_growth_is_first_come, teardown),
+        cmocka_unit_test_teardown(test_growth_waits_in_vain, teardown),
+        cmocka_unit_test_teardown(test_growth_asks_busy_ones_ahead, teardown),
         cmocka_unit_test_teardown(test_least_recently_used_goes_first, teardown),
     };
     return cmocka_run_group_tests_name("broker arbiter", tests, NULL, NULL);

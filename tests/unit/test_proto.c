@@ -270,7 +270,7 @@ static void names_and_lookups(void **state) {
     assert_string_equal(proto_op_name(77), "?");
     assert_string_equal(proto_reason_name(PROTO_REASON_DEATH), "death");
     assert_string_equal(proto_frame_name(PROTO_FRAME_COUNT), "?");
-    assert_string_equal(proto_session_state_name(PROTO_SESSION_WAITING), "waiting for scores");
+    assert_string_equal(proto_session_state_name(PROTO_SESSION_WAITING), "waiting for scores or memory");
     assert_string_equal(proto_event_name(PROTO_EVENT_REFUSED), "open refused");
 }
 

@@ -322,7 +322,7 @@ static void test_detail(void **state) {
     top_state_take_heads(&s, &answer);
     assert_null(answer.entries);
     draw(&s, 24, 80);
-    assert_shows("session 2 b  waiting for scores, process 4194304\n");
+    assert_shows("session 2 b  waiting for scores or memory, process 4194304\n");
     assert_shows("LAYER HEADS   ROWS/HEAD  MASS   <64 <256  <1K  <4K <16K <66K<262K more   EVICTED\n"
                  "    0     2     100-300 0.600   32%  68%    .    .    .    .    .    .     1,234\n"
                  "    1     1         128 1.000     .    .    .    .    .    .    . 100%     12.3M\n");
