@@ -29,7 +29,7 @@
     X(client_sessions_max, "client-sessions-max", NUMBER, LIVE, 1, 65536, "256", "N", "sessions of one client")      \
     X(policy, "policy", TEXT, LIVE, 1, 15, "pivotal", "NAME", "policy of sessions that name none")                   \
     X(reclaim, "reclaim", TEXT, LIVE, 1, 15, "attention", "RULE",                                                    \
-      "whose lent memory comes back first: attention, of the session whose least important rows carry the least; "   \
+      "whose lent memory comes back first: attention, of the session that loses least of its attention by it; "      \
       "lru, of the one that was used longest ago")                                                                   \
     X(orphan_wait_s, "orphan-wait", NUMBER, LIVE, 1, 86400, "60", "S",                                               \
       "how long a session waits for its client after a restart, once the client's process has come back")            \

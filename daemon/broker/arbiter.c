@@ -1,10 +1,19 @@
 /* arbiter.c - which lent memory comes back when there is none left: that whose rows matter least.
  *
- * A group's value is the attention mass per query that its least important F rows carry, times the session's priority,
- * measured when it last settled (0 if its policy gathers no mass). Memory is taken a segment at a time from the group
- * with the lowest value, which rises with each page taken, as the rows that are left are the better ones. What is
- * guaranteed is never touched. Taking means to set a target; idle sessions shrink at once, others with their next
- * settle. An operator who prefers it has memory taken from whoever was used longest ago instead. */
+ * A group's value v is the attention mass per query that its least important F rows carry, measured when it last
+ * settled or shrank: what it loses with the next F rows. What it lacks already is estimated from its length, so that
+ * nothing has to be kept: of t tokens it holds n, and each F rows that have gone carry an eighth of v. Predictions
+ * suffer with the square of what is lacking, so F rows are worth
+ *
+ *     (l + v)^2 - l^2 = v^2 (1 + (t - n) / 4F)        with l = v (t - n) / 8F
+ *
+ * times the session's priority: more where much is lost already, and most where few rows carry all of the attention, as
+ * in a young session. The unit is the same for all sessions.
+ *
+ * Memory is taken a segment at a time from the group with the lowest worth, which rises with each page taken, as the
+ * rows that are left are the better ones. What is guaranteed is never touched. Taking means to set a target; idle
+ * sessions shrink at once, others with their next settle. An operator who prefers it has memory taken from whoever was
+ * used longest ago instead. */
 #include <math.h>
 #include <utlist.h>
 
@@ -12,6 +21,9 @@
 
 /* For a session that wants to grow, another's rows must be worth clearly less, or memory would go to and fro. */
 #define CLEARLY 1.25
+
+/* Twice what F rows that have gone carry of what the F least of those that are left do. */
+#define LOST 0.25
 
 bool arbiter_asked(const struct session *s) {
     for (uint32_t i = 0; i < s->group_count; i++)
@@ -130,7 +142,8 @@ static uint32_t next_target(const struct session_group *g) {
 }
 
 static double worth(const struct session *s, const struct session_group *g) {
-    return g->value * s->priority / 100;
+    double lost = s->tokens_seen > g->shown_rows ? (double)(s->tokens_seen - g->shown_rows) / s->fresh_rows : 0;
+    return g->value * g->value * (1 + LOST * lost) * s->priority / 100;
 }
 
 /* The same, when what it has been told to give is gone. With BROKER_RECLAIM_LRU a session's rows are all worth the

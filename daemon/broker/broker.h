@@ -56,7 +56,7 @@ struct broker_kept {
 
 /* Whose lent memory comes back first. */
 enum broker_reclaim {
-    BROKER_RECLAIM_ATTENTION, /* of the session whose least important rows carry the least */
+    BROKER_RECLAIM_ATTENTION, /* of the session that loses least by it (arbiter.c) */
     BROKER_RECLAIM_LRU,       /* of the session that was used longest ago */
 };
 

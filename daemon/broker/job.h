@@ -32,6 +32,7 @@ struct job_group {
     /* results */
     uint32_t grown, moved, freed; /* segments allocated, taken from the client, and freed */
     double value;
+    uint32_t rows; /* settled, of a head in the mean */
 };
 
 struct broker_job {

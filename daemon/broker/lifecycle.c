@@ -478,6 +478,7 @@ static void take_over(struct session *s) {
         if (!worked)
             continue;
         g->value = j->value;
+        g->shown_rows = j->rows;
         if (g->target_pages >= g->pages)
             g->target_pages = JOB_NO_TARGET;
     }

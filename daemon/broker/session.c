@@ -203,6 +203,13 @@ static double sum_lowest(float *values, uint32_t n, uint32_t count) {
     return sum;
 }
 
+/* Mass on the `lowest` least important slots where no query row has judged any, as scores were lost: as if it rose
+ * evenly from slot to slot. Sessions that are measured come to about that, so nobody wins by sending no scores. */
+static double mass_unjudged(uint32_t settled, uint32_t lowest) {
+    double part = settled > lowest ? (double)lowest / settled : 1;
+    return part * part;
+}
+
 /* Mean mass per query row on the head's `lowest` least important slots, and its share of that on all slots (-1 if there
  * is none). */
 static void measure_mass(const struct history *h, uint32_t lowest, float *values, double *ret_share,
@@ -218,7 +225,7 @@ static void measure_mass(const struct history *h, uint32_t lowest, float *values
     }
     double low = sum_lowest(values, n, n < lowest ? n : lowest);
     *ret_share = all > 0 ? low / all : -1;
-    *ret_lowest = low;
+    *ret_lowest = n || !h->settled ? low : mass_unjudged(h->settled, lowest);
 }
 
 /* Bucket of a row's age; see proto_head_stat. */
@@ -263,10 +270,13 @@ void session_measure(struct session *s, struct broker_job *job, float *values) {
     for (uint32_t i = 0; i < s->group_count; i++) {
         const struct session_group *g = &s->groups[i];
         double sum = 0, lowest;
+        uint64_t rows = 0;
         for (uint32_t h = g->first_head; h < g->first_head + g->heads; h++) {
             measure_head(s, g, h, tokens, values, &s->shown_next[h], &lowest);
             sum += lowest;
+            rows += s->shown_next[h].settled;
         }
         job->groups[i].value = sum / g->heads;
+        job->groups[i].rows = (uint32_t)(rows / g->heads);
     }
 }

@@ -68,10 +68,10 @@ struct session_group {
     uint32_t guaranteed_pages;          /* per head */
     bool lowered;                       /* holds more than max_settled, so rows have to go */
     struct pool_account account;
-    uint32_t target_pages; /* the arbiter wants the group shrunk to this; JOB_NO_TARGET */
-    uint32_t shown_pages, shown_segments;
-    uint32_t quarantined; /* segments that wait for the client to release them */
-    double value;         /* attention mass per query that the least important rows carry; 0 if not gathered */
+    uint32_t target_pages;                            /* the arbiter wants the group shrunk to this; JOB_NO_TARGET */
+    uint32_t shown_pages, shown_segments, shown_rows; /* rows: settled ones of a head, in the mean */
+    uint32_t quarantined;                             /* segments that wait for the client to release them */
+    double value; /* attention mass per query that the F least important rows carry */
     /* job */
     /* as they were when the job began: max_rows without the fresh ones, and guaranteed_pages, for which the store has
      * room */

@@ -247,6 +247,7 @@ static int measure(struct session *s) {
     for (uint32_t i = 0; i < s->group_count; i++) {
         struct session_group *g = &s->groups[i];
         g->value = s->job.groups[i].value;
+        g->shown_rows = s->job.groups[i].rows;
         g->shown_pages = g->pages;
         g->shown_segments = g->segments;
         s->segments_shown += g->segments;

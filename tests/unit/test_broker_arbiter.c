@@ -105,6 +105,13 @@ static void test_growth_takes_from_the_worthless(void **state) {
     assert_int_equal(rig_head(&rig.sessions[high], 0)[0], before);
 }
 
+/* Opens others until one of two has to give. */
+static void open_until_pressed(int a, int b) {
+    uint32_t rows_a = rig_head(&rig.sessions[a], 0)[0], rows_b = rig_head(&rig.sessions[b], 0)[0];
+    while (rig_head(&rig.sessions[a], 0)[0] == rows_a && rig_head(&rig.sessions[b], 0)[0] == rows_b)
+        open_one(192, 0, "window");
+}
+
 /* Fills the pool with rows that are worth nothing. */
 static void fill_pool(int s) {
     fill(s, 0, 160);
@@ -197,6 +204,33 @@ static void test_growth_asks_busy_ones_ahead(void **state) {
     assert_int_equal(held(high), 11 * 64); /* once nobody knew yet that it is busy */
 }
 
+/* Of two that have as many rows of the same mass, the one that has lost less already gives. */
+static void test_who_has_lost_less_gives(void **state) {
+    (void)state;
+    rig_init(&rig, 24 * MIB, true);
+    int old = open_one(192, 1024 + 64, "scissorhands"), young = open_one(192, 1024 + 64, "scissorhands");
+    fill(young, 1, 16);
+    fill(old, 1, 64);
+    assert_int_equal(held(old), 1024);
+    assert_int_equal(held(young), 1024);
+    open_until_pressed(old, young);
+    assert_int_equal(held(old), 1024);
+    assert_true(held(young) < 1024);
+}
+
+/* Rows that nobody has judged, as the scores were lost, are not worth nothing. */
+static void test_unmeasured_is_not_worthless(void **state) {
+    (void)state;
+    rig_init(&rig, 24 * MIB, true);
+    int blind = open_one(192, 1024 + 64, "scissorhands"), low = open_one(192, 1024 + 64, "scissorhands");
+    for (int i = 0; i < 16; i++)
+        settle(blind, 64);
+    fill(low, 0.0001f, 16);
+    open_until_pressed(blind, low);
+    assert_int_equal(held(blind), 1024);
+    assert_true(held(low) < 1024);
+}
+
 /* With reclaim = lru it is not the mass that counts: the one that has done nothing for longest gives first. */
 static void test_least_recently_used_goes_first(void **state) {
     (void)state;
@@ -227,6 +261,8 @@ int main(void) {
         cmocka_unit_test_teardown(test_growth_is_first_come, teardown),
         cmocka_unit_test_teardown(test_growth_waits_in_vain, teardown),
         cmocka_unit_test_teardown(test_growth_asks_busy_ones_ahead, teardown),
+        cmocka_unit_test_teardown(test_who_has_lost_less_gives, teardown),
+        cmocka_unit_test_teardown(test_unmeasured_is_not_worthless, teardown),
         cmocka_unit_test_teardown(test_least_recently_used_goes_first, teardown),
     };
     return cmocka_run_group_tests_name("broker arbiter", tests, NULL, NULL);
