@@ -205,17 +205,41 @@ static void test_growth_asks_busy_ones_ahead(void **state) {
 }
 
 /* Of two that have as many rows of the same mass, the one that has lost less already gives. */
-static void test_who_has_lost_less_gives(void **state) {
-    (void)state;
-    rig_init(&rig, 24 * MIB, true);
+static void who_has_lost_less_gives(bool restart) {
     int old = open_one(192, 1024 + 64, "scissorhands"), young = open_one(192, 1024 + 64, "scissorhands");
     fill(young, 1, 16);
     fill(old, 1, 64);
     assert_int_equal(held(old), 1024);
     assert_int_equal(held(young), 1024);
+    if (restart) {
+        rig_restart(&rig);
+        for (int s = old; s <= young; s++) {
+            rig_reconnect(&rig, rig.sessions[s].peer);
+            rig_reattach(&rig, s);
+            assert_int_equal(rig.sessions[s].code, 0);
+        }
+    }
     open_until_pressed(old, young);
     assert_int_equal(held(old), 1024);
     assert_true(held(young) < 1024);
+}
+
+static void test_who_has_lost_less_gives(void **state) {
+    (void)state;
+    rig_init(&rig, 24 * MIB, true);
+    who_has_lost_less_gives(false);
+}
+
+/* The next process knows what a session has lost, too. */
+static void test_loss_outlives_a_restart(void **state) {
+    struct fake_store store;
+    (void)state;
+    fake_store_init(&store, 4096);
+    rig_init_kept(&rig, 24 * MIB, &store, false);
+    who_has_lost_less_gives(true);
+    rig_deinit(&rig);
+    fake_store_deinit(&store);
+    rig_init(&rig, 24 * MIB, true); /* for the teardown */
 }
 
 /* Rows that nobody has judged, as the scores were lost, are not worth nothing. */
@@ -262,6 +286,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_growth_waits_in_vain, teardown),
         cmocka_unit_test_teardown(test_growth_asks_busy_ones_ahead, teardown),
         cmocka_unit_test_teardown(test_who_has_lost_less_gives, teardown),
+        cmocka_unit_test_teardown(test_loss_outlives_a_restart, teardown),
         cmocka_unit_test_teardown(test_unmeasured_is_not_worthless, teardown),
         cmocka_unit_test_teardown(test_least_recently_used_goes_first, teardown),
     };
