@@ -32,6 +32,9 @@ struct kernel_handle {
     uint8_t opaque[64];
 };
 
+/* No detail slot, or nobody's (layout.h). */
+#define KERNEL_NONE UINT32_MAX
+
 /* Rows of one (layer, KV head) on the move. Rows are numbered over the page list: row r is in pages[r / 64]. */
 struct kernel_move {
     uint32_t from, to;
@@ -42,6 +45,8 @@ struct kernel_settle {
     const void *fresh; /* K and V of fresh_rows rows, compute dtype */
     void *const *pages;
     const struct kernel_move *moves;
+    /* Of a dtype with details: [move_count] the detail slot that the row gets, or KERNEL_NONE. Else NULL. */
+    const uint32_t *details;
     uint32_t move_count;
     uint32_t fresh_rows;
     uint32_t head_dim;
@@ -49,11 +54,12 @@ struct kernel_settle {
 };
 
 /* One head's part of a shrink: slot `from` is copied over slot `to`, in the order given, storage dtype on both sides.
- */
+ * Of a dtype with details, then detail slot `from` is copied over detail slot `to`, its owner, too, in the order given,
+ * and then detail slot `from` is given to slot `to`, or to nobody (KERNEL_NONE). */
 struct kernel_shrink {
     void *const *pages;
-    const struct kernel_move *moves;
-    uint32_t move_count;
+    const struct kernel_move *moves, *detail_moves, *owners;
+    uint32_t move_count, detail_move_count, owner_count;
     uint32_t head_dim;
     uint8_t storage_dtype;
 };
@@ -91,7 +97,8 @@ enum kernel_threshold {
 struct kernel_attend {
     const void *const *pages; /* ceil(settled_rows / 64) page addresses; may be NULL if settled_rows is 0 */
     uint32_t settled_rows;
-    const void *fresh; /* K and V of fresh_rows rows */
+    uint32_t detail_pages; /* of a dtype with details: pages whose detail slots count, may be more than those; else 0 */
+    const void *fresh;     /* K and V of fresh_rows rows */
     uint32_t fresh_rows, fresh_before;
     uint32_t rows;
     uint32_t q_heads, head_dim;

@@ -6,8 +6,8 @@
 #include "dtype.h"
 
 static const char *const dtype_names[KERNEL_DTYPE_COUNT] = {
-    [KERNEL_F32] = "f32",   [KERNEL_F16] = "f16",   [KERNEL_BF16] = "bf16",
-    [KERNEL_INT8] = "int8", [KERNEL_INT4] = "int4", [KERNEL_K5V4] = "k5v4",
+    [KERNEL_F32] = "f32",   [KERNEL_F16] = "f16",   [KERNEL_BF16] = "bf16", [KERNEL_INT8] = "int8",
+    [KERNEL_INT4] = "int4", [KERNEL_K5V4] = "k5v4", [KERNEL_FADE] = "fade",
 };
 
 const char *kernel_dtype_name(uint32_t dtype) {

@@ -20,8 +20,12 @@ enum scissor_kernel_dtype {
     KERNEL_INT8 = 3,
     KERNEL_INT4 = 4,
     KERNEL_K5V4 = 5, /* K in 5 bits, V in 4 */
-    KERNEL_DTYPE_COUNT = 6,
-    KERNEL_INT5 = 6, /* no storage dtype: what the K half of K5V4 is in (layout.h) */
+    KERNEL_FADE = 6, /* the same, but most rows have lost the two lowest bits of K and of V (layout.h) */
+    KERNEL_DTYPE_COUNT = 7,
+    /* no storage dtypes: what halves of K5V4 and FADE are in (layout.h) */
+    KERNEL_INT5 = 7,
+    KERNEL_INT3 = 8,
+    KERNEL_INT2 = 9,
 };
 
 /* Bytes of one element; 0 for a type that has no elements of its own, and for an unknown one. */
@@ -29,7 +33,7 @@ static inline size_t kernel_dtype_size(uint32_t dtype) {
     return dtype == KERNEL_F32 ? 4 : dtype < KERNEL_ELEMENT_DTYPES ? 2 : 0;
 }
 
-/* "f32", "f16", "bf16", "int8", "int4", "k5v4"; "?" for an unknown type. */
+/* "f32", "f16", "bf16", "int8", "int4", "k5v4", "fade"; "?" for an unknown type. */
 const char *kernel_dtype_name(uint32_t dtype);
 
 float kernel_f16_to_f32(uint16_t h);

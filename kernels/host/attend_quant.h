@@ -59,14 +59,25 @@ INLINE vec_int quartet_of_5(const char *units, vec_int low, uint32_t n) {
     return v_int_or(high, v_int_and(v_shifted(low, n), v_int_set1(0x01010101)));
 }
 
+/* The same of int3. */
+INLINE vec_int quartet_of_3(const char *unit, vec_int low, uint32_t n) {
+    vec_int high = v_load_int(unit);
+    high = v_int_and(n ? v_shifted(high, 2 * n - 1) : v_shifted_left(high, 1), v_int_set1(0x06060606));
+    return v_int_or(high, v_int_and(v_shifted(low, n), v_int_set1(0x01010101)));
+}
+
 /* Quartet n of a lane of what is taken at once, for v_piece(). */
 INLINE vec_int quartet_of(const uint32_t type, const char *units, vec_int low, uint32_t n) {
-    return type == KERNEL_INT5 ? quartet_of_5(units, low, n) : v_load_int(units);
+    return type == KERNEL_INT5   ? quartet_of_5(units, low, n)
+           : type == KERNEL_INT3 ? quartet_of_3(units, low, n)
+                                 : v_load_int(units);
 }
 
 /* The codes of one of a quartet's two products. */
 INLINE vec_int piece_of(const uint32_t type, vec_int quartet, uint32_t n, uint32_t piece) {
-    return type == KERNEL_INT4 ? v_piece(quartet, 4 * n, 0x0f, piece) : v_piece(quartet, 0, 0xff, piece);
+    return type == KERNEL_INT4   ? v_piece(quartet, 4 * n, 0x0f, piece)
+           : type == KERNEL_INT2 ? v_piece(quartet, 2 * n, 0x03, piece)
+                                 : v_piece(quartet, 0, 0xff, piece);
 }
 
 /* One of the two words of a quartet of integers. */
@@ -120,7 +131,7 @@ INLINE void k_quant_group(const uint32_t width, const uint32_t type, const uint3
     const char *q = k->q + (size_t)channel / 4 * width * QUARTET_BYTES;
     size_t at = first / PARTS * block + first % PARTS * LANES * 4;
     const char *from = k->half + at + channel / codes * bytes, *ahead = from - k->half + k->ahead;
-    const char *lows_from = k->half + at + layout_low_bits_offset(k->head_dim) + channel / 32 * 64;
+    const char *lows_from = k->half + at + layout_low_bits_offset(type, k->head_dim) + channel / 32 * 64;
     vec_int sums[4][TILE][DOT_SUMS];
 
     zero_sums(width, count, sums);
@@ -131,11 +142,11 @@ INLINE void k_quant_group(const uint32_t width, const uint32_t type, const uint3
             const size_t part = u / PARTS * block + u % PARTS * LANES * 4;
             unit[u] = from + part;
             low[u] = v_int_zero();
-            if (type == KERNEL_INT5)
+            if (layout_low_bit_apart(type))
                 low[u] = v_shifted(v_load_int(lows_from + part + step / 2 * 64), step % 2 * 4);
             if (u % PARTS == 0) {
                 UNROLL for (uint32_t i = 0; i < bytes; i += 64) __builtin_prefetch(ahead + part + i, 0, 2);
-                if (type == KERNEL_INT5)
+                if (layout_low_bit_apart(type))
                     __builtin_prefetch(lows_from - k->half + k->ahead + part + step / 2 * 64, 0, 2);
             }
         }

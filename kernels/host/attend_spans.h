@@ -224,13 +224,14 @@ struct k_quant {
 struct v_quant {
     const char *half, *ahead;
     uint32_t rows, head_dim;
-    const float *p; /* [block][width][16] */
-    float *out;     /* [width][head_dim] */
+    const float *p;                    /* [block][width][16] */
+    float *out;                        /* [width][head_dim] */
+    const struct detail_rows *details; /* whose weights are theirs, or NULL */
 };
 
 /* Constants of a code type: codes in a lane of a unit, and what the K phase takes at once: units, codes of a lane. Of
- * int5, the unit with the lowest bits comes to them. */
-#define CODES_OF(type) ((type) == KERNEL_INT8 ? 4u : 8u)
+ * int5 and int3, the unit with the lowest bits comes to them. */
+#define CODES_OF(type) ((type) == KERNEL_INT8 ? 4u : (type) == KERNEL_INT3 || (type) == KERNEL_INT2 ? 16u : 8u)
 #define K_UNITS_OF(type) ((type) == KERNEL_INT5 ? 2u : 1u)
 #define K_CODES_OF(type) (K_UNITS_OF(type) * CODES_OF(type))
 
@@ -239,6 +240,8 @@ struct v_quant {
 
 typedef void (*k_quant_fn)(const struct k_quant *k, uint32_t rows);
 typedef void (*v_quant_fn)(const struct v_quant *v);
+
+#include "attend_details.h"
 
 #define K_QUANT_FUNCTION(width, type)                                              \
     static void k_quant_##width##_##type(const struct k_quant *k, uint32_t rows) { \
@@ -255,14 +258,19 @@ static const uint8_t quant_widths[TILE + 1] = {0, 1, 2, 3, 4, 8, 8, 8, 8, 12, 12
 #define V_WEIGHTS_FUNCTION(width, unused)                                                           \
     static __attribute__((noinline)) void v_weights_##width(uint32_t type, const struct v_quant *v, \
                                                             struct quant_weights *ret) {            \
-        v_quant_weights(width, type, v, ret);                                                       \
+        if (v->details)                                                                             \
+            v_detail_weights(width, v, ret);                                                        \
+        else                                                                                        \
+            v_quant_weights(width, type, v, ret);                                                   \
     }
 QUANT_WIDTHS(V_WEIGHTS_FUNCTION, 0)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT8)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT5)
 QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT4)
+QUANT_WIDTHS(K_QUANT_FUNCTION, KERNEL_INT3)
 QUANT_WIDTHS(V_QUANT_FUNCTION, KERNEL_INT8)
 QUANT_WIDTHS(V_QUANT_FUNCTION, KERNEL_INT4)
+QUANT_WIDTHS(V_QUANT_FUNCTION, KERNEL_INT2)
 
 #define K_QUANT_ENTRY(width, type) [width] = k_quant_##width##_##type,
 #define V_QUANT_ENTRY(width, type) [width] = v_quant_##width##_##type,
@@ -270,11 +278,13 @@ static const k_quant_fn k_quants[KERNEL_DTYPE_COUNT][TILE + 1] = {
     [KERNEL_INT8] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT8)},
     [KERNEL_INT4] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT4)},
     [KERNEL_K5V4] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT5)},
+    [KERNEL_FADE] = {QUANT_WIDTHS(K_QUANT_ENTRY, KERNEL_INT3)},
 };
 static const v_quant_fn v_quants[KERNEL_DTYPE_COUNT][TILE + 1] = {
     [KERNEL_INT8] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT8)},
     [KERNEL_INT4] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT4)},
     [KERNEL_K5V4] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT4)},
+    [KERNEL_FADE] = {QUANT_WIDTHS(V_QUANT_ENTRY, KERNEL_INT2)},
 };
 
 static bool is_quantised(uint32_t dtype) {
@@ -292,7 +302,7 @@ static void k_span(const struct tile *tile, const struct span *span, float *logi
 }
 
 /* All of a span's K or V: where nothing that is worked on meanwhile has the same order. */
-static void prefetch_half(const char *half, size_t bytes) {
+INLINE void prefetch_half(const char *half, size_t bytes) {
     for (size_t at = 0; at < bytes; at += 64)
         __builtin_prefetch(half + at, 0, 2);
 }
@@ -307,7 +317,7 @@ static size_t v_bytes(const struct span *span, uint32_t head_dim) {
                                      : (size_t)span->rows * head_dim * kernel_dtype_size(span->dtype);
 }
 
-static void prefetch_first(const struct tile *tile) {
+INLINE void prefetch_first(const struct tile *tile) {
     struct span span = span_at(tile->item, 0, tile_fresh_rows(tile));
     prefetch_half(span.k, k_bytes(&span, tile->item->head_dim));
 }
@@ -315,15 +325,18 @@ static void prefetch_first(const struct tile *tile) {
 static void k_phase(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
     uint32_t end = tile_fresh_rows(tile), count = span_count(item, end);
+    struct details details = details_of(item, false);
     struct span span = span_at(item, 0, end);
     for (uint32_t i = 0; i < count; i++) {
         struct span next = span_at(item, i + 1 < count ? i + 1 : 0, end); /* after the last K, the first V */
         float *logits = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
+        details_fetch(&details, i);
         if (next.dtype != span.dtype)
             prefetch_half(i + 1 < count ? next.k : next.v, (i + 1 < count ? k_bytes : v_bytes)(&next, item->head_dim));
         k_span(tile, &span, logits, i + 1 < count ? next.k : next.v);
         span = next;
     }
+    k_details(tile, &details);
 }
 
 /* Adds one row of V to one query. */
@@ -353,7 +366,7 @@ static void v_span(const struct tile *tile, const struct span *span, const float
         v_spans[span->dtype][tile->width](span, tile->item->head_dim, p, tile->out, ahead);
         return;
     }
-    struct v_quant v = {span->v, ahead, span->rows, tile->item->head_dim, p, tile->out};
+    struct v_quant v = {span->v, ahead, span->rows, tile->item->head_dim, p, tile->out, NULL};
     v_quants[span->dtype][tile->width](&v);
 }
 
@@ -365,15 +378,19 @@ static void rotate_outputs(const struct tile *tile) {
 static void v_phase(const struct tile *tile) {
     const struct kernel_attend *item = tile->item;
     uint32_t end = fresh_visible(tile, tile->row), count = span_count(item, end);
+    struct details details = details_of(item, true);
     uint32_t pages = layout_pages_of_rows(item->settled_rows);
     struct span span = span_at(item, 0, end);
     memset(tile->out, 0, sizeof(float) * tile->width * item->head_dim);
     for (uint32_t i = 0; i < count; i++) {
         struct span next = i + 1 < count ? span_at(item, i + 1, end) : span;
         const float *p = tile->logits + (size_t)span_block(tile, i) * tile->width * SCISSOR_BLOCK_ROWS;
+        details_fetch(&details, i);
         if (next.dtype != span.dtype)
             prefetch_half(next.v, v_bytes(&next, item->head_dim));
         v_span(tile, &span, p, next.v);
+        if (i + 1 == pages)
+            v_details(tile, &details, v_quants[item->storage_dtype][tile->width]);
         if (i + 1 == pages && layout_is_rotated(item->storage_dtype))
             rotate_outputs(tile); /* what is added from here on is not rotated */
         span = next;

@@ -66,6 +66,8 @@ static int attend_check(const struct kernel_attend *item) {
         return -EINVAL;
     if (item->q_heads == 0 || item->threshold > KERNEL_THRESHOLD_SEEN || (item->settled_rows && !item->pages))
         return -EINVAL;
+    if (item->detail_pages && !layout_has_details(item->storage_dtype))
+        return -EINVAL;
     if (item->fresh_before > item->fresh_rows || item->rows > item->fresh_rows - item->fresh_before)
         return -EINVAL;
     if (item->rows > 1 && item->q_row_stride < (size_t)item->q_heads * item->head_dim)

@@ -51,7 +51,7 @@ static int settle_check(const struct kernel_settle *head) {
     for (uint32_t i = 0; i < head->move_count; i++)
         if (head->moves[i].from >= head->fresh_rows)
             return -EINVAL;
-    return 0;
+    return head->move_count && !layout_has_details(head->storage_dtype) != !head->details ? -EINVAL : 0;
 }
 
 static void settle_head(host_convert_fn convert, const struct kernel_settle *head) {
@@ -72,17 +72,52 @@ static void settle_head(host_convert_fn convert, const struct kernel_settle *hea
 }
 
 /* A row that was gathered, in f32 from here on. */
-static void quantise(bool rotated, uint32_t type, float *x, uint32_t head_dim, struct quant_row *ret) {
-    if (rotated)
+static void quantise(uint32_t dtype, uint32_t type, float *x, uint32_t head_dim, struct quant_row *ret) {
+    if (layout_is_rotated(dtype))
         quant_rotate(x, head_dim);
-    quant_encode(type, x, head_dim, ret);
+    (layout_has_details(dtype) ? quant_encode_detailed : quant_encode)(type, x, head_dim, ret);
+}
+
+/* The parts of a page that has a detail slot. */
+struct detail_place {
+    char *k, *v, *owner;
+    uint32_t slot;
+};
+
+static struct detail_place detail_place(void *const *pages, uint32_t dtype, uint32_t head_dim, uint32_t detail) {
+    char *page = pages[detail / LAYOUT_PAGE_DETAILS];
+    uint32_t slot = detail % LAYOUT_PAGE_DETAILS;
+    return (struct detail_place){
+        .k = page + layout_detail_k_offset(dtype, head_dim),
+        .v = page + layout_detail_v_offset(dtype, head_dim),
+        .owner = page + layout_detail_owner_offset(dtype, head_dim) + slot * sizeof(uint32_t),
+        .slot = slot,
+    };
+}
+
+static void detail_give(struct detail_place detail, uint32_t to) {
+    uint32_t owner = to == KERNEL_NONE ? 0 : to + 1;
+    memcpy(detail.owner, &owner, sizeof owner);
+}
+
+/* What a detail slot takes of a row, and what is left of the row for its own slot. */
+static void settle_details(const struct kernel_settle *head, uint32_t i, bool v, struct quant_row *row) {
+    uint32_t d = head->head_dim;
+    if (head->details[i] != KERNEL_NONE) {
+        struct detail_place to = detail_place(head->pages, head->storage_dtype, d, head->details[i]);
+        if (v)
+            quant_put_v_detail(to.v, to.slot, d, row->code);
+        else
+            quant_put_k_detail(to.k, to.slot, d, row->code);
+        detail_give(to, head->moves[i].to);
+    }
+    quant_drop_details(row, d);
 }
 
 static void settle_head_quantised(host_convert_fn convert, const struct kernel_settle *head) {
     size_t in = kernel_dtype_size(head->compute_dtype);
     uint32_t d = head->head_dim, dtype = head->storage_dtype, k_type = layout_k_type(dtype),
              v_type = layout_v_type(dtype);
-    bool rotated = layout_is_rotated(dtype);
     struct row_buffer gathered, wide;
     struct quant_row row;
 
@@ -92,10 +127,14 @@ static void settle_head_quantised(host_convert_fn convert, const struct kernel_s
 
         k_gather(gathered.bytes, k_row(head->fresh, from, d, in), d, in);
         convert(KERNEL_F32, wide.bytes, head->compute_dtype, gathered.bytes, d);
-        quantise(rotated, k_type, (float *)wide.bytes, d, &row);
+        quantise(dtype, k_type, (float *)wide.bytes, d, &row);
+        if (head->details)
+            settle_details(head, i, false, &row);
         quant_put_k(k_type, page, to, d, &row);
         convert(KERNEL_F32, wide.bytes, head->compute_dtype, v_row(head->fresh, head->fresh_rows, from, d, in), d);
-        quantise(rotated, v_type, (float *)wide.bytes, d, &row);
+        quantise(dtype, v_type, (float *)wide.bytes, d, &row);
+        if (head->details)
+            settle_details(head, i, true, &row);
         quant_put_v(v_type, page + layout_page_v_offset(dtype, d), to, d, &row);
     }
 }
@@ -147,12 +186,37 @@ static void shrink_head_quantised(const struct kernel_shrink *head) {
     }
 }
 
+static void shrink_details(const struct kernel_shrink *head) {
+    uint32_t d = head->head_dim, dtype = head->storage_dtype;
+    uint8_t codes[HOST_MAX_HEAD_DIM];
+
+    for (uint32_t i = 0; i < head->detail_move_count; i++) {
+        struct detail_place from = detail_place(head->pages, dtype, d, head->detail_moves[i].from);
+        struct detail_place to = detail_place(head->pages, dtype, d, head->detail_moves[i].to);
+        quant_get_k_detail(from.k, from.slot, d, codes);
+        quant_put_k_detail(to.k, to.slot, d, codes);
+        quant_get_v_detail(from.v, from.slot, d, codes);
+        quant_put_v_detail(to.v, to.slot, d, codes);
+        memmove(to.owner, from.owner, sizeof(uint32_t)); /* one may be moved onto itself, too */
+    }
+    for (uint32_t i = 0; i < head->owner_count; i++)
+        detail_give(detail_place(head->pages, dtype, d, head->owners[i].from), head->owners[i].to);
+}
+
+static int shrink_check(const struct kernel_shrink *head) {
+    if (head->storage_dtype >= KERNEL_DTYPE_COUNT || !host_head_dim_valid(head->head_dim))
+        return -EINVAL;
+    return !layout_has_details(head->storage_dtype) && (head->detail_move_count || head->owner_count) ? -EINVAL : 0;
+}
+
 int host_shrink(const struct kernel_shrink *heads, size_t head_count) {
     for (size_t i = 0; i < head_count; i++)
-        if (heads[i].storage_dtype >= KERNEL_DTYPE_COUNT || !host_head_dim_valid(heads[i].head_dim))
+        if (shrink_check(&heads[i]) < 0)
             return -EINVAL;
-    for (size_t i = 0; i < head_count; i++)
+    for (size_t i = 0; i < head_count; i++) {
         (heads[i].storage_dtype < KERNEL_ELEMENT_DTYPES ? shrink_head : shrink_head_quantised)(&heads[i]);
+        shrink_details(&heads[i]);
+    }
     return 0;
 }
 

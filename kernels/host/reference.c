@@ -4,6 +4,7 @@
  * depends on how wide a vector is. The vector paths are tested against this file; it also is the path of a processor
  * that has neither AVX2 nor AVX-512. Rows that a query cannot see are never read. */
 #include <math.h>
+#include <stdbool.h>
 
 #include "../quant.h"
 #include "host.h"
@@ -78,17 +79,87 @@ static double logit(const struct kernel_attend *item, const float *q, const floa
     return sum * (double)item->scale;
 }
 
+/* ---------- details ---------- */
+
+/* A detail slot: its codes, and the row that it belongs to. */
+struct detail {
+    const char *k, *v;
+    uint32_t slot, owner;
+};
+
+/* Detail slot `index` of an item; false if it belongs to none of the settled rows. */
+static bool detail_at(const struct kernel_attend *item, size_t index, struct detail *ret) {
+    const char *page = item->pages[index / LAYOUT_PAGE_DETAILS];
+    uint32_t owner, dtype = item->storage_dtype;
+    ret->slot = index % LAYOUT_PAGE_DETAILS;
+    memcpy(&owner, page + layout_detail_owner_offset(dtype, item->head_dim) + ret->slot * sizeof owner, sizeof owner);
+    ret->k = page + layout_detail_k_offset(dtype, item->head_dim);
+    ret->v = page + layout_detail_v_offset(dtype, item->head_dim);
+    ret->owner = owner - 1;
+    return owner != 0 && ret->owner < item->settled_rows;
+}
+
+static size_t detail_count(const struct kernel_attend *item) {
+    return item->settled_rows ? (size_t)item->detail_pages * LAYOUT_PAGE_DETAILS : 0;
+}
+
+/* What a detail slot adds to its row's value in each channel, whose scales are those of the row. */
+static void detail_values(const struct kernel_attend *item, const struct detail *detail, bool v, float *ret) {
+    uint32_t d = item->head_dim;
+    struct row_place place = place_of(item, detail->owner);
+    struct quant_row row;
+    uint8_t codes[HOST_MAX_HEAD_DIM];
+    if (v) {
+        quant_get_v(layout_v_type(place.dtype), place.v, place.row, d, &row);
+        quant_get_v_detail(detail->v, detail->slot, d, codes);
+    } else {
+        quant_get_k(layout_k_type(place.dtype), place.k, place.row, d, &row);
+        quant_get_k_detail(detail->k, detail->slot, d, codes);
+    }
+    for (uint32_t c = 0; c < d; c++)
+        ret[c] = quant_detail(row.scale[c / LAYOUT_GROUP_CHANNELS], codes[c]);
+}
+
+static void add_detail_logits(const struct kernel_attend *item, const float *rotated, double *logits) {
+    float k[HOST_MAX_HEAD_DIM];
+    struct detail detail;
+    for (size_t i = 0; i < detail_count(item); i++) {
+        double sum = 0;
+        if (!detail_at(item, i, &detail))
+            continue;
+        detail_values(item, &detail, false, k);
+        for (uint32_t c = 0; c < item->head_dim; c++)
+            sum += (double)rotated[c] * (double)k[c];
+        logits[detail.owner] += sum * (double)item->scale;
+    }
+}
+
+static void add_detail_values(const struct kernel_attend *item, const double *p, double *sums) {
+    float v[HOST_MAX_HEAD_DIM];
+    struct detail detail;
+    for (size_t i = 0; i < detail_count(item); i++) {
+        if (!detail_at(item, i, &detail))
+            continue;
+        detail_values(item, &detail, true, v);
+        for (uint32_t c = 0; c < item->head_dim; c++)
+            sums[c] += p[detail.owner] * (double)v[c];
+    }
+}
+
+/* ---------- the whole ---------- */
+
 /* Probabilities of `visible` rows under one query, into p; they are added to `mean`, divided by the heads. */
 static void probabilities(const struct kernel_attend *item, const float *q, size_t visible, double *p, double *mean) {
     double max = -INFINITY, sum = 0;
     float rotated[HOST_MAX_HEAD_DIM];
     memcpy(rotated, q, item->head_dim * sizeof *rotated);
     quant_rotate(rotated, item->head_dim);
-    for (size_t j = 0; j < visible; j++) {
+    for (size_t j = 0; j < visible; j++)
         p[j] = logit(item, q, rotated, j);
+    add_detail_logits(item, rotated, p);
+    for (size_t j = 0; j < visible; j++)
         if (p[j] > max)
             max = p[j];
-    }
     for (size_t j = 0; j < visible; j++) {
         p[j] = exp(p[j] - max);
         sum += p[j];
@@ -108,6 +179,7 @@ static void weighted_values(const struct kernel_attend *item, const double *p, s
         for (uint32_t c = 0; c < item->head_dim; c++)
             sums[layout_is_rotated(place.dtype)][c] += p[j] * (double)v[c];
     }
+    add_detail_values(item, p, sums[1]); /* all dtypes with details are rotated */
     for (uint32_t c = 0; c < item->head_dim; c++)
         v[c] = (float)sums[1][c];
     quant_rotate(v, item->head_dim);

@@ -88,6 +88,15 @@ static double layer_bytes(uint32_t dtype) {
     return KV_HEADS * ((double)PAGES * (double)layout_page_bytes(dtype, HEAD_DIM) + (double)fresh_bytes(dtype));
 }
 
+/* Every fourth row of a head has a detail slot, anywhere: the factor and the number of rows have no common divisor. */
+static void give_details(const struct layer *layer, uint32_t head) {
+    for (uint32_t i = 0; i < PAGES * LAYOUT_PAGE_DETAILS; i++) {
+        char *page = (char *)layer->pages[head][i / LAYOUT_PAGE_DETAILS];
+        uint32_t *owners = (uint32_t *)(page + layout_detail_owner_offset(KERNEL_FADE, HEAD_DIM));
+        owners[i % LAYOUT_PAGE_DETAILS] = 1 + i * 2657 % SETTLED;
+    }
+}
+
 static void layer_init(struct layer *layer, uint32_t dtype, size_t first, const float *q, float *out, float *mass) {
     uint32_t per_segment = layout_pages_per_segment(dtype, HEAD_DIM), n = 0;
     uint32_t buffers = (uint32_t)(SCISSOR_SEGMENT_BYTES / fresh_bytes(dtype));
@@ -95,9 +104,12 @@ static void layer_init(struct layer *layer, uint32_t dtype, size_t first, const 
     for (uint32_t h = 0; h < KV_HEADS; h++) {
         for (uint32_t p = 0; p < PAGES; p++, n++)
             layer->pages[h][p] = pool[first + n / per_segment] + n % per_segment * layout_page_bytes(dtype, HEAD_DIM);
+        if (layout_has_details(dtype))
+            give_details(layer, h);
         layer->items[h] = (struct kernel_attend){
             .pages = layer->pages[h],
             .settled_rows = SETTLED,
+            .detail_pages = layout_has_details(dtype) ? PAGES : 0,
             .fresh = pool[fresh + h / buffers] + h % buffers * fresh_bytes(dtype),
             .fresh_rows = FRESH,
             .fresh_before = FRESH - 1,
@@ -163,7 +175,8 @@ static void bench_decode(uint32_t dtype, void *workspace) {
 /* How much less time quantised rows take than f16 ones, in turn on the same path. What the codes are does not matter:
  * the pool holds small f16 values, which as scales and offsets are as good as any. */
 static void bench_quantised(void *workspace) {
-    static const uint32_t dtypes[] = {KERNEL_F16, KERNEL_INT8, KERNEL_K5V4, KERNEL_INT4};
+    static const uint32_t dtypes[] = {KERNEL_F16, KERNEL_INT8, KERNEL_K5V4, KERNEL_INT4, KERNEL_FADE};
+    enum { COUNT = sizeof dtypes / sizeof *dtypes };
     static float q[KV_HEADS * GROUP * HEAD_DIM], out[KV_HEADS * GROUP * HEAD_DIM], mass[KV_HEADS * (SETTLED + FRESH)];
     static struct layer layer;
     for (size_t i = 0; i < POOL_SEGMENTS; i++)
@@ -171,12 +184,12 @@ static void bench_quantised(void *workspace) {
     fill(KERNEL_F32, (char *)q, sizeof q);
     for (size_t p = 1; p < PATHS; p++) {
         struct kernel_backend *b = kernel_host_backend(path_names[p]);
-        double seconds[4][ROUNDS];
+        double seconds[COUNT][ROUNDS];
         size_t next = 0;
         if (!b)
             continue;
         for (int round = 0; round < ROUNDS; round++)
-            for (size_t t = 0; t < 4; t++) {
+            for (size_t t = 0; t < COUNT; t++) {
                 if (next + segments_of_layer(dtypes[t]) > POOL_SEGMENTS)
                     next = 0;
                 layer_init(&layer, dtypes[t], next, q, out, mass);
@@ -186,7 +199,7 @@ static void bench_quantised(void *workspace) {
                 seconds[t][round] = now() - start;
             }
         double plain = median(seconds[0], ROUNDS);
-        for (size_t t = 1; t < 4; t++)
+        for (size_t t = 1; t < COUNT; t++)
             printf("  %-5s %-10s %5.2f times as fast as f16, with %4.1f %% of its bytes\n",
                    kernel_dtype_name(dtypes[t]), path_names[p], plain / median(seconds[t], ROUNDS),
                    100 * layer_bytes(dtypes[t]) / layer_bytes(KERNEL_F16));
@@ -243,7 +256,14 @@ static void bench_settle(void) {
         pages[i] = pool[2 + i / 32] + i % 32 * layout_page_bytes(KERNEL_F16, HEAD_DIM);
     for (uint32_t i = 0; i < FRESH; i++)
         moves[i] = (struct kernel_move){i, i * 2654435761u % SETTLED};
-    struct kernel_settle head = {pool[0], pages, moves, FRESH, FRESH, HEAD_DIM, KERNEL_F32, KERNEL_F16};
+    struct kernel_settle head = {.fresh = pool[0],
+                                 .pages = pages,
+                                 .moves = moves,
+                                 .move_count = FRESH,
+                                 .fresh_rows = FRESH,
+                                 .head_dim = HEAD_DIM,
+                                 .compute_dtype = KERNEL_F32,
+                                 .storage_dtype = KERNEL_F16};
     for (size_t p = 0; p < PATHS; p++) {
         struct kernel_backend *b = kernel_host_backend(path_names[p]);
         double seconds[9];

@@ -133,8 +133,8 @@ static void settle_case(uint8_t compute, uint8_t storage, uint32_t d, uint32_t r
         shuffle_slots(slots, COUNT(slots));
         for (uint32_t m = 0; m < moves; m++)
             h[i].moves[m] = (struct kernel_move){i ? random_bits() % 128 : m, slots[m]};
-        heads[i] =
-            (struct kernel_settle){h[i].device.fresh, h[i].page_list, h[i].moves, moves, 128, d, compute, storage};
+        heads[i] = (struct kernel_settle){h[i].device.fresh, h[i].page_list, h[i].moves, NULL, moves, 128, d,
+                                          compute,           storage};
         hosts[i] = heads[i];
         hosts[i].fresh = h[i].host.fresh;
         hosts[i].pages = h[i].host.pages;
@@ -145,7 +145,7 @@ static void settle_case(uint8_t compute, uint8_t storage, uint32_t d, uint32_t r
     struct cuda_grid grid = cuda_settle_grid(HEADS, rows);
     if (grid.x) {
         struct emulator_counts c = launch("scissor_settle", grid, &parameter);
-        check_bytes(c, said, blocks_loads(grid, 40));
+        check_bytes(c, said, blocks_loads(grid, sizeof *heads));
     }
     for (uint32_t i = 0; i < HEADS; i++)
         head_check_free(&h[i]);
@@ -173,7 +173,8 @@ static void shrink_case(uint8_t storage, uint32_t d, uint32_t moves, bool chaine
     for (uint32_t m = 0; m < moves; m++)
         h.moves[m] = chained ? (struct kernel_move){random_bits() % 40, random_bits() % 40}
                              : (struct kernel_move){slots[m], slots[COUNT(slots) - 1 - m]};
-    heads[0] = (struct kernel_shrink){h.page_list, h.moves, moves, d, storage};
+    heads[0] = (struct kernel_shrink){
+        .pages = h.page_list, .moves = h.moves, .move_count = moves, .head_dim = d, .storage_dtype = storage};
     host = heads[0];
     host.pages = h.host.pages;
     assert_int_equal(reference->shrink(reference, &host, 1), 0);
@@ -182,7 +183,7 @@ static void shrink_case(uint8_t storage, uint32_t d, uint32_t moves, bool chaine
     struct emulator_counts c = launch("scissor_shrink", grid, &parameter);
     if (!chained)
         check_bytes(c, moves * (4.0 * d * (double)kernel_dtype_size(storage) + 8 * grid.x),
-                    blocks_loads(grid, 32) + moves * 16 * grid.x);
+                    blocks_loads(grid, sizeof *heads) + moves * 16 * grid.x);
     head_check_free(&h);
     emulator_memory_free(heads);
 }

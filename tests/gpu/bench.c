@@ -275,9 +275,13 @@ static struct heads heads_new(uint32_t count, uint32_t pages) {
         void **list = h.page_list + (size_t)i * pages;
         for (uint32_t p = 0; p < pages; p++)
             list[p] = mine + fresh + p * page;
-        h.settle[i] = (struct kernel_settle){mine,       list,     h.settle_moves, FRESH_ROWS,
+        h.settle[i] = (struct kernel_settle){mine,       list,     h.settle_moves, NULL,      FRESH_ROWS,
                                              FRESH_ROWS, HEAD_DIM, KERNEL_F16,     KERNEL_F16};
-        h.shrink[i] = (struct kernel_shrink){list, h.shrink_moves, FRESH_ROWS, HEAD_DIM, KERNEL_F16};
+        h.shrink[i] = (struct kernel_shrink){.pages = list,
+                                             .moves = h.shrink_moves,
+                                             .move_count = FRESH_ROWS,
+                                             .head_dim = HEAD_DIM,
+                                             .storage_dtype = KERNEL_F16};
         h.norms[i] =
             (struct kernel_norms){mine, 0, FRESH_ROWS, FRESH_ROWS, HEAD_DIM, KERNEL_F16, h.norm + i * FRESH_ROWS};
         h.append[i] = (struct kernel_append){.fresh = mine,

@@ -45,6 +45,7 @@ static void test_names(void **state) {
     assert_string_equal(kernel_dtype_name(KERNEL_INT8), "int8");
     assert_string_equal(kernel_dtype_name(KERNEL_INT4), "int4");
     assert_string_equal(kernel_dtype_name(KERNEL_K5V4), "k5v4");
+    assert_string_equal(kernel_dtype_name(KERNEL_FADE), "fade");
     assert_string_equal(kernel_dtype_name(KERNEL_DTYPE_COUNT), "?");
     assert_string_equal(kernel_dtype_name(UINT32_MAX), "?");
     assert_int_equal(kernel_dtype_size(KERNEL_F32), 4);
@@ -164,9 +165,22 @@ static void model_row(uint32_t to_dtype, void *to, uint32_t to_rows, uint32_t ro
     }
 }
 
-/* What a settle makes of a row in a quantised page. */
-static void model_quantised(uint32_t dtype, void *page, uint32_t row, uint32_t from_dtype, const void *from,
-                            uint32_t from_rows, uint32_t from_row, uint32_t head_dim) {
+static void model_owner(uint32_t dtype, void *const *pages, uint32_t detail, uint32_t owner, uint32_t head_dim) {
+    char *page = pages[detail / 16];
+    memcpy(page + layout_page_bytes(dtype, head_dim) - 64 + detail % 16 * 4, &owner, sizeof owner);
+}
+
+/* The codes of detail slots: K, V. */
+static void *model_details(uint32_t dtype, void *const *pages, uint32_t detail, uint32_t half, uint32_t head_dim) {
+    uint32_t bytes = head_dim * 4;
+    return (char *)pages[detail / 16] + layout_page_bytes(dtype, head_dim) - 64 - bytes * (2 - half);
+}
+
+/* What a settle makes of a row in a slot of quantised pages, and in a detail slot, or none. */
+static void model_quantised(uint32_t dtype, void *const *pages, uint32_t to, uint32_t detail, uint32_t from_dtype,
+                            const void *from, uint32_t from_rows, uint32_t from_row, uint32_t head_dim) {
+    char *page = pages[to / SCISSOR_PAGE_ROWS];
+    uint32_t row = to % SCISSOR_PAGE_ROWS;
     const char *v = (const char *)from + layout_v_offset((uint32_t)kernel_dtype_size(from_dtype), from_rows, head_dim);
     float x[2][256];
     struct quant_row quantised;
@@ -178,10 +192,31 @@ static void model_quantised(uint32_t dtype, void *page, uint32_t row, uint32_t f
         uint32_t type = half ? layout_v_type(dtype) : layout_k_type(dtype);
         if (layout_is_rotated(dtype))
             quant_rotate(x[half], head_dim);
-        quant_encode(type, x[half], head_dim, &quantised);
-        (half ? quant_put_v : quant_put_k)(type, (char *)page + half * layout_page_v_offset(dtype, head_dim), row,
-                                           head_dim, &quantised);
+        (layout_has_details(dtype) ? quant_encode_detailed : quant_encode)(type, x[half], head_dim, &quantised);
+        if (detail != KERNEL_NONE)
+            (half ? quant_put_v_detail : quant_put_k_detail)(model_details(dtype, pages, detail, half, head_dim),
+                                                             detail % 16, head_dim, quantised.code);
+        if (layout_has_details(dtype))
+            quant_drop_details(&quantised, head_dim);
+        (half ? quant_put_v : quant_put_k)(type, page + half * layout_page_v_offset(dtype, head_dim), row, head_dim,
+                                           &quantised);
     }
+    if (detail != KERNEL_NONE)
+        model_owner(dtype, pages, detail, to + 1, head_dim);
+}
+
+/* A detail slot over another one. */
+static void model_detail_move(uint32_t dtype, void *const *pages, uint32_t from, uint32_t to, uint32_t head_dim) {
+    uint8_t codes[256];
+    uint32_t owner;
+    for (uint32_t half = 0; half < 2; half++) {
+        (half ? quant_get_v_detail : quant_get_k_detail)(model_details(dtype, pages, from, half, head_dim), from % 16,
+                                                         head_dim, codes);
+        (half ? quant_put_v_detail : quant_put_k_detail)(model_details(dtype, pages, to, half, head_dim), to % 16,
+                                                         head_dim, codes);
+    }
+    memcpy(&owner, (char *)pages[from / 16] + layout_page_bytes(dtype, head_dim) - 64 + from % 16 * 4, sizeof owner);
+    model_owner(dtype, pages, to, owner, head_dim);
 }
 
 /* A row of a page to another slot, whatever it holds. */
@@ -228,20 +263,23 @@ static void settle_case(struct kernel_backend *b, uint8_t compute, uint8_t stora
     size_t bytes = layout_area_bytes((uint32_t)kernel_dtype_size(compute), fresh_rows, d);
     void *fresh = filled_new(bytes), *kept = copy_of(fresh, bytes);
     struct kernel_move moves[70];
+    uint32_t details[COUNT(moves)]; /* few are given, and more than once */
     for (uint32_t i = 0; i < COUNT(moves); i++) {
-        moves[i] = (struct kernel_move){random_bits() % fresh_rows, random_bits() % (PAGES * SCISSOR_PAGE_ROWS)};
-        void *page = p.model[moves[i].to / SCISSOR_PAGE_ROWS];
-        uint32_t slot = moves[i].to % SCISSOR_PAGE_ROWS;
+        uint32_t to = random_bits() % (PAGES * SCISSOR_PAGE_ROWS), given = random_bits() % 64;
+        moves[i] = (struct kernel_move){random_bits() % fresh_rows, to};
+        details[i] = layout_has_details(storage) && given < PAGES * 16 ? given : KERNEL_NONE;
         if (storage < KERNEL_ELEMENT_DTYPES)
-            model_row(storage, page, SCISSOR_PAGE_ROWS, slot, compute, fresh, fresh_rows, moves[i].from, d);
+            model_row(storage, p.model[to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, to % SCISSOR_PAGE_ROWS, compute,
+                      fresh, fresh_rows, moves[i].from, d);
         else
-            model_quantised(storage, page, slot, compute, fresh, fresh_rows, moves[i].from, d);
+            model_quantised(storage, p.model, to, details[i], compute, fresh, fresh_rows, moves[i].from, d);
     }
     struct kernel_settle heads[2]; /* the same work in two parts */
     for (uint32_t i = 0; i < 2; i++)
         heads[i] = (struct kernel_settle){.fresh = fresh,
                                           .pages = p.real,
                                           .moves = moves + 35 * i,
+                                          .details = layout_has_details(storage) ? details + 35 * i : NULL,
                                           .move_count = 35,
                                           .fresh_rows = fresh_rows,
                                           .head_dim = d,
@@ -282,10 +320,41 @@ static void test_shrink(void **state) {
                 model_move(dtype, p.model[moves[m].to / SCISSOR_PAGE_ROWS], moves[m].to % SCISSOR_PAGE_ROWS,
                            p.model[moves[m].from / SCISSOR_PAGE_ROWS], moves[m].from % SCISSOR_PAGE_ROWS, d);
             }
-            struct kernel_shrink head = {p.real, moves, COUNT(moves), d, dtype};
+            struct kernel_shrink head = {
+                .pages = p.real, .moves = moves, .move_count = COUNT(moves), .head_dim = d, .storage_dtype = dtype};
             assert_int_equal(b->shrink(b, &head, 1), 0);
             pages_compare_free(&p);
         }
+    }
+}
+
+/* Rows, then detail slots, then owners, each in order; a detail slot may be moved onto itself. */
+static void test_shrink_details(void **state) {
+    (void)state;
+    for (size_t n = 0; n < COUNT(head_dims); n++) {
+        struct kernel_backend *b = kernel_host_backend("reference");
+        uint32_t d = head_dims[n], slots = PAGES * SCISSOR_PAGE_ROWS, details = PAGES * LAYOUT_PAGE_DETAILS;
+        struct pages p = pages_new(KERNEL_FADE, d);
+        struct kernel_move moves[20], detail_moves[30], owners[10];
+        for (uint32_t m = 0; m < COUNT(moves); m++) {
+            moves[m] = (struct kernel_move){random_bits() % slots, random_bits() % slots};
+            model_move(KERNEL_FADE, p.model[moves[m].to / 64], moves[m].to % 64, p.model[moves[m].from / 64],
+                       moves[m].from % 64, d);
+        }
+        for (uint32_t m = 0; m < COUNT(detail_moves); m++) {
+            detail_moves[m] = (struct kernel_move){random_bits() % details, random_bits() % details};
+            if (m == 0)
+                detail_moves[m].to = detail_moves[m].from;
+            model_detail_move(KERNEL_FADE, p.model, detail_moves[m].from, detail_moves[m].to, d);
+        }
+        for (uint32_t m = 0; m < COUNT(owners); m++) {
+            owners[m] = (struct kernel_move){random_bits() % details, m % 3 ? random_bits() % slots : KERNEL_NONE};
+            model_owner(KERNEL_FADE, p.model, owners[m].from, m % 3 ? owners[m].to + 1 : 0, d);
+        }
+        struct kernel_shrink head = {p.real,        moves, detail_moves, owners, COUNT(moves), COUNT(detail_moves),
+                                     COUNT(owners), d,     KERNEL_FADE};
+        assert_int_equal(b->shrink(b, &head, 1), 0);
+        pages_compare_free(&p);
     }
 }
 
@@ -398,7 +467,7 @@ static void test_refused(void **state) {
     struct kernel_move good = {0, 0}, bad = {16, 0};
     (void)state;
 
-    struct kernel_settle settle[2] = {{untouched, pages, &good, 1, 16, 16, KERNEL_F32, KERNEL_F32}};
+    struct kernel_settle settle[2] = {{untouched, pages, &good, NULL, 1, 16, 16, KERNEL_F32, KERNEL_F32}};
     settle[1] = settle[0];
     settle[1].moves = &bad; /* no such fresh row */
     assert_int_equal(b->settle(b, settle, 2), -EINVAL);
@@ -409,10 +478,22 @@ static void test_refused(void **state) {
     settle[1].storage_dtype = KERNEL_DTYPE_COUNT;
     assert_int_equal(b->settle(b, settle, 2), -EINVAL);
 
-    struct kernel_shrink shrink = {pages, &good, 1, 512, KERNEL_F32};
+    settle[1] = settle[0];
+    settle[1].storage_dtype = KERNEL_FADE; /* without a word about details */
+    assert_int_equal(b->settle(b, settle, 2), -EINVAL);
+    settle[1] = settle[0];
+    settle[1].details = &(uint32_t){KERNEL_NONE};
+    assert_int_equal(b->settle(b, settle, 2), -EINVAL);
+
+    struct kernel_shrink shrink = {.pages = pages, .moves = &good, .move_count = 1, .head_dim = 512};
     assert_int_equal(b->shrink(b, &shrink, 1), -EINVAL);
     shrink.head_dim = 16;
-    shrink.storage_dtype = 9;
+    shrink.storage_dtype = KERNEL_DTYPE_COUNT;
+    assert_int_equal(b->shrink(b, &shrink, 1), -EINVAL);
+    shrink.storage_dtype = KERNEL_K5V4;
+    shrink.move_count = 0;
+    shrink.owners = &good;
+    shrink.owner_count = 1; /* of what has no details */
     assert_int_equal(b->shrink(b, &shrink, 1), -EINVAL);
 
     float norm = 77;
@@ -438,7 +519,7 @@ int main(void) {
         cmocka_unit_test(test_names),  cmocka_unit_test(test_f16_all),       cmocka_unit_test(test_f16_rounding),
         cmocka_unit_test(test_bf16),   cmocka_unit_test(test_settle),        cmocka_unit_test(test_shrink),
         cmocka_unit_test(test_append), cmocka_unit_test(test_move_pages),    cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_norms),  cmocka_unit_test(test_norms_by_hand),
+        cmocka_unit_test(test_norms),  cmocka_unit_test(test_norms_by_hand), cmocka_unit_test(test_shrink_details),
     };
     unsetenv("SCISSOR_HOST_PATH");
     return cmocka_run_group_tests_name("kernels: move", tests, NULL, NULL);
