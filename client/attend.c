@@ -58,6 +58,7 @@ static struct kernel_attend *fill_items(const struct scissor_attend_item *item, 
         size_t at = (size_t)h * q_heads * g->head_dim;
         *to++ = (struct kernel_attend){.pages = head->pages,
                                        .settled_rows = head->settled,
+                                       .detail_pages = head->detail_pages,
                                        .fresh = head->fresh,
                                        .fresh_rows = s->fresh_rows,
                                        .fresh_before = s->fresh_count,

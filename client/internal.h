@@ -54,6 +54,7 @@ struct client_head {
     uint32_t settled;
     uint32_t next_settled; /* while the control page is being read */
     const void **pages;    /* [pages_max of the group] */
+    uint32_t detail_pages; /* pages whose detail slots count; 0: the storage dtype has none */
     void *fresh;
     float
         *plane[PROTO_PLANE_COUNT]; /* [capacity]: settled, then fresh; NULL for planes that the policy does not need */

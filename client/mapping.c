@@ -383,7 +383,8 @@ static bool read_head(struct scissor_session *s, const struct client_group *g, s
     uint32_t settled = load(&words[0]), pages = load(&words[1]);
     if (pages > g->pages_max || settled > g->settled_max || settled > (uint64_t)pages * SCISSOR_PAGE_ROWS)
         return false;
-    for (uint32_t p = 0; p < layout_pages_of_rows(settled); p++) {
+    bool details = layout_has_details(s->storage_dtype);
+    for (uint32_t p = 0; p < (details ? pages : layout_pages_of_rows(settled)); p++) {
         uint32_t page = load(&words[2 + p]), id = PROTO_PAGE_SEGMENT(page), index = PROTO_PAGE_INDEX(page);
         if (id < s->fresh_segments || id >= s->segment_capacity || !s->segments[id].memory ||
             index >= g->pages_per_segment)
@@ -392,6 +393,7 @@ static bool read_head(struct scissor_session *s, const struct client_group *g, s
         head->pages[p] = base + index * g->page_bytes;
     }
     head->next_settled = settled;
+    head->detail_pages = details ? pages : 0;
     return true;
 }
 

@@ -46,11 +46,13 @@ enum scissor_dtype {
     SCISSOR_F16 = 1,
     SCISSOR_BF16 = 2,
     /* Settled rows only: 64 channels share a scale and an offset, 68 bytes in 8 bits, 44 in 5 and 36 in 4. K and V of
-     * INT4 and of K5V4 (K in 5 bits, V in 4) are rotated before; who attends through this library sees nothing of
-     * that. In host memory only. */
+     * INT4, K5V4 (K in 5 bits, V in 4) and FADE are rotated before; who attends through this library sees nothing
+     * of that. FADE is K5V4 for the newest and the most important rows, a quarter of the budget; the others lose two
+     * bits of each value on the way (28 bytes and 20). In host memory only. */
     SCISSOR_INT8 = 3,
     SCISSOR_INT4 = 4,
     SCISSOR_K5V4 = 5,
+    SCISSOR_FADE = 6,
 };
 
 #define SCISSOR_MAX_GROUPS 8

@@ -59,7 +59,9 @@ static int check_session(const struct complaint *c, const struct scissor_session
     if (!kernel_dtype_size(spec->compute_dtype))
         return refuse(c, "compute_dtype is %u; it must be 0 (f32), 1 (f16) or 2 (bf16)", spec->compute_dtype);
     if (spec->storage_dtype >= KERNEL_DTYPE_COUNT)
-        return refuse(c, "storage_dtype is %u; it must be 0 (f32), 1 (f16), 2 (bf16), 3 (int8), 4 (int4) or 5 (k5v4)",
+        return refuse(c,
+                      "storage_dtype is %u; it must be 0 (f32), 1 (f16), 2 (bf16), 3 (int8), 4 (int4), 5 (k5v4) or "
+                      "6 (fade)",
                       spec->storage_dtype);
     if (fresh > PROTO_MAX_FRESH || fresh % SCISSOR_BLOCK_ROWS)
         return refuse(c, "fresh_rows is %u; it must be a multiple of 16, at most %u", fresh, PROTO_MAX_FRESH);

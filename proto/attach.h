@@ -119,7 +119,7 @@ struct proto_group {
 
 struct proto_open {
     char name[PROTO_NAME_BYTES];
-    uint32_t compute_dtype, storage_dtype; /* 0 f32, 1 f16, 2 bf16; storage alone: 3 int8, 4 int4, 5 k5v4 */
+    uint32_t compute_dtype, storage_dtype; /* 0 f32, 1 f16, 2 bf16; storage alone: 3 int8, 4 int4, 5 k5v4, 6 fade */
     uint32_t fresh_rows;                   /* F, a multiple of 16; 0: 64 */
     uint32_t priority;                     /* 1 to 1000; 0: 100 */
     uint32_t wait_ms;                      /* how long the request may queue for memory; 0: BUSY or FULL at once */

@@ -22,6 +22,10 @@ static void check_head(const struct session *s, uint32_t group, const struct ses
     const struct session_group *g = &s->groups[group];
     CHECK(head->pages == g->pages && head->pages <= head->page_capacity);
     CHECK(head->history.settled <= head->pages * SCISSOR_PAGE_ROWS);
+    CHECK(head->detail_pages <= head->pages);
+    for (uint32_t i = 0; head->history.detail && i < head->history.settled; i++)
+        CHECK(head->history.detail[i] == KERNEL_NONE ||
+              head->history.detail[i] < head->detail_pages * LAYOUT_PAGE_DETAILS);
     CHECK(head->history.settled <= g->max_settled || g->lowered);
     CHECK(head->history.capacity >= head->history.settled);
     for (uint32_t i = 0; i < head->pages; i++) {

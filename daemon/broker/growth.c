@@ -14,6 +14,14 @@ static uint32_t pages_for(const struct session_group *g, uint64_t rows) {
     return layout_pages_of_rows(rows < g->max_settled ? (uint32_t)rows : g->max_settled);
 }
 
+/* Pages that give each of so many rows a detail slot, as far as the budget goes; where there are no details, pages that
+ * hold them. A row that has lost its detail does not get it back, so none loses it while there is memory; but nobody is
+ * asked to give memory for that. */
+static uint32_t pages_in_full(const struct session *s, const struct session_group *g, uint64_t rows) {
+    uint64_t pages = (rows + LAYOUT_PAGE_DETAILS - 1) / LAYOUT_PAGE_DETAILS, most = pages_for(g, g->max_settled);
+    return !layout_has_details(s->storage_dtype) ? pages_for(g, rows) : pages < most ? (uint32_t)pages : (uint32_t)most;
+}
+
 /* Settled rows of the head that has most. */
 static uint32_t most_settled(const struct session *s, const struct session_group *g) {
     uint32_t most = 0;
@@ -82,7 +90,7 @@ void growth_plan(struct broker *b, struct session *s, uint32_t index, uint64_t n
         orders->want_pages = orders->target_pages;
         return;
     }
-    for (uint32_t pages = pages_for(g, most_settled(s, g) + s->job.rows); pages > g->pages; pages--) {
+    for (uint32_t pages = pages_in_full(s, g, most_settled(s, g) + s->job.rows); pages > g->pages; pages--) {
         uint64_t need = session_group_segments(g, pages);
         uint32_t grant = need > g->segments ? (uint32_t)(need - g->segments) : 0;
         if (pool_charge(&g->account, grant * g->segment_cost) == 0) {

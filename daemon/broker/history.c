@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "alloc.h"
+#include "backend.h"
 #include "scissor_error.h"
 #include "score.h"
 
@@ -22,8 +23,12 @@ static uint32_t ring_length(uint32_t blocks) {
     return blocks ? blocks : 1;
 }
 
-size_t history_slot_bytes(uint32_t planes, uint32_t blocks, bool norms) {
-    size_t bytes = sizeof(uint64_t) + sizeof(uint32_t) + norms * sizeof(float);
+size_t history_slot_bytes(uint32_t planes, uint32_t blocks, uint32_t extras) {
+    size_t bytes = sizeof(uint64_t) + sizeof(uint32_t);
+    if (extras & HISTORY_NORMS)
+        bytes += sizeof(float);
+    if (extras & HISTORY_DETAILS)
+        bytes += sizeof(uint32_t);
     if (planes & PROTO_PLANE_MASS)
         bytes += sizeof(float);
     if (planes & PROTO_PLANE_HITS)
@@ -96,7 +101,7 @@ static uint64_t window_start(const struct history_clock *c) {
 
 /* ---------- one head ---------- */
 
-int history_init(struct history *h, uint32_t planes, bool norms, uint32_t fresh_rows,
+int history_init(struct history *h, uint32_t planes, uint32_t extras, uint32_t fresh_rows,
                  const struct history_clock *clock) {
     float *fresh = NULL;
     size_t bytes = history_fresh_bytes(planes) * fresh_rows;
@@ -105,7 +110,7 @@ int history_init(struct history *h, uint32_t planes, bool norms, uint32_t fresh_
     if (bytes && !(fresh = scissor_calloc(1, bytes)))
         return SCISSOR_ENOMEM;
     *h = (struct history){.planes = planes,
-                          .norms = norms,
+                          .extras = extras,
                           .blocks = clock->blocks,
                           .fresh_rows = fresh_rows,
                           .settled_share = -1,
@@ -147,8 +152,12 @@ static void lay_out(struct history *h, void *memory, uint32_t capacity) {
         h->last = next;
         next += capacity;
     }
-    if (h->norms)
+    if (h->extras & HISTORY_NORMS) {
         h->norm = next;
+        next += capacity;
+    }
+    if (h->extras & HISTORY_DETAILS)
+        h->detail = (uint32_t *)next;
 }
 
 int history_resize(struct history *h, uint32_t capacity) {
@@ -156,9 +165,10 @@ int history_resize(struct history *h, uint32_t capacity) {
     if (capacity == h->capacity)
         return 0;
     struct history to = *h;
-    to.birth = NULL, to.position = NULL, to.mass = to.hits = to.last = to.norm = NULL, to.capacity = 0;
+    to.birth = NULL, to.position = NULL, to.mass = to.hits = to.last = to.norm = NULL, to.detail = NULL;
+    to.capacity = 0;
     if (capacity) {
-        void *memory = scissor_malloc(history_slot_bytes(h->planes, h->blocks, h->norms) * capacity);
+        void *memory = scissor_malloc(history_slot_bytes(h->planes, h->blocks, h->extras) * capacity);
         if (!memory)
             return SCISSOR_ENOMEM;
         lay_out(&to, memory, capacity);
@@ -174,6 +184,8 @@ int history_resize(struct history *h, uint32_t capacity) {
             memcpy(to.last, h->last, h->settled * sizeof *h->last);
         if (h->norm)
             memcpy(to.norm, h->norm, h->settled * sizeof *h->norm);
+        if (h->detail)
+            memcpy(to.detail, h->detail, h->settled * sizeof *h->detail);
     }
     scissor_free(h->birth);
     *h = to;
@@ -243,6 +255,8 @@ void history_settle(struct history *h, uint32_t fresh, uint32_t slot, uint32_t p
         h->last[slot] = h->fresh_last[fresh];
     if (h->norm)
         h->norm[slot] = 0;
+    if (h->detail)
+        h->detail[slot] = KERNEL_NONE;
 }
 
 bool history_set_norm(struct history *h, uint32_t slot, float norm) {
@@ -264,6 +278,8 @@ void history_move(struct history *h, uint32_t from, uint32_t to) {
         h->last[to] = h->last[from];
     if (h->norm)
         h->norm[to] = h->norm[from];
+    if (h->detail)
+        h->detail[to] = h->detail[from];
 }
 
 void history_truncate(struct history *h, uint32_t settled) {
@@ -337,8 +353,10 @@ void history_check(const struct history *h) {
     CHECK(!h->capacity == !h->birth);
     for (uint32_t i = 0; i < h->settled; i++) {
         CHECK(h->birth[i] <= h->clock->rows);
-        for (uint32_t k = 0; k < i; k++)
+        for (uint32_t k = 0; k < i; k++) {
             CHECK(h->position[i] != h->position[k]);
+            CHECK(!h->detail || h->detail[i] == KERNEL_NONE || h->detail[i] != h->detail[k]);
+        }
     }
     check_sums(h->mass, h->settled);
     check_sums(h->last, h->settled);

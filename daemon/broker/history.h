@@ -23,6 +23,12 @@
 
 #include "attach.h"
 
+/* What is kept of a row beside its scores. */
+enum history_extra {
+    HISTORY_NORMS = 1,   /* |V|_1 */
+    HISTORY_DETAILS = 2, /* which detail slot it has (layout.h) */
+};
+
 /* Shared by the heads of one layer: query rows folded so far, also at the border of each block of the window. */
 struct history_clock {
     uint64_t rows;         /* folded since the session began */
@@ -35,19 +41,20 @@ struct history_clock {
 };
 
 struct history {
-    uint32_t planes;                             /* PROTO_PLANE_*: which of the arrays exist */
-    uint32_t blocks;                             /* W of the hits ring; 0: hits are kept as one sum over life */
-    uint32_t capacity;                           /* slots the arrays have room for */
-    uint32_t settled;                            /* slots in use */
-    uint32_t fresh_rows;                         /* F */
-    uint32_t head;                               /* which of its group's it is, for policies that draw lots */
-    bool norms;                                  /* whether `norm` exists */
-    uint32_t *position;                          /* [capacity] */
-    uint64_t *birth;                             /* [capacity] clock->rows before the first folded row that saw it */
-    float *mass;                                 /* [capacity] sum over life; NULL without that plane */
-    float *hits;                                 /* [max(W,1)][capacity]: ring of block sums; NULL without */
-    float *last;                                 /* [capacity] */
-    float *norm;                                 /* [capacity] |V|_1 of the row; NULL: not kept */
+    uint32_t planes;     /* PROTO_PLANE_*: which of the arrays exist */
+    uint32_t blocks;     /* W of the hits ring; 0: hits are kept as one sum over life */
+    uint32_t capacity;   /* slots the arrays have room for */
+    uint32_t settled;    /* slots in use */
+    uint32_t fresh_rows; /* F */
+    uint32_t head;       /* which of its group's it is, for policies that draw lots */
+    uint32_t extras;     /* HISTORY_*: whether `norm` and `detail` exist */
+    uint32_t *position;  /* [capacity] */
+    uint64_t *birth;     /* [capacity] clock->rows before the first folded row that saw it */
+    float *mass;         /* [capacity] sum over life; NULL without that plane */
+    float *hits;         /* [max(W,1)][capacity]: ring of block sums; NULL without */
+    float *last;         /* [capacity] */
+    float *norm;         /* [capacity] |V|_1 of the row; NULL: not kept */
+    uint32_t *detail;    /* [capacity] the row's detail slot, KERNEL_NONE: none; NULL: not kept */
     float *fresh_mass, *fresh_hits, *fresh_last; /* [F], this period */
     double period_settled, period_fresh;         /* mass of this period: on all settled slots, on the fresh rows */
     double settled_share; /* of the mass of the last period with both, on the settled slots; -1: none so far */
@@ -56,7 +63,7 @@ struct history {
 
 /* Bytes of host memory per slot, per fresh row of a head, and of a whole clock: what a session is charged for its
  * bookkeeping. */
-size_t history_slot_bytes(uint32_t planes, uint32_t blocks, bool norms);
+size_t history_slot_bytes(uint32_t planes, uint32_t blocks, uint32_t extras);
 size_t history_fresh_bytes(uint32_t planes);
 size_t history_clock_bytes(uint32_t blocks, uint32_t fresh_rows);
 
@@ -68,7 +75,7 @@ void history_clock_fold(struct history_clock *c, uint32_t rows, uint32_t fresh);
 /* The period is settled: begins the next block (its ring entry is to be cleared by history_next_block of each head). */
 void history_clock_next(struct history_clock *c);
 
-int history_init(struct history *h, uint32_t planes, bool norms, uint32_t fresh_rows,
+int history_init(struct history *h, uint32_t planes, uint32_t extras, uint32_t fresh_rows,
                  const struct history_clock *clock);
 void history_deinit(struct history *h);
 /* Makes room for `capacity` slots, or gives room back; 0 or ENOMEM, then nothing has changed. */
@@ -76,7 +83,7 @@ int history_resize(struct history *h, uint32_t capacity);
 /* Adds one plane of a frame: settled + fresh values; each counts as no less than 0 and no more than F. */
 void history_fold(struct history *h, uint32_t plane, const float *values, uint32_t fresh);
 /* Row `fresh` of the period, at `position`, moves into `slot` (slot <= settled; slot == settled appends). Its norm is 0
- * until it is told. */
+ * until it is told, and it has no detail slot until one is given to it. */
 void history_settle(struct history *h, uint32_t fresh, uint32_t slot, uint32_t position);
 /* |V|_1 of the row in `slot`. False if it is not finite: then it counts as 0. */
 bool history_set_norm(struct history *h, uint32_t slot, float norm);

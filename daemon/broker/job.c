@@ -25,6 +25,8 @@ static void scratch_deinit(struct job_scratch *scratch) {
     scissor_free(scratch->plans);
     scissor_free(scratch->norms);
     scissor_free(scratch->norm_items);
+    details_scratch_deinit(&scratch->details);
+    scissor_free(scratch->row_details);
 }
 
 static int scratch_init_norms(struct job_scratch *scratch, const struct session *s) {
@@ -36,6 +38,13 @@ static int scratch_init_norms(struct job_scratch *scratch, const struct session 
     scratch->norms = scissor_malloc((size_t)scratch->batch_heads * s->fresh_rows * sizeof *scratch->norms);
     scratch->norm_items = scissor_malloc(scratch->batch_heads * sizeof *scratch->norm_items);
     return scratch->norms && scratch->norm_items ? 0 : SCISSOR_ENOMEM;
+}
+
+static int scratch_init_details(struct job_scratch *scratch, const struct session *s, uint32_t slots) {
+    if (!layout_has_details(s->storage_dtype))
+        return 0;
+    scratch->row_details = scissor_malloc((size_t)scratch->batch_heads * s->fresh_rows * sizeof *scratch->row_details);
+    return scratch->row_details ? details_scratch_init(&scratch->details, slots) : SCISSOR_ENOMEM;
 }
 
 /* Takes the memory that the job and its results need. */
@@ -61,8 +70,9 @@ static int scratch_init(struct job_scratch *scratch, struct session *s, struct b
     job->moved_ids = scissor_malloc(segments * sizeof *job->moved_ids);
     job->grown_ids = scissor_malloc(grants * sizeof *job->grown_ids);
     return scratch->victims && scratch->policy && scratch->tail && scratch->values && scratch->moves &&
-                   scratch->items && scratch->plans && job->moved_ids && job->grown_ids
-               ? scratch_init_norms(scratch, s)
+                   scratch->items && scratch->plans && job->moved_ids && job->grown_ids &&
+                   scratch_init_norms(scratch, s) == 0
+               ? scratch_init_details(scratch, s, slots_after)
                : SCISSOR_ENOMEM;
 }
 

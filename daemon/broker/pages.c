@@ -321,6 +321,7 @@ int session_group_cut(struct session *s, uint32_t group, uint32_t pages, struct 
         assert(head->history.settled <= pages * SCISSOR_PAGE_ROWS);
         while (head->pages > pages)
             page_give(s, head->page[--head->pages]);
+        head->detail_pages = head->detail_pages < pages ? head->detail_pages : pages;
         /* Without memory for a smaller copy the larger one stays. */
         (void)history_resize(&head->history, pages * SCISSOR_PAGE_ROWS);
     }

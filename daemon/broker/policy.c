@@ -209,15 +209,14 @@ uint32_t policy_victim_count(const struct policy *p, uint32_t settled, uint32_t 
     return count < settled ? count : settled;
 }
 
-void policy_victims(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
-                    uint32_t count, void *scratch, uint32_t *ret_slots) {
-    uint32_t n = h->settled;
+void policy_lowest(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                   const bool *among, uint32_t count, void *scratch, uint32_t *ret_slots) {
+    uint32_t n = h->settled, candidates = 0;
     uint64_t *keys = scratch;
     uint64_t *work = keys + n;
     float *scores = (float *)work; /* read before `work` is used as such */
     uint64_t sinks, recent;
 
-    assert(count <= n);
     if (count == 0)
         return;
     p->class->score(p, h, next_position, scores);
@@ -227,9 +226,17 @@ void policy_victims(const struct policy *p, const struct history *h, uint32_t ro
         uint32_t high = position < sinks ? KEY_SINK : position >= recent ? KEY_RECENT : score_key(scores[i]);
         keys[i] = (uint64_t)high << 32 | position;
     }
-    memcpy(work, keys, n * sizeof *keys);
-    uint64_t last = select_key(work, n, count - 1);
+    for (uint32_t i = 0; i < n; i++)
+        if (!among || among[i])
+            work[candidates++] = keys[i];
+    assert(count <= candidates);
+    uint64_t last = select_key(work, candidates, count - 1);
     for (uint32_t i = 0, k = 0; k < count; i++)
-        if (keys[i] <= last)
+        if ((!among || among[i]) && keys[i] <= last)
             ret_slots[k++] = i;
+}
+
+void policy_victims(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                    uint32_t count, void *scratch, uint32_t *ret_slots) {
+    policy_lowest(p, h, room, next_position, NULL, count, scratch, ret_slots);
 }

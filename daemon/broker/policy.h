@@ -75,3 +75,6 @@ uint32_t policy_victim_count(const struct policy *p, uint32_t settled, uint32_t 
  * history_scratch_bytes(). Victims are written in ascending slot order. count <= settled slots. */
 void policy_victims(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
                     uint32_t count, void *scratch, uint32_t *ret_slots);
+/* The same among the slots for which `among` is true: those whose rows go, or lose what they have, first. */
+void policy_lowest(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
+                   const bool *among, uint32_t count, void *scratch, uint32_t *ret_slots);

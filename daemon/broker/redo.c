@@ -9,13 +9,19 @@
 #include "session.h"
 
 size_t redo_base_bytes(const struct session *s) {
-    size_t record = sizeof(struct redo_record);
-    return s->head_count * (record + s->fresh_rows * sizeof(struct kernel_move)) + s->group_count * record;
+    size_t record = sizeof(struct redo_record), row = sizeof(struct kernel_move), head = record;
+    if (layout_has_details(s->storage_dtype)) {
+        row += sizeof(uint32_t);
+        head += record + sizeof(uint32_t); /* where the detail slots fill half of an entry */
+    }
+    return s->head_count * (head + s->fresh_rows * row) + s->group_count * record;
 }
 
 /* Rows from the end fill holes below it, so at most every second slot is moved. */
 size_t redo_segment_bytes(const struct session_group *g) {
     size_t page = SCISSOR_PAGE_ROWS / 2 * sizeof(struct kernel_move) + sizeof(struct redo_record) + 8;
+    if (g->extras & HISTORY_DETAILS)
+        page += (size_t)2 * LAYOUT_PAGE_DETAILS * sizeof(struct kernel_move);
     return g->pages_per_segment * page + sizeof(struct redo_record) + sizeof(uint64_t);
 }
 
@@ -30,12 +36,27 @@ static void append(struct session *s, const void *from, size_t bytes) {
     keep->redo_used += bytes;
 }
 
-void redo_add_rows(struct session *s, uint32_t head, const struct kernel_move *moves, uint32_t move_count,
-                   const struct kernel_move *tail, uint32_t tail_count) {
-    struct redo_record record = {REDO_ROWS, head, move_count, tail_count};
+void redo_add_rows(struct session *s, uint32_t head, const struct kernel_move *moves, const uint32_t *details,
+                   uint32_t move_count, const struct kernel_move *tail, uint32_t tail_count) {
+    struct redo_record record = {details ? REDO_DETAILED : REDO_ROWS, head, move_count, tail_count};
+    const uint32_t none = KERNEL_NONE;
     append(s, &record, sizeof record);
     append(s, moves, move_count * sizeof *moves);
     append(s, tail, tail_count * sizeof *tail);
+    if (details)
+        append(s, details, move_count * sizeof *details);
+    if (details && move_count % 2)
+        append(s, &none, sizeof none);
+}
+
+void redo_add_details(struct session *s, uint32_t head, const struct kernel_move *moves, uint32_t move_count,
+                      const struct kernel_move *owners, uint32_t owner_count) {
+    struct redo_record record = {REDO_DETAILS, head, move_count, owner_count};
+    if (move_count + owner_count == 0)
+        return;
+    append(s, &record, sizeof record);
+    append(s, moves, move_count * sizeof *moves);
+    append(s, owners, owner_count * sizeof *owners);
 }
 
 void redo_add_pages(struct session *s, uint32_t group, const struct kernel_move *moves, uint32_t count) {
@@ -65,6 +86,8 @@ static bool next_record(struct list *list, struct redo_record *ret, const struct
         return false;
     memcpy(ret, list->at, sizeof *ret);
     uint64_t entries = ret->kind == REDO_SEGMENT ? 1 : (uint64_t)ret->count + ret->tail;
+    if (ret->kind == REDO_DETAILED)
+        entries += ((uint64_t)ret->count + 1) / 2;
     if (entries * sizeof(struct kernel_move) > list->left - sizeof *ret)
         return false;
     *ret_entries = (const struct kernel_move *)(list->at + sizeof *ret);
@@ -80,6 +103,11 @@ static const struct session_group *group_of_head(const struct session *s, uint32
     return g;
 }
 
+/* Those of a DETAILED record's fresh rows. */
+static const uint32_t *details_of(const struct redo_record *record, const struct kernel_move *entries) {
+    return (const uint32_t *)(entries + record->count + record->tail);
+}
+
 /* ---------- checking ---------- */
 
 static bool rows_valid(const struct session *s, const struct redo_record *record, const struct kernel_move *moves) {
@@ -91,6 +119,31 @@ static bool rows_valid(const struct session *s, const struct redo_record *record
             return false;
     for (uint32_t i = record->count; i < record->count + record->tail; i++)
         if (moves[i].from >= slots || moves[i].to >= slots)
+            return false;
+    return true;
+}
+
+static bool detailed_rows_valid(const struct session *s, const struct redo_record *record,
+                                const struct kernel_move *moves) {
+    if (!layout_has_details(s->storage_dtype) || !rows_valid(s, record, moves))
+        return false;
+    const uint32_t *details = details_of(record, moves);
+    for (uint32_t i = 0; i < record->count; i++)
+        if (details[i] != KERNEL_NONE && details[i] >= s->heads[record->of].pages * LAYOUT_PAGE_DETAILS)
+            return false;
+    return true;
+}
+
+static bool details_valid(const struct session *s, const struct redo_record *record, const struct kernel_move *moves) {
+    if (!layout_has_details(s->storage_dtype) || record->of >= s->head_count)
+        return false;
+    uint32_t pages = s->heads[record->of].pages, details = pages * LAYOUT_PAGE_DETAILS;
+    const struct kernel_move *owners = moves + record->count;
+    for (uint32_t i = 0; i < record->count; i++)
+        if (moves[i].from >= details || moves[i].to >= details)
+            return false;
+    for (uint32_t i = 0; i < record->tail; i++)
+        if (owners[i].from >= details || (owners[i].to != KERNEL_NONE && owners[i].to >= pages * SCISSOR_PAGE_ROWS))
             return false;
     return true;
 }
@@ -142,9 +195,11 @@ int redo_check(struct session *s, const void *bytes, size_t size) {
         return code < 0 ? code : SCISSOR_EINVAL;
     list = (struct list){bytes, size};
     while (next_record(&list, &record, &entries))
-        if (!(record.kind == REDO_ROWS    ? rows_valid(s, &record, entries)
-              : record.kind == REDO_PAGES ? pages_valid(s, &record, entries)
-                                          : record.kind == REDO_SEGMENT))
+        if (!(record.kind == REDO_ROWS       ? rows_valid(s, &record, entries)
+              : record.kind == REDO_DETAILED ? detailed_rows_valid(s, &record, entries)
+              : record.kind == REDO_DETAILS  ? details_valid(s, &record, entries)
+              : record.kind == REDO_PAGES    ? pages_valid(s, &record, entries)
+                                             : record.kind == REDO_SEGMENT))
             return SCISSOR_EINVAL;
     return 0;
 }
@@ -162,6 +217,7 @@ static struct kernel_settle settle_item(const struct session *s, const struct re
     return (struct kernel_settle){.fresh = head->fresh,
                                   .pages = head->address,
                                   .moves = moves,
+                                  .details = record->kind == REDO_DETAILED ? details_of(record, moves) : NULL,
                                   .move_count = record->count,
                                   .fresh_rows = s->fresh_rows,
                                   .head_dim = group_of_head(s, record->of)->head_dim,
@@ -175,7 +231,7 @@ static int run_fresh(struct session *s, struct list list, struct kernel_settle *
     const struct kernel_move *entries;
     uint32_t n = 0;
     while (next_record(&list, &record, &entries)) {
-        if (record.kind != REDO_ROWS || record.count == 0)
+        if ((record.kind != REDO_ROWS && record.kind != REDO_DETAILED) || record.count == 0)
             continue;
         items[n++] = settle_item(s, &record, entries);
         if (n < item_count)
@@ -192,6 +248,18 @@ static int run_tail(struct session *s, const struct redo_record *record, const s
     struct kernel_shrink item = {.pages = s->heads[record->of].address,
                                  .moves = moves + record->count,
                                  .move_count = record->tail,
+                                 .head_dim = group_of_head(s, record->of)->head_dim,
+                                 .storage_dtype = (uint8_t)s->storage_dtype};
+    return device->shrink(device, &item, 1) < 0 ? SCISSOR_ESYSTEM : 0;
+}
+
+static int run_details(struct session *s, const struct redo_record *record, const struct kernel_move *moves) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct kernel_shrink item = {.pages = s->heads[record->of].address,
+                                 .detail_moves = moves,
+                                 .detail_move_count = record->count,
+                                 .owners = moves + record->count,
+                                 .owner_count = record->tail,
                                  .head_dim = group_of_head(s, record->of)->head_dim,
                                  .storage_dtype = (uint8_t)s->storage_dtype};
     return device->shrink(device, &item, 1) < 0 ? SCISSOR_ESYSTEM : 0;
@@ -221,8 +289,10 @@ int redo_run(struct session *s, const void *bytes, size_t size, struct kernel_se
     const struct kernel_move *entries;
     int code = run_fresh(s, list, items, item_count);
     while (code == 0 && next_record(&list, &record, &entries)) {
-        if (record.kind == REDO_ROWS && record.tail)
+        if ((record.kind == REDO_ROWS || record.kind == REDO_DETAILED) && record.tail)
             code = run_tail(s, &record, entries);
+        else if (record.kind == REDO_DETAILS)
+            code = run_details(s, &record, entries);
         else if (record.kind == REDO_PAGES)
             code = run_pages(s, &record, entries);
     }

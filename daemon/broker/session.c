@@ -44,7 +44,7 @@ int session_bookkeeping_new(struct session *s) {
         for (uint32_t h = 0; h < g->heads; h++) {
             const struct history_clock *clock = &s->clocks[g->first_layer + h / g->kv_heads];
             struct history *history = &s->heads[g->first_head + h].history;
-            if (history_init(history, g->planes, g->policy.class->norms, s->fresh_rows, clock) < 0)
+            if (history_init(history, g->planes, g->extras, s->fresh_rows, clock) < 0)
                 return SCISSOR_ENOMEM;
             history->head = h;
         }

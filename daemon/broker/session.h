@@ -48,6 +48,7 @@ struct session_head {
     uint32_t *page; /* PROTO_PAGE words */
     void **address; /* of each page */
     uint32_t pages, page_capacity;
+    uint32_t detail_pages; /* of these, whose detail slots have the owners that the history says (details.h) */
     void *fresh;
     uint32_t control; /* this head's entry in the control page, as an index of 32-bit words */
     uint64_t evicted[PROTO_REASON_COUNT];
@@ -62,7 +63,7 @@ struct session_group {
     uint32_t page_bytes, pages_per_segment;
     uint64_t segment_cost; /* bytes charged for one settled segment: memory and bookkeeping */
     struct policy policy;
-    uint32_t planes, threshold, blocks;
+    uint32_t planes, extras, threshold, blocks;
     /* broker; rows are kept for the daemon's next process (keep_counts), as is the session's priority */
     uint32_t guaranteed_rows, max_rows; /* as they were set at last */
     uint32_t guaranteed_pages;          /* per head */

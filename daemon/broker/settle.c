@@ -23,6 +23,11 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
     if (count)
         policy_victims(&g->policy, h, cap, next, count, scratch->policy, scratch->victims);
     *ret_plan = (struct settle_plan){.head = index, .moves = moves, .tail = scratch->tail, .move_count = rows};
+    if (h->detail) {
+        ret_plan->details = scratch->row_details + (moves - scratch->moves);
+        details_plan(&g->policy, h, cap, next, head->pages, scratch->victims, count, rows, &scratch->details,
+                     scratch->policy, ret_plan->details);
+    }
     ret_plan->after = placement_plan(h->settled, job->rows - rows, rows, scratch->victims, count, moves, scratch->tail,
                                      &ret_plan->tail_count);
     assert(ret_plan->after <= cap);
@@ -32,17 +37,46 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
 }
 
 /* `norms` are those of the job's fresh rows; NULL if the policy does not weigh rows by them. */
-static void commit_head(struct session *s, struct broker_job *job, const struct settle_plan *plan, const float *norms) {
+static void commit_head(struct session *s, struct broker_job *job, const struct settle_plan *plan, const float *norms,
+                        struct details_scratch *details) {
     struct history *h = &s->heads[plan->head].history;
+    for (uint32_t i = 0; plan->details && i < plan->move_count; i++)
+        if (plan->details[i] != KERNEL_NONE)
+            details_take(h, details, plan->details[i]);
     for (uint32_t i = 0; i < plan->move_count; i++) {
         uint32_t from = plan->moves[i].from, to = plan->moves[i].to;
         history_settle(h, from, to, (uint32_t)(job->tokens_seen + from));
         if (norms)
             job->bad_scores += !history_set_norm(h, to, norms[from]);
+        if (!plan->details || plan->details[i] == KERNEL_NONE)
+            continue;
+        h->detail[to] = plan->details[i];
+        details_wrote(details, plan->details[i], to);
     }
     for (uint32_t i = 0; i < plan->tail_count; i++)
         history_move(h, plan->tail[i].from, plan->tail[i].to);
     history_truncate(h, plan->after);
+}
+
+/* The same for rows that have detail slots; then their owners in memory are what the history says. */
+static int commit_detailed_head(struct session *s, struct broker_job *job, const struct session_group *g,
+                                const struct settle_plan *plan, const float *norms, struct details_scratch *details) {
+    struct kernel_backend *device = s->pool->config.backend;
+    struct session_head *head = &s->heads[plan->head];
+    details_begin(&head->history, head->detail_pages, head->pages, details);
+    commit_head(s, job, plan, norms, details);
+    details_end(&head->history, head->pages, details);
+    head->detail_pages = head->pages;
+    struct kernel_shrink item = {.pages = head->address,
+                                 .owners = details->owners,
+                                 .owner_count = details->owner_count,
+                                 .head_dim = g->head_dim,
+                                 .storage_dtype = (uint8_t)s->storage_dtype};
+    if (s->keep)
+        redo_add_details(s, plan->head, NULL, 0, details->owners, details->owner_count);
+    else if (details->owner_count && device->shrink(device, &item, 1) < 0)
+        return SCISSOR_ESYSTEM;
+    return 0;
 }
 
 /* The norms of a batch's fresh rows, at most F for each head. They wait in the scratch memory until the rows have
@@ -69,6 +103,7 @@ static int move_batch(struct session *s, const struct session_group *g, const st
         scratch->items[i] = (struct kernel_settle){.fresh = head->fresh,
                                                    .pages = head->address,
                                                    .moves = scratch->plans[i].moves,
+                                                   .details = scratch->plans[i].details,
                                                    .move_count = scratch->plans[i].move_count,
                                                    .fresh_rows = s->fresh_rows,
                                                    .head_dim = g->head_dim,
@@ -88,7 +123,7 @@ static int move_batch(struct session *s, const struct session_group *g, const st
 
 /* Moves the rows of a batch, or lists the moves: those of a session that is kept are made when all are listed. */
 static int run_batch(struct session *s, struct broker_job *job, const struct session_group *g,
-                     const struct job_scratch *scratch, uint32_t count) {
+                     struct job_scratch *scratch, uint32_t count) {
     bool norms = g->policy.class->norms;
     if (count == 0)
         return 0;
@@ -99,8 +134,12 @@ static int run_batch(struct session *s, struct broker_job *job, const struct ses
     for (uint32_t i = 0; i < count; i++) {
         const struct settle_plan *plan = &scratch->plans[i];
         if (s->keep)
-            redo_add_rows(s, plan->head, plan->moves, plan->move_count, plan->tail, plan->tail_count);
-        commit_head(s, job, plan, norms ? scratch->norms + (size_t)i * s->fresh_rows : NULL);
+            redo_add_rows(s, plan->head, plan->moves, plan->details, plan->move_count, plan->tail, plan->tail_count);
+        const float *row_norms = norms ? scratch->norms + (size_t)i * s->fresh_rows : NULL;
+        if (!plan->details)
+            commit_head(s, job, plan, row_norms, NULL);
+        else if (commit_detailed_head(s, job, g, plan, row_norms, &scratch->details) < 0)
+            return SCISSOR_ESYSTEM;
     }
     return 0;
 }

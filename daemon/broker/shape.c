@@ -44,11 +44,14 @@ static void group_shape(struct session *s, struct session_group *g, const struct
     if (g->max_rows > g->guaranteed_rows)
         g->planes |= PROTO_PLANE_MASS; /* the arbiter must know what its lent rows are worth */
     g->threshold = class->threshold ? class->threshold(&g->policy) : KERNEL_THRESHOLD_VISIBLE;
+    g->extras = class->norms ? HISTORY_NORMS : 0;
+    if (layout_has_details(s->storage_dtype))
+        g->extras |= HISTORY_DETAILS;
     g->blocks = class->window_blocks ? class->window_blocks(&g->policy) : 0;
 
     /* The segment table doubles, so an entry may exist twice over. */
     uint64_t page_entry = sizeof(uint32_t) + sizeof(void *);
-    uint64_t slots = (uint64_t)SCISSOR_PAGE_ROWS * history_slot_bytes(g->planes, g->blocks, class->norms);
+    uint64_t slots = (uint64_t)SCISSOR_PAGE_ROWS * history_slot_bytes(g->planes, g->blocks, g->extras);
     g->segment_cost =
         SCISSOR_SEGMENT_BYTES + 2 * sizeof(struct session_segment) + g->pages_per_segment * (page_entry + slots);
     g->segment_cost += keep_segment_cost(s, g);

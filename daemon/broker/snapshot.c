@@ -23,7 +23,7 @@ size_t snapshot_base_bytes(const struct session *s) {
 }
 
 size_t snapshot_segment_bytes(const struct session_group *g) {
-    size_t slot = history_slot_bytes(g->planes, g->blocks, g->policy.class->norms);
+    size_t slot = history_slot_bytes(g->planes, g->blocks, g->extras);
     return sizeof(struct snapshot_segment) + g->pages_per_segment * (sizeof(uint32_t) + SCISSOR_PAGE_ROWS * slot);
 }
 
@@ -47,6 +47,8 @@ static char *put_history(char *at, const struct history *h) {
         at = put(at, h->last, n * sizeof *h->last);
     if (h->norm)
         at = put(at, h->norm, n * sizeof *h->norm);
+    if (h->detail)
+        at = put(at, h->detail, n * sizeof *h->detail);
     return at;
 }
 
@@ -262,7 +264,29 @@ static bool take_sums(struct reader *r, float *sums, uint32_t count) {
     return !sums || (take(r, sums, count * sizeof *sums) && sums_valid(sums, count));
 }
 
-static int read_history(struct reader *r, struct history *h, uint32_t settled, uint64_t tokens_seen) {
+/* No two rows have the same detail slot, of those that there are. 0, EINVAL or ENOMEM. */
+static int take_details(struct reader *r, struct history *h, uint32_t settled, uint32_t details) {
+    if (!h->detail)
+        return 0;
+    if (!take(r, h->detail, settled * sizeof *h->detail))
+        return SCISSOR_EINVAL;
+    bool *taken = scissor_calloc(details ? details : 1, sizeof *taken);
+    if (!taken)
+        return SCISSOR_ENOMEM;
+    int code = 0;
+    for (uint32_t i = 0; i < settled && code == 0; i++) {
+        uint32_t detail = h->detail[i];
+        if (detail == KERNEL_NONE)
+            continue;
+        code = detail >= details || taken[detail] ? SCISSOR_EINVAL : 0;
+        if (code == 0)
+            taken[detail] = true;
+    }
+    scissor_free(taken);
+    return code;
+}
+
+static int read_history(struct reader *r, struct history *h, uint32_t settled, uint32_t pages, uint64_t tokens_seen) {
     if (!take(r, h->birth, settled * sizeof *h->birth) || !take(r, h->position, settled * sizeof *h->position) ||
         !take_sums(r, h->mass, settled))
         return SCISSOR_EINVAL;
@@ -271,6 +295,9 @@ static int read_history(struct reader *r, struct history *h, uint32_t settled, u
             return SCISSOR_EINVAL;
     if (!take_sums(r, h->last, settled) || !take_sums(r, h->norm, settled))
         return SCISSOR_EINVAL;
+    int code = take_details(r, h, settled, pages * LAYOUT_PAGE_DETAILS);
+    if (code < 0)
+        return code;
     for (uint32_t i = 0; i < settled; i++)
         if (h->birth[i] > h->clock->rows)
             return SCISSOR_EINVAL;
@@ -303,13 +330,13 @@ static int read_row_head(struct reader *r, struct session *s, uint32_t group, st
     if (session_head_reserve(head, row.pages) < 0)
         return SCISSOR_ENOMEM;
     memcpy(head->evicted, row.evicted, sizeof head->evicted);
-    head->pages = row.pages;
+    head->pages = head->detail_pages = row.pages;
     head->history.settled_share = row.settled_share;
     (void)take(r, head->page, row.pages * sizeof *head->page);
     for (uint32_t i = 0; i < row.pages; i++)
         if (!page_claim(s, group, head->page[i]))
             return SCISSOR_EINVAL;
-    int code = read_history(r, &head->history, row.settled, tokens_seen);
+    int code = read_history(r, &head->history, row.settled, row.pages, tokens_seen);
     char skipped[8];
     size_t bytes = before - r->left;
     return code < 0 ? code : take(r, skipped, padded(bytes) - bytes) ? 0 : SCISSOR_EINVAL;

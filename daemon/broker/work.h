@@ -1,6 +1,7 @@
 /* work.h - what the jobs are made of: shrink.c and settle.c, run by job.c on whatever thread the caller likes. */
 #pragma once
 
+#include "details.h"
 #include "session.h"
 
 /* Memory that a job needs on the way, taken before it changes anything, so that it cannot fail half-way. */
@@ -17,11 +18,15 @@ struct job_scratch {
     /* NULL unless a group's policy weighs rows by their norms */
     float *norms;                    /* [batch_heads * F] */
     struct kernel_norms *norm_items; /* [batch_heads] */
+    /* without arrays unless the session's dtype has details */
+    struct details_scratch details;
+    uint32_t *row_details; /* [batch_heads * F] */
 };
 
 struct settle_plan {
     uint32_t head;
     const struct kernel_move *moves, *tail;
+    uint32_t *details; /* of each move, or NULL */
     uint32_t move_count, tail_count;
     uint32_t after; /* settled rows then */
 };

@@ -128,6 +128,59 @@ static void move_row(void *to, uint32_t to_rows, uint32_t to_row, uint32_t to_dt
     }
 }
 
+/* ---------- dtypes with details ---------- */
+
+static uint32_t *slot_at(const void *page, uint32_t slot) {
+    return (uint32_t *)page + slot;
+}
+static uint32_t *detail_at(const void *page, uint32_t detail, uint32_t head_dim, uint32_t dtype) {
+    return (uint32_t *)((char *)page + layout_detail_k_offset(dtype, head_dim)) + detail;
+}
+static uint32_t *owner_at(const void *page, uint32_t detail, uint32_t head_dim, uint32_t dtype) {
+    return (uint32_t *)((char *)page + layout_detail_owner_offset(dtype, head_dim)) + detail;
+}
+
+/* What stands for a row, from a few of its channels; never 0. */
+static uint32_t row_number(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype) {
+    uint32_t sum = 1;
+    for (uint32_t c = 0; c < head_dim; c += 16) {
+        size_t v = (size_t)area_rows * head_dim + layout_v_index(row, c, head_dim);
+        sum = sum * 31 + (uint32_t)kernel_load(dtype, area, layout_k_index(row, c, head_dim));
+        sum = sum * 31 + (uint32_t)kernel_load(dtype, area, v);
+    }
+    return sum | 1;
+}
+
+static void settle_detailed(const struct kernel_settle *head, uint32_t i) {
+    struct kernel_move m = head->moves[i];
+    uint32_t d = head->head_dim, dtype = head->storage_dtype, detail = head->details[i];
+    uint32_t number = row_number(head->fresh, head->fresh_rows, m.from, d, head->compute_dtype);
+    *slot_at(head->pages[m.to / SCISSOR_PAGE_ROWS], m.to % SCISSOR_PAGE_ROWS) = number;
+    if (detail == KERNEL_NONE)
+        return;
+    const void *page = head->pages[detail / LAYOUT_PAGE_DETAILS];
+    *detail_at(page, detail % LAYOUT_PAGE_DETAILS, d, dtype) = number;
+    *owner_at(page, detail % LAYOUT_PAGE_DETAILS, d, dtype) = m.to + 1;
+}
+
+static void shrink_detailed(const struct kernel_shrink *head) {
+    uint32_t d = head->head_dim, dtype = head->storage_dtype;
+    for (uint32_t i = 0; i < head->detail_move_count; i++) {
+        uint32_t from = head->detail_moves[i].from, to = head->detail_moves[i].to;
+        const void *from_page = head->pages[from / LAYOUT_PAGE_DETAILS],
+                   *to_page = head->pages[to / LAYOUT_PAGE_DETAILS];
+        from %= LAYOUT_PAGE_DETAILS;
+        to %= LAYOUT_PAGE_DETAILS;
+        *detail_at(to_page, to, d, dtype) = *detail_at(from_page, from, d, dtype);
+        *owner_at(to_page, to, d, dtype) = *owner_at(from_page, from, d, dtype);
+    }
+    for (uint32_t i = 0; i < head->owner_count; i++) {
+        uint32_t detail = head->owners[i].from, slot = head->owners[i].to;
+        *owner_at(head->pages[detail / LAYOUT_PAGE_DETAILS], detail % LAYOUT_PAGE_DETAILS, d, dtype) =
+            slot == KERNEL_NONE ? 0 : slot + 1;
+    }
+}
+
 /* True if one more row may move. */
 static bool row_moves(struct fake_backend *f) {
     if (f->rows_left == 0)
@@ -146,9 +199,12 @@ static int settle(struct kernel_backend *b, const struct kernel_settle *heads, s
                 return -EINVAL;
             if (!row_moves(fake_of(b)))
                 return -EIO;
-            move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
-                     heads[h].storage_dtype, heads[h].fresh, heads[h].fresh_rows, m.from, heads[h].compute_dtype,
-                     heads[h].head_dim);
+            if (layout_has_details(heads[h].storage_dtype))
+                settle_detailed(&heads[h], i);
+            else
+                move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
+                         heads[h].storage_dtype, heads[h].fresh, heads[h].fresh_rows, m.from, heads[h].compute_dtype,
+                         heads[h].head_dim);
             fake_of(b)->settled_rows++;
         }
     return 0;
@@ -157,16 +213,25 @@ static int settle(struct kernel_backend *b, const struct kernel_settle *heads, s
 static int shrink(struct kernel_backend *b, const struct kernel_shrink *heads, size_t head_count) {
     if (fake_of(b)->move_fails)
         return -EIO;
-    for (size_t h = 0; h < head_count; h++)
+    for (size_t h = 0; h < head_count; h++) {
+        bool detailed = layout_has_details(heads[h].storage_dtype);
         for (uint32_t i = 0; i < heads[h].move_count; i++) {
             struct kernel_move m = heads[h].moves[i];
             if (!row_moves(fake_of(b)))
                 return -EIO;
+            fake_of(b)->moved_rows++;
+            if (detailed) {
+                *slot_at(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], m.to % SCISSOR_PAGE_ROWS) =
+                    *slot_at(heads[h].pages[m.from / SCISSOR_PAGE_ROWS], m.from % SCISSOR_PAGE_ROWS);
+                continue;
+            }
             move_row(heads[h].pages[m.to / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS, m.to % SCISSOR_PAGE_ROWS,
                      heads[h].storage_dtype, heads[h].pages[m.from / SCISSOR_PAGE_ROWS], SCISSOR_PAGE_ROWS,
                      m.from % SCISSOR_PAGE_ROWS, heads[h].storage_dtype, heads[h].head_dim);
-            fake_of(b)->moved_rows++;
         }
+        if (detailed)
+            shrink_detailed(&heads[h]);
+    }
     return 0;
 }
 
@@ -274,9 +339,31 @@ float fake_row_norm(uint32_t position, uint32_t head, uint32_t head_dim) {
     return sum;
 }
 
+static uint32_t number_of(uint32_t head_dim, uint32_t position, uint32_t head) {
+    uint32_t sum = 1;
+    for (uint32_t c = 0; c < head_dim; c += 16)
+        for (uint32_t value = 0; value < 2; value++)
+            sum = sum * 31 + (uint32_t)row_value(position, head, c, value);
+    return sum | 1;
+}
+
+uint32_t fake_detail_owner(const void *page, uint32_t detail, uint32_t head_dim, uint32_t dtype) {
+    uint32_t owner = *owner_at(page, detail, head_dim, dtype);
+    return owner ? owner - 1 : KERNEL_NONE;
+}
+
+bool fake_detail_is(const void *page, uint32_t detail, uint32_t head_dim, uint32_t dtype, uint32_t slot,
+                    uint32_t position, uint32_t head) {
+    uint32_t owner = fake_detail_owner(page, detail, head_dim, dtype);
+    return owner == slot &&
+           (slot == KERNEL_NONE || *detail_at(page, detail, head_dim, dtype) == number_of(head_dim, position, head));
+}
+
 bool fake_row_is(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype,
                  uint32_t position, uint32_t head) {
     size_t v = (size_t)area_rows * head_dim;
+    if (layout_has_details(dtype))
+        return *slot_at(area, row) == number_of(head_dim, position, head);
     for (uint32_t c = 0; c < head_dim; c++)
         if (kernel_load(dtype, area, layout_k_index(row, c, head_dim)) != row_value(position, head, c, 0) ||
             kernel_load(dtype, area, v + layout_v_index(row, c, head_dim)) != row_value(position, head, c, 1))

@@ -40,10 +40,15 @@ void fake_backend_forget_left(struct fake_backend *f);
 void *fake_handle_address(const uint8_t opaque[64]);
 void *fake_descriptor_address(int fd);
 
-/* A row that tells what it is: every element of K and V follows from position and head, exact in every dtype. */
+/* A row that tells what it is: every element of K and V follows from position and head, exact in every dtype. Of a
+ * dtype with details, a slot and a detail slot hold a number that follows from the elements. */
 void fake_row_write(void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype, uint32_t position,
                     uint32_t head);
 /* |V|_1 of such a row. */
 float fake_row_norm(uint32_t position, uint32_t head, uint32_t head_dim);
 bool fake_row_is(const void *area, uint32_t area_rows, uint32_t row, uint32_t head_dim, uint32_t dtype,
                  uint32_t position, uint32_t head);
+/* Whether detail slot `detail` of that page is of `slot`, whose row is that one; KERNEL_NONE: of nobody. */
+bool fake_detail_is(const void *page, uint32_t detail, uint32_t head_dim, uint32_t dtype, uint32_t slot,
+                    uint32_t position, uint32_t head);
+uint32_t fake_detail_owner(const void *page, uint32_t detail, uint32_t head_dim, uint32_t dtype);

@@ -21,6 +21,7 @@ struct row {
     uint64_t period; /* in which it was fresh */
     uint32_t fresh;  /* which fresh row it was */
     float norm;
+    bool detailed;
     size_t entry_count, entry_room;
     struct entry *entries;
 };
@@ -44,6 +45,7 @@ struct naive {
     uint32_t window, recent, drop, reading, sinks, seed;
     double share, age;
     uint64_t tokens, period;
+    uint32_t details; /* rows of a head that can be detailed */
     struct layer *layer;
 };
 
@@ -297,16 +299,40 @@ static int compare(const void *a, const void *b) {
     return x->position < y->position ? -1 : x->position > y->position;
 }
 
+/* The rows of a head that are worth least first, in slots that are no holes; returns how many there are. */
+static uint32_t order_rows(const struct naive *n, const struct layer *l, const struct head *head, uint32_t room,
+                           uint64_t next, struct candidate *order) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < head->count; i++) {
+        const struct row *row = head->slots[i];
+        if (row)
+            order[count++] =
+                (struct candidate){i, row_class(n, row, room, next), row_score(n, l, head, row, next), row->position};
+    }
+    qsort(order, count, sizeof *order, compare);
+    return count;
+}
+
+/* Of the detailed rows, all but the `keep` that are worth most lose what they have. */
+static void lose_details(const struct naive *n, const struct layer *l, struct head *head, uint32_t room, uint32_t keep,
+                         uint64_t next) {
+    struct candidate *order = zeroed(head->count + 1, sizeof *order);
+    uint32_t count = order_rows(n, l, head, room, next, order);
+    for (uint32_t k = count; k-- > 0;) {
+        struct row *row = head->slots[order[k].slot];
+        if (row->detailed && keep)
+            keep--;
+        else
+            row->detailed = false;
+    }
+    free(order);
+}
+
 /* Makes holes (NULL) of the `count` rows that are worth least, where there is room for `room`. */
 static void evict(const struct naive *n, const struct layer *l, struct head *head, uint32_t room, uint32_t count,
                   uint64_t next) {
     struct candidate *order = zeroed(head->count, sizeof *order);
-    for (uint32_t i = 0; i < head->count; i++) {
-        const struct row *row = head->slots[i];
-        order[i] =
-            (struct candidate){i, row_class(n, row, room, next), row_score(n, l, head, row, next), row->position};
-    }
-    qsort(order, head->count, sizeof *order, compare);
+    order_rows(n, l, head, room, next, order);
     for (uint32_t k = 0; k < count; k++) {
         row_free(head->slots[order[k].slot]);
         head->slots[order[k].slot] = NULL;
@@ -351,11 +377,14 @@ static uint32_t settle_head(struct naive *n, const struct layer *l, struct head 
     if (out > 0 && n->policy == SCISSORHANDS)
         while (out < n->drop && head->count > out + protect)
             out++;
+    uint32_t detailed = stay < n->details ? stay : n->details;
     evict(n, l, head, cap, out, n->tokens + f);
+    lose_details(n, l, head, cap, n->details - detailed, n->tokens + f);
     head->slots = grown(head->slots, (head->count + stay) * sizeof *head->slots);
     for (uint32_t j = 0; j < f; j++) {
         struct row *row = head->fresh[j];
         row->position = n->tokens + j;
+        row->detailed = j >= f - detailed;
         if (j < f - stay) {
             row_free(row);
         } else {
@@ -395,6 +424,7 @@ uint64_t naive_shrink(struct naive *n, uint32_t target) {
                 close_holes(head);
                 evicted += out;
             }
+            lose_details(n, &n->layer[l], head, target, n->details, n->tokens);
         }
     return evicted;
 }
@@ -411,6 +441,14 @@ uint32_t naive_settled(const struct naive *n, uint32_t layer, uint32_t head) {
 
 uint32_t naive_position(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot) {
     return (uint32_t)n->layer[layer].heads[head].slots[slot]->position;
+}
+
+void naive_set_details(struct naive *n, uint32_t rows) {
+    n->details = rows;
+}
+
+bool naive_detailed(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot) {
+    return n->layer[layer].heads[head].slots[slot]->detailed;
 }
 
 struct naive_sums naive_sums(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot) {

@@ -49,3 +49,6 @@ struct naive_sums {
     uint64_t seen, seen_window; /* query rows that could see it */
 };
 struct naive_sums naive_sums(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot);
+/* How many rows of a head can be detailed from now on, and whether the row in a slot is. */
+void naive_set_details(struct naive *n, uint32_t rows);
+bool naive_detailed(const struct naive *n, uint32_t layer, uint32_t head, uint32_t slot);

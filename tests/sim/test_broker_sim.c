@@ -42,6 +42,8 @@ static void do_open(void) {
     }
     spec.compute_dtype = below(4) ? KERNEL_F32 : below(3);
     spec.storage_dtype = below(4) ? KERNEL_F32 : below(3);
+    if (!gpu && below(4) == 0)
+        spec.storage_dtype = KERNEL_FADE;
     spec.priority = below(3) * 100;
     spec.wait_ms = below(3) ? below(100) : 0;
     if (below(4) == 0) {

@@ -95,7 +95,7 @@ static int stop(void **state) {
 static void all_element_types(void **state) {
     (void)state;
     for (uint32_t compute = 0; compute < 3; compute++)
-        for (uint32_t storage = 0; storage <= (harness_device() ? SCISSOR_BF16 : SCISSOR_K5V4); storage++) {
+        for (uint32_t storage = 0; storage <= (harness_device() ? SCISSOR_BF16 : SCISSOR_FADE); storage++) {
             struct attention_model m = base;
             m.compute_dtype = compute;
             m.storage_dtype = storage;
