@@ -45,7 +45,7 @@ static int config_read_policy(struct eval_config *config, const char *word) {
 static int config_read_word(struct eval_config *config, const char *word) {
     if (strchr(word, '='))
         return option_read_param(word, config->params, &config->param_count);
-    if (option_read_dtype(word, SCISSOR_K5V4 + 1, &config->cache) == 0 || config_read_budget(config, word) == 0)
+    if (option_read_dtype(word, SCISSOR_FADE + 1, &config->cache) == 0 || config_read_budget(config, word) == 0)
         return 0;
     return config_read_policy(config, word);
 }
@@ -104,6 +104,19 @@ static uint64_t config_fresh_bytes(const struct eval_config *config, const struc
     return layout_area_bytes((uint32_t)kernel_dtype_size(config_compute(config)), config->fresh, shape->head_dim);
 }
 
+static uint64_t config_head_bytes(const struct eval_config *config, const struct model_shape *shape, uint64_t most,
+                                  uint64_t settled) {
+    uint64_t bytes = settled * config_row_bytes(config, shape);
+    /* A row has a detail until there are too many: they are not in step with the rows. */
+    if (layout_has_details(config->cache)) {
+        uint64_t detail = layout_detail_bytes(shape->head_dim) / LAYOUT_PAGE_DETAILS;
+        uint64_t slot = layout_page_bytes(config->cache, shape->head_dim) / SCISSOR_PAGE_ROWS - detail / 4;
+        uint64_t details = (uint64_t)layout_pages_of_rows((uint32_t)most) * LAYOUT_PAGE_DETAILS;
+        bytes = settled * slot + (settled < details ? settled : details) * detail;
+    }
+    return config_fresh_bytes(config, shape) + bytes;
+}
+
 uint32_t config_rows(const struct eval_config *config, const struct model_shape *shape, uint32_t tokens) {
     uint32_t least = config->fresh + CONFIG_LEAST_SETTLED;
     uint64_t rows = config->rows ? config->rows : tokens;
@@ -114,15 +127,20 @@ uint32_t config_rows(const struct eval_config *config, const struct model_shape 
             return 0;
         rows = config->fresh + (uint64_t)(settled / (double)config_row_bytes(config, shape));
         rows = rows < tokens ? rows : tokens;
+        /* Details come by the page, which the last one may have too many of. */
+        while (rows > config->fresh &&
+               config_head_bytes(config, shape, rows - config->fresh, rows - config->fresh) > bytes)
+            rows--;
     }
     if (rows >= least)
         return (uint32_t)rows;
     return rows == tokens ? least : 0; /* of a text so short every row is kept */
 }
 
-uint64_t config_bytes(const struct eval_config *config, const struct model_shape *shape, uint64_t settled) {
+uint64_t config_bytes(const struct eval_config *config, const struct model_shape *shape, uint32_t most,
+                      uint64_t settled) {
     uint64_t heads = (uint64_t)shape->layers * shape->kv_heads;
-    return heads * (config_fresh_bytes(config, shape) + settled * config_row_bytes(config, shape));
+    return heads * config_head_bytes(config, shape, most, settled);
 }
 
 uint64_t config_full_bytes(const struct model_shape *shape, uint32_t tokens) {

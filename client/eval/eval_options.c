@@ -47,8 +47,8 @@ static const struct option_entry eval_option_entries[] = {
     {OPTION_CALL, "policy", "NAME",
      "which rows go: pivotal (default), scissorhands, h2o, tova, streaming, window, random", 0, 0, 0},
     {OPTION_CALL, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
-    {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16, bf16, int8, int4 or k5v4 (f16)",
-     AT(standard.cache), 0, SCISSOR_K5V4},
+    {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16, bf16, int8, int4, k5v4 or fade (f16)",
+     AT(standard.cache), 0, SCISSOR_FADE},
     {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(standard.fresh), 16, 1024},
     {OPTION_CALL, "config", "LIST",
      "one of several configurations in one run: policy, type, budget and NAME=VALUE, "

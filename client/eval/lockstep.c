@@ -176,7 +176,9 @@ static void lockstep_compare(struct lockstep_text *text, struct lockstep_session
 static void lockstep_count_bytes(const struct lockstep_text *text, struct lockstep_session *session, uint32_t rows) {
     struct attention_stat stat;
     session->attention->stat(session->attention, &stat);
-    uint64_t bytes = config_bytes(session->config, &text->lockstep->model->shape, stat.settled);
+    const struct model_shape *shape = &text->lockstep->model->shape;
+    uint32_t most = config_rows(session->config, shape, text->lockstep->options->tokens) - session->config->fresh;
+    uint64_t bytes = config_bytes(session->config, shape, most, stat.settled);
     session->bytes_sum += (double)bytes * rows;
     if (bytes > session->bytes_peak)
         session->bytes_peak = bytes;

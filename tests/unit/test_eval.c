@@ -60,9 +60,9 @@ static void test_rows(void **state) {
     static const struct {
         const char *config;
         uint32_t rows;
-    } known[] = {{"int4,5x", 5661},      {"int4,10x", 2749}, {"int4,20x", 1292}, {"k5v4,5x", 5102},
-                 {"k5v4,10x", 2480},     {"k5v4,20x", 1169}, {"f16,5x", 1638},   {"f16,10x", 819},
-                 {"streaming,20x", 409}, {"f16,832", 832},   {"int4,1x", 8192},  {"all", 8192}};
+    } known[] = {{"int4,5x", 5661},  {"int4,10x", 2749},     {"int4,20x", 1292}, {"k5v4,5x", 5102},  {"k5v4,10x", 2480},
+                 {"k5v4,20x", 1169}, {"fade,5x", 7128},      {"fade,10x", 3455}, {"fade,20x", 1607}, {"f16,5x", 1638},
+                 {"f16,10x", 819},   {"streaming,20x", 409}, {"f16,832", 832},   {"int4,1x", 8192},  {"all", 8192}};
     (void)state;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         struct eval_config config = config_of(known[i].config);
@@ -70,13 +70,13 @@ static void test_rows(void **state) {
     }
     uint64_t full = config_full_bytes(&small_model, 8192);
     assert_int_equal(full, (uint64_t)8192 * 23040);
-    static const char *const types[] = {"f32", "f16", "bf16", "int8", "int4", "k5v4"};
-    for (size_t i = 0; i < 6; i++) {
+    static const char *const types[] = {"f32", "f16", "bf16", "int8", "int4", "k5v4", "fade"};
+    for (size_t i = 0; i < 7; i++) {
         struct eval_config config = config_of(types[i]);
         config.divisor = 7;
         uint32_t settled = config_rows(&config, &small_model, 8192) - 64;
-        assert_true(config_bytes(&config, &small_model, settled) <= full / 7);
-        assert_true(config_bytes(&config, &small_model, settled + 1) > full / 7);
+        assert_true(config_bytes(&config, &small_model, settled, settled) <= full / 7);
+        assert_true(config_bytes(&config, &small_model, settled + 1, settled + 1) > full / 7);
     }
 }
 
