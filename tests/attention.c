@@ -34,14 +34,16 @@ static float rounded(uint32_t dtype, float value) {
     return kernel_load(dtype, &room, 0);
 }
 
-/* What attention makes of a quantised row: the rotation is taken back. */
+/* What attention makes of a quantised row, which has its details if there are any: the rotation is taken back. */
 static void quantised(const struct attention_model *m, bool v, float *row) {
     struct quant_row codes;
     if (layout_is_rotated(m->storage_dtype))
         quant_rotate(row, m->head_dim);
-    quant_encode(v ? layout_v_type(m->storage_dtype) : layout_k_type(m->storage_dtype), row, m->head_dim, &codes);
+    bool details = layout_has_details(m->storage_dtype);
+    (details ? quant_encode_detailed : quant_encode)(
+        v ? layout_v_type(m->storage_dtype) : layout_k_type(m->storage_dtype), row, m->head_dim, &codes);
     for (uint32_t c = 0; c < m->head_dim; c++)
-        row[c] = quant_value(&codes, c);
+        row[c] = details ? quant_detailed_value(&codes, c) : quant_value(&codes, c);
     if (layout_is_rotated(m->storage_dtype))
         quant_rotate(row, m->head_dim);
 }

@@ -20,15 +20,16 @@ name=eval passes=1 task=()
 # Predictions from 11/16 of the tokens on are compared: at a fifth of the bytes, int4 holds nearly so many rows.
 if [ "$kind" = passkey ]; then
     tokens=${EVAL_TOKENS:-2048} name=passkey passes=10 task=(--task passkey)
-    standard="streaming,f16,5x h2o,f16,5x pivotal,f16,5x pivotal,k5v4,5x pivotal,k5v4,10x"
+    standard="streaming,f16,5x h2o,f16,5x pivotal,f16,5x pivotal,k5v4,5x pivotal,fade,5x pivotal,fade,10x"
 elif [ "$kind" = quick ]; then
     tokens=${EVAL_TOKENS:-4096}
-    standard="streaming,f16,5x h2o,f16,5x pivotal,int4,5x pivotal,k5v4,5x pivotal,k5v4,10x pivotal,k5v4,20x"
+    standard="streaming,f16,5x h2o,f16,5x pivotal,int4,5x pivotal,fade,5x pivotal,fade,10x pivotal,fade,20x"
 else
     tokens=${EVAL_TOKENS:-8192}
     standard="random,f16,5x tova,f16,5x h2o,f16,5x streaming,f16,5x streaming,f16,10x streaming,f16,20x
         scissorhands,f16,5x,window=448,drop=$((tokens / 10)) pivotal,f16,5x pivotal,f16,10x pivotal,f16,20x
         pivotal,int4,5x pivotal,int4,10x pivotal,int4,20x pivotal,k5v4,5x pivotal,k5v4,10x pivotal,k5v4,20x
+        pivotal,fade,5x pivotal,fade,10x pivotal,fade,20x
         pivotal,int4,all pivotal,k5v4,all pivotal,int8,all"
 fi
 read -d '' -ra configs <<<"${EVAL_CONFIGS:-$standard}" || true

@@ -212,7 +212,7 @@ static void test_garbage(void **state) {
     X(name_open, "name", memset(o->name, 'x', sizeof o->name))                                                      \
     X(compute_3, "compute", o->compute_dtype = 3)                                                                   \
     X(compute_max, "compute", o->compute_dtype = UINT32_MAX)                                                        \
-    X(storage_6, "storage", o->storage_dtype = 6)                                                                   \
+    X(storage_7, "storage", o->storage_dtype = 7)                                                                   \
     X(storage_max, "storage", o->storage_dtype = UINT32_MAX)                                                        \
     X(fresh_8, "fresh", o->fresh_rows = 8)                                                                          \
     X(fresh_17, "fresh", o->fresh_rows = 17)                                                                        \
