@@ -120,11 +120,14 @@ static void test_never_released(void **state) {
     uint64_t begin = harness_now_ns();
     assert_int_equal(harness_send_message(fd, PROTO_OPEN, 7, &want), 0);
     uint32_t kept = expect_shrink(fds[0], ids, 8);
-    assert_int_equal(kept, 3);
+    assert_true(kept >= 1);
     say_released(fds[1], liar, ids, kept); /* of a session that is not its own */
-    uint32_t count = expect_shrink(fds[1], ids, 8);
-    for (int i = 0; i < 3; i++) /* and more than once */
-        say_released(fds[1], other, ids, count);
+    for (uint32_t given = 0; given < 3;) { /* some of it before it is seen that the first one does not give */
+        uint32_t count = expect_shrink(fds[1], ids, 8);
+        given += count;
+        for (int i = 0; i < 3; i++) /* and more than once */
+            say_released(fds[1], other, ids, count);
+    }
     assert_int_equal(harness_expect(fd, PROTO_OPENED, 7, &opened, sizeof opened, NULL), 0);
     third = opened.session;
     print_message("the other one gave, and the third was open, after %.0f ms\n",
