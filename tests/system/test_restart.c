@@ -36,6 +36,7 @@ struct result {
 };
 
 struct worker {
+    struct scissor_client *client;
     uint32_t first; /* kind to begin with */
     pthread_t thread;
     atomic_uint lives, beats; /* sessions from open to close; steps */
@@ -123,14 +124,9 @@ static int live(struct scissor_client *client, uint32_t kind, struct worker *wor
 
 static void *work(void *data) {
     struct worker *worker = data;
-    struct scissor_client *client;
     struct result result;
-    worker->what = "connect";
-    worker->code = scissor_connect(m.daemon.dir, &client);
-    if (worker->code)
-        return NULL;
     for (uint32_t kind = worker->first; !worker->code && !worker->stop; kind++) {
-        worker->code = live(client, kind % KINDS, worker, &result);
+        worker->code = live(worker->client, kind % KINDS, worker, &result);
         /* A client gives nanomsg some ms to connect anew and then settles without its scores, as it says: on a busy
          * machine the victims may be others. Nothing else may differ, ever. */
         worker->lossy += result.lost > 0;
@@ -141,7 +137,6 @@ static void *work(void *data) {
         }
         worker->lives++;
     }
-    scissor_disconnect(client);
     return NULL;
 }
 
@@ -220,6 +215,8 @@ static void any_moment(int signal) {
     expect();
     for (uint32_t i = 0; i < WORKERS; i++) {
         workers[i].first = 2 * i;
+        /* Before the first death: whoever connects and has no session yet is told of it, and tries again. */
+        assert_int_equal(scissor_connect(m.daemon.dir, &workers[i].client), 0);
         assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
     }
     uint64_t end = harness_now_ns() + (seconds ? strtoull(seconds, NULL, 10) : 3) * 1000000000u;
@@ -238,6 +235,7 @@ static void any_moment(int signal) {
         workers[i].stop = true;
     for (int i = 0; i < WORKERS; i++) {
         pthread_join(workers[i].thread, NULL);
+        scissor_disconnect(workers[i].client);
         if (workers[i].code)
             fail_msg("worker %d, after %u sessions: %s: %s", i, workers[i].lives, workers[i].what,
                      scissor_strerror(workers[i].code));
