@@ -9,13 +9,14 @@
 #include "llama/attention_scissor.h"
 #include "llama/private_daemon.h"
 
-#define LOCKSTEP_ROWS 128u /* tokens of a window */
+#define LOCKSTEP_ROWS 128u   /* tokens of a window */
+#define LOCKSTEP_LOGITS 512u /* rows whose logits are computed together */
 
 /* One configuration's session, and what has been summed up over the tokens so far. */
 struct lockstep_session {
     const struct eval_config *config;
     struct attention *attention;
-    struct forward *forward;
+    uint32_t at; /* tokens read */
     struct comparison_sum sum;
     double bytes_sum;
     uint64_t bytes_peak, rows;
@@ -27,16 +28,35 @@ struct lockstep_window {
     struct compare_full full[LOCKSTEP_ROWS];
 };
 
+struct lockstep_text;
+
+/* One thread's share of a text's sessions: every so many of them, from the thread's own number on. */
+struct lockstep_share {
+    struct lockstep_text *text;
+    uint32_t number;
+    struct forward *forward;
+    float *logits; /* [LOCKSTEP_LOGITS][vocabulary] */
+    uint32_t scored_rows[LOCKSTEP_LOGITS];
+    pthread_t thread;
+    int code; /* how it ended */
+    struct failure failure;
+};
+
 /* What a text needs; made and freed with it. */
 struct lockstep_text {
     struct lockstep *lockstep;
     const uint32_t *tokens;
     struct attention *attention; /* the full cache */
     struct forward *forward;
-    float *logits_full, *logits; /* [LOCKSTEP_ROWS][vocabulary] */
+    float *logits; /* [LOCKSTEP_ROWS][vocabulary], the full cache's */
     struct lockstep_session *sessions;
+    struct lockstep_share *shares;
     struct lockstep_window window;
 };
+
+static uint32_t lockstep_min(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
 
 /* ---------- the daemon ---------- */
 
@@ -77,8 +97,12 @@ static int lockstep_pool(const struct lockstep *lockstep, uint32_t *ret_mib, str
 int lockstep_init(struct lockstep *lockstep, const struct eval_options *options, const struct model *model,
                   struct progress *progress, struct failure *failure) {
     uint32_t mib;
-    *lockstep =
-        (struct lockstep){.options = options, .model = model, .progress = progress, .score_from = options->score_from};
+    *lockstep = (struct lockstep){.options = options,
+                                  .model = model,
+                                  .progress = progress,
+                                  .score_from = options->score_from,
+                                  .threads = lockstep_min(engine_threads(options->threads), options->config_count)};
+    pthread_mutex_init(&lockstep->lock, NULL);
     int r = lockstep_pool(lockstep, &mib, failure);
     if (r == 0)
         r = private_daemon_start(&(struct private_daemon_options){.pool_mib = mib, .device = options->device},
@@ -88,23 +112,42 @@ int lockstep_init(struct lockstep *lockstep, const struct eval_options *options,
 
 void lockstep_deinit(struct lockstep *lockstep) {
     private_daemon_stop(lockstep->daemon);
+    pthread_mutex_destroy(&lockstep->lock);
     *lockstep = (struct lockstep){0};
 }
 
 /* ---------- one text ---------- */
 
 static void lockstep_close_text(struct lockstep_text *text) {
-    for (uint32_t i = 0; text->sessions && i < text->lockstep->options->config_count; i++) {
-        forward_free(text->sessions[i].forward);
+    for (uint32_t i = 0; text->shares && i < text->lockstep->threads; i++) {
+        forward_free(text->shares[i].forward);
+        scissor_free(text->shares[i].logits);
+    }
+    for (uint32_t i = 0; text->sessions && i < text->lockstep->options->config_count; i++)
         if (text->sessions[i].attention)
             text->sessions[i].attention->free(text->sessions[i].attention);
-    }
     forward_free(text->forward);
     if (text->attention)
         text->attention->free(text->attention);
-    scissor_free(text->logits_full);
     scissor_free(text->logits);
     scissor_free(text->sessions);
+    scissor_free(text->shares);
+}
+
+static float *lockstep_logits(const struct model *model, uint32_t rows) {
+    return scissor_malloc((size_t)rows * model->shape.vocabulary * sizeof(float));
+}
+
+static int lockstep_open_share(struct lockstep_text *text, uint32_t number, struct failure *failure) {
+    const struct lockstep *lockstep = text->lockstep;
+    struct lockstep_share *share = &text->shares[number];
+    uint32_t sessions = (lockstep->options->config_count - number + lockstep->threads - 1) / lockstep->threads;
+    share->text = text;
+    share->number = number;
+    share->logits = lockstep_logits(lockstep->model, LOCKSTEP_LOGITS);
+    if (!share->logits)
+        return failure_set_memory(failure);
+    return forward_new(lockstep->model, LOCKSTEP_ROWS * sessions, &share->forward, failure);
 }
 
 static int lockstep_open_session(struct lockstep_text *text, const struct eval_config *config,
@@ -115,30 +158,25 @@ static int lockstep_open_session(struct lockstep_text *text, const struct eval_c
     config_name(config, name);
     session->config = config;
     int r = attention_scissor_new(&text->lockstep->model->shape, &options, &session->attention, &why);
-    if (r != 0)
-        return failure_set(failure, r, "%.80s: %.220s", name, why.text);
-    return forward_new(text->lockstep->model, LOCKSTEP_ROWS, &session->forward, failure);
+    return r == 0 ? 0 : failure_set(failure, r, "%.80s: %.220s", name, why.text);
 }
 
 static int lockstep_open_text(struct lockstep_text *text, struct failure *failure) {
     const struct eval_options *options = text->lockstep->options;
     const struct model *model = text->lockstep->model;
-    size_t logits = (size_t)LOCKSTEP_ROWS * model->shape.vocabulary * sizeof(float);
-    text->logits_full = scissor_malloc(logits);
-    text->logits = scissor_malloc(logits);
+    text->logits = lockstep_logits(model, LOCKSTEP_ROWS);
     text->sessions = scissor_calloc(options->config_count, sizeof(*text->sessions));
-    if (!text->logits_full || !text->logits || !text->sessions)
+    text->shares = scissor_calloc(text->lockstep->threads, sizeof(*text->shares));
+    if (!text->logits || !text->sessions || !text->shares)
         return failure_set_memory(failure);
     int r = attention_full_new(&model->shape, options->tokens, LOCKSTEP_ROWS, &text->attention, failure);
     if (r == 0)
         r = forward_new(model, LOCKSTEP_ROWS, &text->forward, failure);
     for (uint32_t i = 0; i < options->config_count && r == 0; i++)
         r = lockstep_open_session(text, &options->configs[i], &text->sessions[i], failure);
+    for (uint32_t i = 0; i < text->lockstep->threads && r == 0; i++)
+        r = lockstep_open_share(text, i, failure);
     return r;
-}
-
-static uint32_t lockstep_min(uint32_t a, uint32_t b) {
-    return a < b ? a : b;
 }
 
 /* How many of the last rows of a step that ends before `to` are compared. */
@@ -147,22 +185,31 @@ static uint32_t lockstep_scored(const struct lockstep_text *text, uint32_t rows,
     return to > from ? lockstep_min(to - from, rows) : 0;
 }
 
-static void lockstep_progress(struct lockstep_text *text, uint32_t rows) {
-    text->lockstep->done += rows;
-    progress_show(text->lockstep->progress, text->lockstep->done);
+static void lockstep_progress(struct lockstep *lockstep, uint32_t rows) {
+    pthread_mutex_lock(&lockstep->lock);
+    lockstep->done += rows;
+    progress_show(lockstep->progress, lockstep->done);
+    pthread_mutex_unlock(&lockstep->lock);
 }
 
 static int lockstep_read_full(struct lockstep_text *text, struct failure *failure) {
     struct lockstep_window *window = &text->window;
     size_t vocabulary = text->lockstep->model->shape.vocabulary;
     uint32_t rows = window->to - window->from, scored = lockstep_scored(text, rows, window->to);
+    uint32_t scored_rows[LOCKSTEP_ROWS];
+    const struct forward_part part = {
+        .attention = text->attention, .tokens = text->tokens + window->from, .rows = rows, .position = window->from};
     window->scored_from = window->to - scored;
-    int r = forward_step(text->forward, text->attention, text->tokens + window->from, rows, scored, text->logits_full,
-                         failure);
-    for (uint32_t i = 0; i < scored && r == 0; i++)
-        compare_full_init(&window->full[i], text->logits_full + i * vocabulary, vocabulary);
-    lockstep_progress(text, rows);
-    return r;
+    int r = forward_step_parts(text->forward, &part, 1, failure);
+    if (r != 0)
+        return r;
+    for (uint32_t i = 0; i < scored; i++)
+        scored_rows[i] = rows - scored + i;
+    forward_logits(text->forward, scored_rows, scored, text->logits);
+    for (uint32_t i = 0; i < scored; i++)
+        compare_full_init(&window->full[i], text->logits + i * vocabulary, vocabulary);
+    lockstep_progress(text->lockstep, rows);
+    return 0;
 }
 
 static void lockstep_compare(struct lockstep_text *text, struct lockstep_session *session, uint32_t position,
@@ -186,29 +233,109 @@ static void lockstep_count_bytes(const struct lockstep_text *text, struct lockst
         session->rows = stat.rows_per_head;
 }
 
-/* One step from token `at` on, as long as the fresh buffer and the window allow. */
-static int lockstep_step(struct lockstep_text *text, struct lockstep_session *session, uint32_t at, uint32_t *ret_rows,
-                         struct failure *failure) {
-    uint32_t room, vocabulary = text->lockstep->model->shape.vocabulary;
+/* As far as the session's fresh buffer and the window allow. */
+static int lockstep_part(const struct lockstep_text *text, const struct lockstep_session *session,
+                         struct forward_part *ret_part, struct failure *failure) {
+    uint32_t room;
     int r = session->attention->room(session->attention, &room, failure);
     if (r != 0)
         return r;
-    uint32_t rows = lockstep_min(room, text->window.to - at), scored = lockstep_scored(text, rows, at + rows);
-    r = forward_step(session->forward, session->attention, text->tokens + at, rows, scored, text->logits, failure);
-    if (r != 0)
-        return r;
-    for (uint32_t i = 0; i < scored; i++)
-        lockstep_compare(text, session, at + rows - scored + i, text->logits + (size_t)i * vocabulary);
-    lockstep_count_bytes(text, session, rows);
-    lockstep_progress(text, rows);
-    *ret_rows = rows;
+    *ret_part = (struct forward_part){.attention = session->attention,
+                                      .tokens = text->tokens + session->at,
+                                      .rows = lockstep_min(room, text->window.to - session->at),
+                                      .position = session->at};
     return 0;
 }
 
-static int lockstep_follow(struct lockstep_text *text, struct lockstep_session *session, struct failure *failure) {
+/* One step of those of a share that are not yet through the window. */
+struct lockstep_step {
+    struct forward_part parts[EVAL_MAX_CONFIGS];
+    struct lockstep_session *sessions[EVAL_MAX_CONFIGS];
+    uint32_t count;
+};
+
+/* The rows that `scored_rows` names are those of the sessions in turn, of each the last that count. */
+static void lockstep_compare_step(struct lockstep_share *share, struct lockstep_step *step) {
+    struct lockstep_text *text = share->text;
+    size_t vocabulary = text->lockstep->model->shape.vocabulary;
+    uint32_t row = 0, first = 0, count = 0;
+    for (uint32_t i = 0; i < step->count; i++) {
+        uint32_t rows = step->parts[i].rows, scored = lockstep_scored(text, rows, step->sessions[i]->at);
+        row += rows;
+        for (uint32_t j = 0; j < scored; j++)
+            share->scored_rows[count++] = row - scored + j;
+        if (i + 1 < step->count && count + LOCKSTEP_ROWS <= LOCKSTEP_LOGITS)
+            continue;
+        forward_logits(share->forward, share->scored_rows, count, share->logits);
+        const float *logits = share->logits;
+        for (; first <= i; first++) {
+            struct lockstep_session *session = step->sessions[first];
+            scored = lockstep_scored(text, step->parts[first].rows, session->at);
+            for (uint32_t j = 0; j < scored; j++, logits += vocabulary)
+                lockstep_compare(text, session, session->at - scored + j, logits);
+        }
+        count = 0;
+    }
+}
+
+static int lockstep_prepare_step(const struct lockstep_share *share, struct lockstep_step *step,
+                                 struct failure *failure) {
+    const struct lockstep_text *text = share->text;
     int r = 0;
-    for (uint32_t at = text->window.from, rows; at < text->window.to && r == 0; at += r == 0 ? rows : 0)
-        r = engine_was_interrupted() ? ENGINE_INTERRUPTED : lockstep_step(text, session, at, &rows, failure);
+    step->count = 0;
+    for (uint32_t i = share->number; i < text->lockstep->options->config_count && r == 0;
+         i += text->lockstep->threads) {
+        struct lockstep_session *session = &text->sessions[i];
+        if (session->at == text->window.to)
+            continue;
+        step->sessions[step->count] = session;
+        r = lockstep_part(text, session, &step->parts[step->count++], failure);
+    }
+    return r;
+}
+
+static int lockstep_follow(struct lockstep_share *share, struct failure *failure) {
+    struct lockstep_step step;
+    for (;;) {
+        int r = engine_was_interrupted() ? ENGINE_INTERRUPTED : lockstep_prepare_step(share, &step, failure);
+        if (r != 0 || step.count == 0)
+            return r;
+        r = forward_step_parts(share->forward, step.parts, step.count, failure);
+        if (r != 0)
+            return r;
+        for (uint32_t i = 0; i < step.count; i++) {
+            step.sessions[i]->at += step.parts[i].rows;
+            lockstep_count_bytes(share->text, step.sessions[i], step.parts[i].rows);
+            lockstep_progress(share->text->lockstep, step.parts[i].rows);
+        }
+        lockstep_compare_step(share, &step);
+    }
+}
+
+static void *lockstep_run_share(void *data) {
+    struct lockstep_share *share = data;
+    share->code = lockstep_follow(share, &share->failure);
+    return NULL;
+}
+
+/* All shares through the window, each in a thread; one that cannot be had is done here. */
+static int lockstep_follow_all(struct lockstep_text *text, struct failure *failure) {
+    uint32_t threads = text->lockstep->threads, started = 1;
+    int r = 0;
+    engine_use_threads(1);
+    while (started < threads &&
+           pthread_create(&text->shares[started].thread, NULL, lockstep_run_share, &text->shares[started]) == 0)
+        started++;
+    lockstep_run_share(&text->shares[0]);
+    for (uint32_t i = 1; i < started; i++)
+        pthread_join(text->shares[i].thread, NULL);
+    for (uint32_t i = started; i < threads; i++)
+        lockstep_run_share(&text->shares[i]);
+    engine_use_threads(engine_threads(text->lockstep->options->threads));
+    for (uint32_t i = 0; i < threads && r == 0; i++) {
+        r = text->shares[i].code;
+        *failure = text->shares[i].failure;
+    }
     return r;
 }
 
@@ -220,8 +347,8 @@ static int lockstep_read(struct lockstep_text *text, struct failure *failure) {
         text->window.from = at;
         text->window.to = lockstep_min(count, at + LOCKSTEP_ROWS);
         r = engine_was_interrupted() ? ENGINE_INTERRUPTED : lockstep_read_full(text, failure);
-        for (uint32_t i = 0; i < text->lockstep->options->config_count && r == 0; i++)
-            r = lockstep_follow(text, &text->sessions[i], failure);
+        if (r == 0)
+            r = lockstep_follow_all(text, failure);
     }
     return r;
 }

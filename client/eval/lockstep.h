@@ -2,8 +2,10 @@
  *
  * The full cache goes ahead by a window of tokens, then each configuration's session follows over the same tokens and
  * is compared with it. So the logits of a window are all that is kept of them, however long the text and however many
- * the configurations are. All sessions are of one private daemon. One thread. */
+ * the configurations are. All sessions are of one private daemon. Each thread steps its share of them together. */
 #pragma once
+
+#include <pthread.h>
 
 #include "eval_options.h"
 #include "figures.h"
@@ -17,8 +19,10 @@ struct lockstep {
     const struct model *model;
     struct private_daemon *daemon;
     struct progress *progress;
-    uint32_t score_from; /* as in the options; another one for the next text may be put here */
-    size_t done;         /* tokens of the progress: each text's, for the full cache and for each configuration */
+    uint32_t score_from;  /* as in the options; another one for the next text may be put here */
+    uint32_t threads;     /* at most one per configuration */
+    pthread_mutex_t lock; /* of what follows, and of `progress` */
+    size_t done;          /* tokens of the progress: each text's, for the full cache and for each configuration */
 };
 
 /* Starts the daemon, with a pool for all configurations at once, and waits until it answers. EINVAL: a budget is too

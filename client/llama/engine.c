@@ -31,17 +31,21 @@ bool engine_was_interrupted(void) {
     return engine_interrupted != 0;
 }
 
-static void engine_set_threads(uint32_t threads) {
+uint32_t engine_threads(uint32_t asked) {
     cpu_set_t set;
-    if (threads == 0 && sched_getaffinity(0, sizeof(set), &set) == 0)
-        threads = (uint32_t)CPU_COUNT(&set);
-    openblas_set_num_threads(threads > 0 ? (int)threads : 1);
+    if (asked == 0 && sched_getaffinity(0, sizeof(set), &set) == 0)
+        asked = (uint32_t)CPU_COUNT(&set);
+    return asked > 0 ? asked : 1;
+}
+
+void engine_use_threads(uint32_t threads) {
+    openblas_set_num_threads((int)threads);
 }
 
 int engine_init(struct engine *engine, const struct options *options, struct failure *failure) {
     struct gguf *gguf;
     *engine = (struct engine){.options = options};
-    engine_set_threads(options->threads);
+    engine_use_threads(engine_threads(options->threads));
     int r = gguf_open(options->model, &gguf, failure);
     if (r != 0)
         return r;

@@ -41,3 +41,8 @@ int engine_read(struct engine *engine, const uint32_t *tokens, size_t count, siz
 void engine_catch_signals(void);
 /* Whether one of them came. */
 bool engine_was_interrupted(void);
+
+/* `asked` of the command line; 0: one per core that this process may run on. */
+uint32_t engine_threads(uint32_t asked);
+/* How many threads share one matrix product, whichever thread asks for it. */
+void engine_use_threads(uint32_t threads);

@@ -277,6 +277,49 @@ static void test_forward(void **state) {
     check_model(false, true);
 }
 
+/* Two texts in one step, of different lengths and at different positions, are as each of them alone. */
+static void test_parts(void **state) {
+    (void)state;
+    struct tiny tiny;
+    struct builder b;
+    struct model *model;
+    struct attention *attentions[2];
+    struct forward *forward;
+    static double wanted[2][TOKENS][VOCABULARY];
+    uint32_t tokens[2][TOKENS];
+    float logits[3 * VOCABULARY];
+    tiny_init(&tiny, true, false);
+    tiny_write(&tiny, &b);
+    assert_int_equal(load(&b, &model), 0);
+    for (uint32_t i = 0; i < 2; i++) {
+        for (uint32_t j = 0; j < TOKENS; j++)
+            tokens[i][j] = (j * 7 + i * 3) % VOCABULARY;
+        naive_forward(&tiny, tokens[i], wanted[i]);
+        assert_int_equal(attention_full_new(&model->shape, TOKENS, TOKENS, &attentions[i], &failure), 0);
+    }
+    assert_int_equal(forward_new(model, 8, &forward, &failure), 0);
+    assert_int_equal(forward_step(forward, attentions[1], tokens[1], 2, 0, NULL, &failure), 0);
+    const struct forward_part parts[2] = {
+        {.attention = attentions[0], .tokens = tokens[0], .rows = 5, .position = 0},
+        {.attention = attentions[1], .tokens = tokens[1] + 2, .rows = 3, .position = 2}};
+    assert_int_equal(forward_step_parts(forward, parts, 2, &failure), 0);
+    static const struct { uint32_t row, text, position; } read[3] = {{7, 1, 4}, {0, 0, 0}, {5, 1, 2}};
+    const uint32_t rows[3] = {read[0].row, read[1].row, read[2].row};
+    forward_logits(forward, rows, 3, logits);
+    for (uint32_t i = 0; i < 3; i++)
+        for (int j = 0; j < VOCABULARY; j++)
+            assert_true(fabs((double)logits[i * VOCABULARY + (uint32_t)j] - wanted[read[i].text][read[i].position][j]) <
+                        1e-4);
+    const struct forward_part many[2] = {parts[0], {attentions[1], tokens[1] + 5, 4, 5}};
+    assert_int_equal(forward_step_parts(forward, many, 2, &failure), SCISSOR_EINVAL);
+    for (uint32_t i = 0; i < 2; i++)
+        attentions[i]->free(attentions[i]);
+    forward_free(forward);
+    model_free(model);
+    builder_deinit(&b);
+    tiny_deinit(&tiny);
+}
+
 static void test_step_limits(void **state) {
     (void)state;
     struct tiny tiny;
@@ -403,8 +446,8 @@ static void test_allocations(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward),      cmocka_unit_test(test_step_limits), cmocka_unit_test(test_wrong_tensors),
-        cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_allocations),
+        cmocka_unit_test(test_forward),       cmocka_unit_test(test_parts),        cmocka_unit_test(test_step_limits),
+        cmocka_unit_test(test_wrong_tensors), cmocka_unit_test(test_wrong_values), cmocka_unit_test(test_allocations),
     };
     return cmocka_run_group_tests_name("llama_model", tests, NULL, NULL);
 }
