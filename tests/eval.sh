@@ -29,8 +29,8 @@ else
     standard="random,f16,5x tova,f16,5x h2o,f16,5x streaming,f16,5x streaming,f16,10x streaming,f16,20x
         scissorhands,f16,5x,window=448,drop=$((tokens / 10)) pivotal,f16,5x pivotal,f16,10x pivotal,f16,20x
         pivotal,int4,5x pivotal,int4,10x pivotal,int4,20x pivotal,k5v4,5x pivotal,k5v4,10x pivotal,k5v4,20x
-        pivotal,fade,5x pivotal,fade,10x pivotal,fade,20x
-        pivotal,int4,all pivotal,k5v4,all pivotal,int8,all"
+        pivotal,fade,5x pivotal,fade,10x pivotal,fade,20x pivotal,fade,10x,fresh=32 pivotal,fade,20x,fresh=32
+        pivotal,int4,all pivotal,k5v4,all pivotal,fade,all pivotal,int8,all"
 fi
 read -d '' -ra configs <<<"${EVAL_CONFIGS:-$standard}" || true
 
@@ -42,13 +42,13 @@ if [ ${#texts[@]} -eq 0 ]; then
 fi
 [ "$kind" = full ] || texts=("${texts[@]:0:2}")
 
-# How long a token takes here, of a short piece; later ones take longer, as they see more rows.
+# How long so many configurations take here for a short piece; later tokens take longer, as they see more rows.
 short=$((tokens < 512 ? tokens : 512))
-seconds=$("$build/scissor-eval" "$model" --tokens "$short" --json --text "${texts[0]}" |
-    python3 -c 'import json, sys; print(json.load(sys.stdin)["seconds"])')
+seconds=$("$build/scissor-eval" "$model" --tokens "$short" $(printf -- '--config all %.0s' "${configs[@]}") --json \
+    --text "${texts[0]}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["seconds"])')
 awk -v s="$seconds" -v short="$short" -v tokens="$tokens" -v texts=${#texts[@]} -v configs=${#configs[@]} \
     -v passes=$passes 'BEGIN {
-    minutes = 1.3 * s / (2 * short) * tokens * texts * (configs + 1) * passes / 60
+    minutes = 1.3 * s / short * tokens * texts * passes / 60
     printf "%d texts of %d tokens, %d configurations and the full cache: about %.0f minutes\n", texts, tokens, configs,
         minutes + 0.5 }'
 

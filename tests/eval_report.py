@@ -12,7 +12,8 @@ FIXED = {"all": "every row"}
 def method(config):
     """What configurations that differ in their budget alone have in common; `drop` goes with the budget."""
     params = "".join(f", {name} {value:g}" for name, value in config["params"].items() if name != "drop")
-    return f"{config['policy']} {config['cache']}{params}"
+    fresh = "" if config["fresh"] == 64 else f", {config['fresh']} fresh"
+    return f"{config['policy']} {config['cache']}{params}{fresh}"
 
 
 def share(config):

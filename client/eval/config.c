@@ -42,7 +42,17 @@ static int config_read_policy(struct eval_config *config, const char *word) {
     return 0;
 }
 
+static int config_read_fresh(struct eval_config *config, const char *number) {
+    uint64_t rows;
+    if (option_read_integer(number, 16, CONFIG_MOST_FRESH, &rows) != 0 || rows % 16 != 0)
+        return SCISSOR_EINVAL;
+    config->fresh = (uint32_t)rows;
+    return 0;
+}
+
 static int config_read_word(struct eval_config *config, const char *word) {
+    if (strncmp(word, "fresh=", 6) == 0)
+        return config_read_fresh(config, word + 6);
     if (strchr(word, '='))
         return option_read_param(word, config->params, &config->param_count);
     if (option_read_dtype(word, SCISSOR_FADE + 1, &config->cache) == 0 || config_read_budget(config, word) == 0)
@@ -88,6 +98,8 @@ void config_name(const struct eval_config *config, char ret_name[CONFIG_NAME_BYT
     for (uint32_t i = 0; i < config->param_count && size < CONFIG_NAME_BYTES; i++)
         size += snprintf(ret_name + size, (size_t)(CONFIG_NAME_BYTES - size), " %.12s=%g", config->params[i].name,
                          config->params[i].value);
+    if (config->fresh != CONFIG_FRESH && size < CONFIG_NAME_BYTES)
+        snprintf(ret_name + size, (size_t)(CONFIG_NAME_BYTES - size), " fresh=%u", config->fresh);
 }
 
 /* ---------- bytes ---------- */

@@ -7,6 +7,8 @@
 #include "scissor.h"
 
 #define CONFIG_NAME_BYTES 160
+#define CONFIG_FRESH 64 /* rows of the fresh buffer, unless something else is said */
+#define CONFIG_MOST_FRESH 1024
 
 struct eval_config {
     char policy[16];
@@ -22,11 +24,11 @@ struct eval_config {
 
 /* "832", "5x", "3.6x" or "all". EINVAL. */
 int config_read_budget(struct eval_config *config, const char *text);
-/* Words between commas, in any order: a policy, a type, a budget, NAME=VALUE for a parameter. What is not mentioned
- * stays as it is. EINVAL. */
+/* Words between commas, in any order: a policy, a type, a budget, NAME=VALUE for a parameter, fresh=ROWS. What is not
+ * mentioned stays as it is. EINVAL. */
 int config_read(struct eval_config *config, const char *text);
 
-/* "pivotal int4 5x sinks=4" */
+/* "pivotal int4 5x sinks=4"; with " fresh=32" if that is not CONFIG_FRESH. */
 void config_name(const struct eval_config *config, char ret_name[CONFIG_NAME_BYTES]);
 void config_budget_name(const struct eval_config *config, char ret_name[32]);
 

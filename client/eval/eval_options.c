@@ -49,9 +49,10 @@ static const struct option_entry eval_option_entries[] = {
     {OPTION_CALL, "param", "NAME=VALUE", "a parameter of the policy; may be repeated", 0, 0, 0},
     {OPTION_DTYPE, "cache", "TYPE", "how settled rows are kept: f32, f16, bf16, int8, int4, k5v4 or fade (f16)",
      AT(standard.cache), 0, SCISSOR_FADE},
-    {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(standard.fresh), 16, 1024},
+    {OPTION_NUMBER, "fresh", "ROWS", "rows of the fresh buffer, a multiple of 16 (64)", AT(standard.fresh), 16,
+     CONFIG_MOST_FRESH},
     {OPTION_CALL, "config", "LIST",
-     "one of several configurations in one run: policy, type, budget and NAME=VALUE, "
+     "one of several configurations in one run: policy, type, budget, fresh=ROWS and NAME=VALUE, "
      "separated by commas; the options above say what it leaves out",
      0, 0, 0},
     {.kind = OPTION_HEADING, .text = "Other"},
@@ -210,7 +211,7 @@ static int eval_check(struct eval_arguments *arguments, struct failure *failure)
 int eval_options_parse(int argc, char **argv, struct eval_options *ret_options, struct failure *failure) {
     struct eval_arguments arguments = {
         .options = {.tokens = 8192, .score_from = SCORE_FROM_UNSET},
-        .standard = {.policy = "pivotal", .cache = SCISSOR_F16, .fresh = 64},
+        .standard = {.policy = "pivotal", .cache = SCISSOR_F16, .fresh = CONFIG_FRESH},
     };
     int r = option_table_parse(&eval_option_table, argc, argv, &arguments, failure);
     if (r == 0)

@@ -44,9 +44,18 @@ static void test_config(void **state) {
     config_name(&config, name);
     assert_string_equal(name, "pivotal bf16 819");
     assert_true(config.budget_given);
-    static const char *const wrong[] = {"",    ",",     "h2o,", "0x",      "0.5x",     "31",
-                                        "5x5", "a=b=1", "=1",   "Pivotal", "pivotal!", "a_policy_of_a_long_name",
-                                        "1e9x"};
+    config = config_of("fresh=32,fade,20x");
+    assert_int_equal(config.fresh, 32);
+    assert_int_equal(config.param_count, 0);
+    config_name(&config, name);
+    assert_string_equal(name, "pivotal fade 20x fresh=32");
+    config_read(&config, "fresh=64");
+    config_name(&config, name);
+    assert_string_equal(name, "pivotal fade 20x");
+    static const char *const wrong[] = {
+        "",     ",",      "h2o,",     "0x",      "0.5x",       "31",
+        "5x5",  "a=b=1",  "=1",       "Pivotal", "pivotal!",   "a_policy_of_a_long_name",
+        "1e9x", "fresh=", "fresh=24", "fresh=0", "fresh=1040", "fresh=-16"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct eval_config before = config;
         if (config_read(&config, wrong[i]) != SCISSOR_EINVAL)
