@@ -5,10 +5,14 @@
  * settles seldom would never grow, as whoever settles first takes what was freed for it. Who is in a step when asked
  * gives no earlier than with its own settle, which may be long. Nobody waits for that: such sessions are asked a settle
  * ahead, as are all whose memory the backend cannot take away. A wait needs no timer, as it ends with the last job that
- * gives. */
+ * gives; but while others go on opening and closing there may be no last one, so it is not taken up again after
+ * WAIT_NS.
+ */
 #include <utlist.h>
 
 #include "internal.h"
+
+#define WAIT_NS 50000000ull
 
 static uint32_t pages_for(const struct session_group *g, uint64_t rows) {
     return layout_pages_of_rows(rows < g->max_settled ? (uint32_t)rows : g->max_settled);
@@ -68,6 +72,7 @@ bool growth_wait(struct broker *b, struct session *s, uint64_t now) {
         return false;
     s->state = PROTO_SESSION_WAITING;
     s->waits_for_room = true;
+    s->deadline = now + WAIT_NS;
     DL_APPEND2(b->growing, s, queue_prev, queue_next);
     return true;
 }
@@ -75,7 +80,7 @@ bool growth_wait(struct broker *b, struct session *s, uint64_t now) {
 void growth_look(struct broker *b, const struct pool *pool, uint64_t now) {
     struct session *s, *next;
     DL_FOREACH_SAFE2(b->growing, s, next, queue_next) {
-        if (s->pool == pool && (!lacks_room(s) || !ask_for_room(b, s, now)))
+        if (s->pool == pool && (now >= s->deadline || !lacks_room(s) || !ask_for_room(b, s, now)))
             settle_run(b, s, now);
     }
 }

@@ -275,7 +275,7 @@ void fake_backend_init(struct fake_backend *f, bool revocable) {
         .base = {.name = "fake",
                  .path = "scalar",
                  .device = "host",
-                 .storage_dtypes = (1u << KERNEL_DTYPE_COUNT) - 1,
+                 .storage_dtypes = ((1u << KERNEL_ELEMENT_DTYPES) - 1) | 1u << KERNEL_FADE, /* move_row() */
                  .revocable = revocable,
                  .segment_new = segment_new,
                  .segment_free = segment_free,

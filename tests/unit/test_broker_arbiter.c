@@ -46,12 +46,17 @@ static void deliver(size_t size) {
     rig_act(&rig);
 }
 
-static int open_one(uint32_t guaranteed, uint32_t max, const char *policy) {
+static int open_as(uint32_t dtype, uint32_t guaranteed, uint32_t max, const char *policy) {
     int peer = rig_connect(&rig);
     struct proto_open spec = rig_spec(2, 2, 256, 64, guaranteed, max, policy);
+    spec.storage_dtype = dtype;
     int s = rig_open_now(&rig, peer, &spec);
     assert_true(s >= 0);
     return s;
+}
+
+static int open_one(uint32_t guaranteed, uint32_t max, const char *policy) {
+    return open_as(rig_spec(1, 1, 64, 64, 80, 0, policy).storage_dtype, guaranteed, max, policy);
 }
 
 static void settle(int s, uint32_t rows) {
@@ -188,6 +193,66 @@ static void test_growth_waits_in_vain(void **state) {
     assert_int_equal(broker_session_count(rig.broker), 1);
 }
 
+/* A small session; its job, if it has to wait for it, is still to be done. */
+static int open_small(int peer) {
+    struct proto_open spec = rig_spec(1, 1, 64, 64, 80, 0, "window");
+    int s = rig_open(&rig, peer, &spec);
+    rig_act(&rig);
+    for (uint32_t i = 0; i < rig.job_count; i++)
+        if (rig.jobs[i]->kind == JOB_OPEN) {
+            rig_job(&rig, i);
+            break;
+        }
+    assert_true(s >= 0 && rig.sessions[s].opened);
+    return s;
+}
+
+/* While others open and close all the time there is always something on its way, if too little: a wait ends all the
+ * same, and the settle is done with the memory that there is. */
+static void test_growth_does_not_wait_for_ever(void **state) {
+    (void)state;
+    rig_init(&rig, 75 * MIB, true);
+    int grower = rig_connect(&rig), peers[2] = {rig_connect(&rig), rig_connect(&rig)};
+    struct proto_open spec = rig_spec(8, 8, 256, 64, 128, 4096, "window");
+    int s = rig_open_now(&rig, grower, &spec), small[2] = {open_small(peers[0]), open_small(peers[1])};
+    assert_true(s >= 0);
+    for (uint32_t before = 0; rig_head(&rig.sessions[s], 0)[1] > before;) {
+        before = rig_head(&rig.sessions[s], 0)[1];
+        settle(s, 64);
+    }
+    rig_close(&rig, small[0]);
+    rig_act(&rig);
+    rig_settle(&rig, s, 64, 0);
+    assert_true(rig.sessions[s].request); /* it waits */
+    uint64_t began = rig.now;
+    for (int turn = 0; rig.sessions[s].request && rig.now - began < 1000 * MS; turn = !turn) {
+        rig_close(&rig, small[!turn]); /* before the other one's close has ended */
+        rig_act(&rig);
+        rig_job(&rig, 0);
+        small[turn] = open_small(peers[turn]);
+        broker_check(rig.broker);
+        rig.now += 5 * MS;
+    }
+    assert_false(rig.sessions[s].request);
+    assert_true(rig.now - began <= 100 * MS);
+    assert_int_equal(rig.sessions[s].code, 0);
+    rig_jobs(&rig);
+}
+
+/* Memory that only keeps a session's rows in all of their bits goes before rows of others that matter less than its. */
+static void test_details_go_before_rows(void **state) {
+    (void)state;
+    enum { ROWS = 40 * 64, SEGMENT_PAGES = 36 };
+    rig_init(&rig, 16 * MIB, true);
+    int fade = open_as(KERNEL_FADE, 192, 65536, "scissorhands"), other = open_one(192, 65536, "scissorhands");
+    fill(fade, 1, ROWS / 64);
+    assert_true(rig_head(&rig.sessions[fade], 0)[1] > 3 * ROWS / 64); /* pages: nobody else needed them */
+    fill(other, 0.4f, 12);
+    assert_int_equal(held(other), 12 * 64);
+    assert_int_equal(held(fade), ROWS);
+    assert_true(rig_head(&rig.sessions[fade], 0)[1] < ROWS / 64 + SEGMENT_PAGES);
+}
+
 /* Those who are in a step whenever they are asked give with their settles, so they are asked one ahead. */
 static void test_growth_asks_busy_ones_ahead(void **state) {
     (void)state;
@@ -284,6 +349,8 @@ int main(void) {
         cmocka_unit_test_teardown(test_growth_waits_for_the_idle, teardown),
         cmocka_unit_test_teardown(test_growth_is_first_come, teardown),
         cmocka_unit_test_teardown(test_growth_waits_in_vain, teardown),
+        cmocka_unit_test_teardown(test_growth_does_not_wait_for_ever, teardown),
+        cmocka_unit_test_teardown(test_details_go_before_rows, teardown),
         cmocka_unit_test_teardown(test_growth_asks_busy_ones_ahead, teardown),
         cmocka_unit_test_teardown(test_who_has_lost_less_gives, teardown),
         cmocka_unit_test_teardown(test_loss_outlives_a_restart, teardown),
