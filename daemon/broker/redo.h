@@ -4,9 +4,9 @@
  *
  *     ROWS       head, fresh rows -> slots, then slots -> slots, as placement.h plans them
  *     DETAILED   the same of a storage dtype with details; then comes the detail slot of each fresh row, two an entry
- *     DETAILS    head, detail slots -> detail slots, then detail slots -> slots of their owners, as kernel_shrink has
- * them PAGES      group, page words of one segment -> page words of others: copies SEGMENT    a segment that is emptied
- * by the copies and not in the snapshot any more: id, group, number of its name
+ *     DETAILS    head, detail slots -> detail slots, then detail slots -> slots of their owners, as in kernel_shrink
+ *     PAGES      group, page words of one segment -> page words of others: copies
+ *     SEGMENT    a segment that the copies empty, not in the snapshot any more: id, group, number of its name
  */
 #pragma once
 
@@ -17,7 +17,6 @@
 
 struct session;
 struct session_group;
-struct settle_plan;
 
 enum redo_kind {
     REDO_ROWS = 1,
@@ -29,9 +28,8 @@ enum redo_kind {
 
 struct redo_record {
     uint32_t kind;
-    uint32_t of; /* head; group; id */
-    uint32_t count,
-        tail; /* entries; of rows and details: of the first, of the second kind. SEGMENT: its group, and 0 */
+    uint32_t of;          /* head; group; id */
+    uint32_t count, tail; /* entries of the first and of the second kind. SEGMENT: its group, and 0 */
 };
 
 /* Room that a list can take, without settled segments and with each of a group's. */

@@ -6,7 +6,7 @@
  * move, half a warp has one channel, so that rows side by side in the fresh buffer are loaded from one sector, and
  * slots side by side (a growing session's) are stored to one. V: a thread has 8 channels of a row, 16 bytes or 32.
  * Bytes to be moved, for each move: 2 * head_dim elements of the compute dtype loaded and of the storage dtype stored,
- * and 16 loaded for the move and its page's address. A block loads its head's 40 bytes once in each warp. Slots that
+ * and 16 loaded for the move and its page's address. A block loads its head's 48 bytes once in each warp. Slots that
  * are scattered cost a sector of 32 bytes for each element of K: that is the layout's price, paid once in a row's life
  * so that attention need not gather. */
 #include "device.cuh"

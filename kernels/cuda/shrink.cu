@@ -7,7 +7,7 @@
  * at CUDA_SHRINK_MOVES at a time; if none of them reads what another one of them writes, which is so where tail rows
  * fill holes, eight loads are under way before the first store.
  * Bytes to be moved, for each move: 2 * head_dim elements loaded and stored, and 8 loaded by each block for the move
- * and 16 at most for the addresses of its two pages. A block loads its head's 32 bytes once in each warp. K costs a
+ * and 16 at most for the addresses of its two pages. A block loads its head's 56 bytes once in each warp. K costs a
  * sector for each element on both sides, as settle.cu says. */
 #include "device.cuh"
 

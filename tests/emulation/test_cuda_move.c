@@ -145,7 +145,7 @@ static void settle_case(uint8_t compute, uint8_t storage, uint32_t d, uint32_t r
     struct cuda_grid grid = cuda_settle_grid(HEADS, rows);
     if (grid.x) {
         struct emulator_counts c = launch("scissor_settle", grid, &parameter);
-        check_bytes(c, said, blocks_loads(grid, sizeof *heads));
+        check_bytes(c, said, blocks_loads(grid, 48));
     }
     for (uint32_t i = 0; i < HEADS; i++)
         head_check_free(&h[i]);
@@ -183,7 +183,7 @@ static void shrink_case(uint8_t storage, uint32_t d, uint32_t moves, bool chaine
     struct emulator_counts c = launch("scissor_shrink", grid, &parameter);
     if (!chained)
         check_bytes(c, moves * (4.0 * d * (double)kernel_dtype_size(storage) + 8 * grid.x),
-                    blocks_loads(grid, sizeof *heads) + moves * 16 * grid.x);
+                    blocks_loads(grid, 56) + moves * 16 * grid.x);
     head_check_free(&h);
     emulator_memory_free(heads);
 }

@@ -16,6 +16,7 @@
 #define MIB (1024ull * 1024)
 
 static struct rig rig;
+static bool fade; /* storage dtype of the story's sessions */
 static uint8_t frame[PROTO_SCORE_MAX];
 
 static float one(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
@@ -26,7 +27,9 @@ static float one(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane
 /* A little of everything: opens, frames, growth, a shrink for another open, control requests, closes. */
 static void story(void) {
     int peer = rig_connect(&rig);
-    struct proto_open spec = rig_spec(2, 2, 256, 64, 192, 2048, "pivotal");
+    struct proto_open spec = rig_spec(2, 2, 256, 64, 192, fade ? 16384 : 2048, "pivotal");
+    if (fade)
+        spec.storage_dtype = KERNEL_FADE;
     if (peer < 0)
         return;
     int a = rig_open_now(&rig, peer, &spec), b = -1;
@@ -84,14 +87,22 @@ static void fail_every(size_t failures) {
     assert_true(k > 100); /* the story was told */
 }
 
+static void fail_every_of_both(size_t failures) {
+    for (int turn = 0; turn < 2; turn++) {
+        fade = turn;
+        fail_every(failures);
+    }
+    fade = false;
+}
+
 static void test_each_allocation_once(void **state) {
     (void)state;
-    fail_every(1);
+    fail_every_of_both(1);
 }
 
 static void test_each_allocation_for_ever(void **state) {
     (void)state;
-    fail_every(SIZE_MAX);
+    fail_every_of_both(SIZE_MAX);
 }
 
 static void test_new_fails(void **state) {

@@ -435,11 +435,13 @@ static void write_state(const char *directory, const char *name, uint64_t id) {
 
 /* After a change of the layout: build/tests/unit/test_keep tests/fuzz/corpus/snapshot */
 static int write_corpus(const char *directory) {
-    static const char *const policies[] = {"streaming", "h2o", "pivotal", "scissorhands"};
+    static const char *const policies[] = {"streaming", "h2o", "pivotal", "scissorhands", "tova"};
     for (size_t i = 0; i < sizeof policies / sizeof *policies; i++) {
         begin(false);
         int peer = rig_connect(&rig);
         struct proto_open spec = rig_spec(1, 2, 16, F, 80, 0, policies[i]);
+        if (i == 4)
+            spec.storage_dtype = KERNEL_FADE;
         if (i == 3) {
             spec.groups[0].params[0] = (struct proto_param){.name = "window", .value = 32};
             spec.groups[0].params[1] = (struct proto_param){.name = "drop", .value = 40};

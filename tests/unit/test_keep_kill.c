@@ -565,6 +565,7 @@ static void test_fades(void **state) {
     (void)state;
     storage = KERNEL_FADE;
     die_everywhere(grows, 32 * MIB, true);
+    die_everywhere(drops, 32 * MIB, true);
     die_everywhere(fades, 12 * MIB, false);
     storage = KERNEL_F32;
     assert_true(dying_counts.detail_moves && dying_counts.tail_moves);
