@@ -45,7 +45,7 @@ $(BUILD)/client/llama/%.o: EXTRA = $(call PKG,libpcre2-8 openblas) -Iclient
 $(BUILD)/client/eval/%.o: EXTRA = -Iclient
 $(BUILD)/tests/%.o: EXTRA = $(call PKG,cmocka nanomsg libuv libpcre2-8 openblas jansson) -Iclient -Idaemon -Idaemon/broker -Itests
 $(BUILD)/tests/bench/%.o: EXTRA = $(call PKG,nanomsg libuv jansson) -Iclient -Idaemon -Idaemon/broker -Itests
-$(BUILD)/kernels/quant.o: ISA = -O3
+$(BUILD)/kernels/quant.o: ISA = -O3 -ffp-contract=off
 # Without where variables are at each instruction, which takes the compiler longer than all else.
 %/quant.o: ISA = -ffp-contract=off
 %_avx2.o: ISA = -g1 -mavx2 -mfma -mf16c

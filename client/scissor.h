@@ -48,7 +48,8 @@ enum scissor_dtype {
     /* Settled rows only: 64 channels share a scale and an offset, 68 bytes in 8 bits, 44 in 5 and 36 in 4. K and V of
      * INT4, K5V4 (K in 5 bits, V in 4) and FADE are rotated before; who attends through this library sees nothing
      * of that. FADE is K5V4 for the newest and the most important rows, a quarter of the budget; the others lose two
-     * bits of each value on the way (28 bytes and 20). In host memory only. */
+     * bits of each value on the way, 28 bytes of K and 20 of V are left. As long as nobody else needs the memory, no
+     * row does, and a session grows in bytes as fast as one of four times the rows. In host memory only. */
     SCISSOR_INT8 = 3,
     SCISSOR_INT4 = 4,
     SCISSOR_K5V4 = 5,

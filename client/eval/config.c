@@ -119,12 +119,14 @@ static uint64_t config_fresh_bytes(const struct eval_config *config, const struc
 static uint64_t config_head_bytes(const struct eval_config *config, const struct model_shape *shape, uint64_t most,
                                   uint64_t settled) {
     uint64_t bytes = settled * config_row_bytes(config, shape);
-    /* A row has a detail until there are too many: they are not in step with the rows. */
+    /* Each row has a detail until there are too many, and is lent the pages for that with all of their slots. */
     if (layout_has_details(config->cache)) {
+        uint64_t a_detail = SCISSOR_PAGE_ROWS / LAYOUT_PAGE_DETAILS;
         uint64_t detail = layout_detail_bytes(shape->head_dim) / LAYOUT_PAGE_DETAILS;
-        uint64_t slot = layout_page_bytes(config->cache, shape->head_dim) / SCISSOR_PAGE_ROWS - detail / 4;
+        uint64_t slot = layout_page_bytes(config->cache, shape->head_dim) / SCISSOR_PAGE_ROWS - detail / a_detail;
         uint64_t details = (uint64_t)layout_pages_of_rows((uint32_t)most) * LAYOUT_PAGE_DETAILS;
-        bytes = settled * slot + (settled < details ? settled : details) * detail;
+        uint64_t slots = settled * a_detail < most ? settled * a_detail : most;
+        bytes = slots * slot + (settled < details ? settled : details) * detail;
     }
     return config_fresh_bytes(config, shape) + bytes;
 }

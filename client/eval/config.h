@@ -41,7 +41,8 @@ uint32_t config_compute(const struct eval_config *config);
 uint32_t config_rows(const struct eval_config *config, const struct model_shape *shape, uint32_t tokens);
 
 /* Bytes of a session with so many settled rows per KV head, of `most` that it may have, its whole fresh buffer
- * included; and of an f16 cache. Of a dtype with details, with as many of these as it may have. */
+ * included; and of an f16 cache. Of a dtype with details, with what it is lent so that each row has one (growth.c of
+ * the daemon). */
 uint64_t config_bytes(const struct eval_config *config, const struct model_shape *shape, uint32_t most,
                       uint64_t settled);
 uint64_t config_full_bytes(const struct model_shape *shape, uint32_t tokens);

@@ -8,13 +8,14 @@
 #include "scissor_error.h"
 
 int details_scratch_init(struct details_scratch *scratch, uint32_t slots) {
+    size_t details = (size_t)layout_pages_of_rows(slots) * LAYOUT_PAGE_DETAILS;
     *scratch = (struct details_scratch){
         .among = scissor_malloc(slots * sizeof *scratch->among),
         .lowest = scissor_malloc(slots * sizeof *scratch->lowest),
-        .before = scissor_malloc(slots * sizeof *scratch->before),
-        .after = scissor_malloc(slots * sizeof *scratch->after),
-        .moves = scissor_malloc(slots * sizeof *scratch->moves),
-        .owners = scissor_malloc(slots * sizeof *scratch->owners),
+        .before = scissor_malloc(details * sizeof *scratch->before),
+        .after = scissor_malloc(details * sizeof *scratch->after),
+        .moves = scissor_malloc(details * sizeof *scratch->moves),
+        .owners = scissor_malloc(details * sizeof *scratch->owners),
     };
     return scratch->among && scratch->lowest && scratch->before && scratch->after && scratch->moves && scratch->owners
                ? 0

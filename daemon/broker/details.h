@@ -11,12 +11,12 @@
 #include "history.h"
 #include "policy.h"
 
-/* Room for the work on one head of up to `slots` slots, half of it. */
+/* Room for the work on one head of up to `slots` slots, a page's for each of its details. */
 struct details_scratch {
     bool *among;                        /* [slots] */
     uint32_t *lowest;                   /* [slots] */
-    uint32_t *before, *after;           /* [slots] owners of detail slots; KERNEL_NONE */
-    struct kernel_move *moves, *owners; /* [slots] for the backend; see kernel_shrink */
+    uint32_t *before, *after;           /* [details] their owners; KERNEL_NONE */
+    struct kernel_move *moves, *owners; /* [details] for the backend; see kernel_shrink */
     uint32_t move_count, owner_count;
 };
 

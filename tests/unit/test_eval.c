@@ -87,6 +87,12 @@ static void test_rows(void **state) {
         assert_true(config_bytes(&config, &small_model, settled, settled) <= full / 7);
         assert_true(config_bytes(&config, &small_model, settled + 1, settled + 1) > full / 7);
     }
+    /* The slots beside the details of the first quarter of the rows are held, too. */
+    struct eval_config config = config_of("fade");
+    uint64_t all = config_bytes(&config, &small_model, 6400, 6400);
+    assert_int_equal(config_bytes(&config, &small_model, 6400, 1600), all);
+    assert_true(config_bytes(&config, &small_model, 6400, 800) < all * 6 / 10);
+    assert_true(config_bytes(&config, &small_model, 6400, 800) > all / 2);
 }
 
 /* A text that is shorter than the least budget keeps all of its rows; a budget that is smaller is none. */
@@ -220,7 +226,7 @@ static void test_options(void **state) {
     assert_int_equal(o.score_from, 2048);
     assert_int_equal(o.config_count, 2);
     config_name(&o.configs[1], name);
-    assert_string_equal(name, "h2o int8 832 share=0.3");
+    assert_string_equal(name, "h2o int8 832 share=0.3 fresh=128");
     assert_int_equal(o.configs[1].fresh, 128);
     /* Each --config is one; what it leaves out stands elsewhere, also behind it. */
     assert_int_equal(parse(&o, "m --config streaming --config int4,10x --budget 5x --budget 20x --cache f32 --text a"),
