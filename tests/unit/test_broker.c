@@ -8,25 +8,7 @@
 
 #include <cmocka.h>
 
-#include "sim/rig.h"
-
-#define MIB (1024ull * 1024)
-#define MS 1000000ull
-
-static struct rig rig;
-
-static int teardown(void **state) {
-    (void)state;
-    rig_deinit(&rig);
-    return 0;
-}
-
-static struct proto_pool_stat stat_now(void) {
-    struct proto_pool_stat stat;
-    broker_check(rig.broker);
-    broker_pool_stat(rig.broker, 0, rig.now, &stat);
-    return stat;
-}
+#include "test_broker.h"
 
 /* 2 MiB of fresh rows and 2 MiB of settled ones, guaranteed; `max` rows at most. */
 static struct proto_open four_mib(uint32_t max) {

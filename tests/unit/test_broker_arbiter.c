@@ -10,61 +10,7 @@
 #include <cmocka.h>
 
 #include "job.h"
-#include "sim/rig.h"
-
-#define MIB (1024ull * 1024)
-#define MS 1000000ull
-
-static struct rig rig;
-static uint8_t frame[PROTO_SCORE_MAX];
-
-static int teardown(void **state) {
-    (void)state;
-    rig_deinit(&rig);
-    return 0;
-}
-
-static struct proto_pool_stat stat_now(void) {
-    struct proto_pool_stat stat;
-    broker_check(rig.broker);
-    broker_pool_stat(rig.broker, 0, rig.now, &stat);
-    return stat;
-}
-
-static float constant(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
-    (void)layer, (void)kv_head, (void)plane, (void)slot;
-    return *(float *)context;
-}
-
-/* A frame of all layers of a session with one group. */
-static size_t make_frame(int s, uint32_t rows, uint32_t fresh, float value) {
-    return rig_frame(&rig.sessions[s], 0, rig_layers(&rig.sessions[s]), rows, fresh, constant, &value, frame);
-}
-
-static void deliver(size_t size) {
-    broker_score(rig.broker, frame, size, rig.now);
-    rig_act(&rig);
-}
-
-static int open_as(uint32_t dtype, uint32_t guaranteed, uint32_t max, const char *policy) {
-    int peer = rig_connect(&rig);
-    struct proto_open spec = rig_spec(2, 2, 256, 64, guaranteed, max, policy);
-    spec.storage_dtype = dtype;
-    int s = rig_open_now(&rig, peer, &spec);
-    assert_true(s >= 0);
-    return s;
-}
-
-static int open_one(uint32_t guaranteed, uint32_t max, const char *policy) {
-    return open_as(rig_spec(1, 1, 64, 64, 80, 0, policy).storage_dtype, guaranteed, max, policy);
-}
-
-static void settle(int s, uint32_t rows) {
-    rig_settle(&rig, s, rows, rig.sessions[s].sequence);
-    rig_jobs(&rig);
-    assert_int_equal(rig.sessions[s].code, 0);
-    broker_check(rig.broker);
-}
+#include "test_broker.h"
 
 static void fill(int s, float mass, int times) {
     for (int i = 0; i < times; i++) {
@@ -244,7 +190,9 @@ static void test_details_go_before_rows(void **state) {
     (void)state;
     enum { ROWS = 40 * 64, SEGMENT_PAGES = 36 };
     rig_init(&rig, 16 * MIB, true);
-    int fade = open_as(KERNEL_FADE, 192, 65536, "scissorhands"), other = open_one(192, 65536, "scissorhands");
+    struct proto_open spec = rig_spec(2, 2, 256, 64, 192, 65536, "scissorhands");
+    spec.storage_dtype = KERNEL_FADE;
+    int fade = open_spec(&spec), other = open_one(192, 65536, "scissorhands");
     fill(fade, 1, ROWS / 64);
     assert_true(rig_head(&rig.sessions[fade], 0)[1] > 3 * ROWS / 64); /* pages: nobody else needed them */
     fill(other, 0.4f, 12);

@@ -8,27 +8,11 @@
 
 #include <cmocka.h>
 
-#include "sim/rig.h"
+#include "test_broker.h"
 
-#define MIB (1024ull * 1024)
-#define MS 1000000ull
 #define SEGMENT SCISSOR_SEGMENT_BYTES
 
-static struct rig rig;
 static uint64_t last_id;
-
-static int teardown(void **state) {
-    (void)state;
-    rig_deinit(&rig);
-    return 0;
-}
-
-static struct proto_pool_stat stat_now(void) {
-    struct proto_pool_stat stat;
-    broker_check(rig.broker);
-    broker_pool_stat(rig.broker, 0, rig.now, &stat);
-    return stat;
-}
 
 /* A segment has 512 rows of each of the 4 heads: 256 channels in f32. */
 static struct proto_open spec_of(uint32_t guaranteed, uint32_t max, const char *policy) {
@@ -37,11 +21,9 @@ static struct proto_open spec_of(uint32_t guaranteed, uint32_t max, const char *
     return spec;
 }
 
-static int open_one(uint32_t guaranteed, uint32_t max, const char *policy) {
+static int open_f32(uint32_t guaranteed, uint32_t max, const char *policy) {
     struct proto_open spec = spec_of(guaranteed, max, policy);
-    int s = rig_open_now(&rig, rig_connect(&rig), &spec);
-    assert_true(s >= 0);
-    return s;
+    return open_spec(&spec);
 }
 
 static void settle_until(int s, uint64_t tokens) {
@@ -91,7 +73,7 @@ static void test_pool_grows(void **state) {
     (void)state;
     rig_init(&rig, 16 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    open_one(1024, 0, "window");
+    open_f32(1024, 0, "window");
     struct proto_open spec = spec_of(1024, 0, "window");
     spec.wait_ms = 60000;
     int b = rig_open(&rig, rig_connect(&rig), &spec);
@@ -110,7 +92,7 @@ static void test_pool_not_below_guarantees(void **state) {
     char least[64];
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    open_one(1024, 0, "window");
+    open_f32(1024, 0, "window");
     uint64_t guaranteed = stat_now().guaranteed_bytes;
     assert_int_equal(change(pass, PROTO_OP_SET_POOL, 0, 0, guaranteed - 1, 0), SCISSOR_EINVAL);
     snprintf(least, sizeof least, "%llu is the smallest possible limit", (unsigned long long)guaranteed);
@@ -128,7 +110,7 @@ static void test_pool_not_below_guarantees(void **state) {
 static void shrink_pool(bool revocable, bool busy) {
     rig_init(&rig, 64 * MIB, revocable);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 8192, "window");
+    int a = open_f32(128, 8192, "window");
     settle_until(a, 4096);
     struct proto_pool_stat before = stat_now();
     assert_true(before.lent_bytes > 8 * SEGMENT);
@@ -174,7 +156,7 @@ static void test_opens_while_the_pool_shrinks(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 8192, "window");
+    int a = open_f32(128, 8192, "window");
     settle_until(a, 4096);
     uint64_t target = stat_now().guaranteed_bytes + 8 * MIB;
     rig.sessions[a].lease->word = PROTO_LEASE_CLIENT;
@@ -205,7 +187,7 @@ static void test_max_is_lowered(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 8192, "window");
+    int a = open_f32(128, 8192, "window");
     settle_until(a, 2048);
     assert_int_equal(held(a), 2048);
     uint64_t charged = stat_now().charged_bytes;
@@ -238,7 +220,7 @@ static void test_max_is_lowered_in_a_step(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 8192, "pivotal");
+    int a = open_f32(128, 8192, "pivotal");
     settle_until(a, 1024);
     rig.sessions[a].lease->word = PROTO_LEASE_CLIENT;
     assert_int_equal(budget(pass, a, 0, 512), 0);
@@ -258,7 +240,7 @@ static void test_changes_during_a_job(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 8192, "h2o");
+    int a = open_f32(128, 8192, "h2o");
     settle_until(a, 1024);
     rig_settle(&rig, a, 64, 0);
     assert_int_equal(budget(pass, a, 256, 512), 0);
@@ -284,7 +266,7 @@ static void test_guarantee(void **state) {
     (void)state;
     rig_init(&rig, 32 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 8192, "window"), b = open_one(128, 8192, "window");
+    int a = open_f32(128, 8192, "window"), b = open_f32(128, 8192, "window");
     uint64_t before = session_stat(a).guaranteed_bytes;
     assert_int_equal(budget(pass, a, 1024, 0), 0);
     assert_true(session_stat(a).guaranteed_bytes > before);
@@ -320,7 +302,7 @@ static void test_bad_budgets(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 1024, "window");
+    int a = open_f32(128, 1024, "window");
     uint64_t id = rig.sessions[a].id;
     assert_int_equal(budget(pass, a, 0, 0), SCISSOR_EINVAL);
     assert_int_equal(budget(pass, a, 79, 0), SCISSOR_EINVAL);
@@ -389,17 +371,10 @@ static void test_groups(void **state) {
 
 /* ---------- priority ---------- */
 
-static float half(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
-    (void)context, (void)layer, (void)kv_head, (void)plane, (void)slot;
-    return 0.5f;
-}
-
 /* Settles with scores, so that the rows are worth something. */
 static void settle_scored(int s, uint64_t tokens) {
-    static uint8_t frame[PROTO_SCORE_MAX];
     while (rig.sessions[s].tokens < tokens) {
-        size_t size = rig_frame(&rig.sessions[s], 0, 2, 64, 64, half, NULL, frame);
-        broker_score(rig.broker, frame, size, rig.now);
+        broker_score(rig.broker, frame, make_frame(s, 64, 64, 0.5f), rig.now);
         settle_until(s, rig.sessions[s].tokens + 64);
     }
 }
@@ -409,7 +384,7 @@ static void test_priority(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
     const uint8_t *pass = rig_operator(&rig);
-    int a = open_one(128, 2048, "h2o"), b = open_one(128, 2048, "h2o");
+    int a = open_f32(128, 2048, "h2o"), b = open_f32(128, 2048, "h2o");
     settle_scored(a, 2048);
     settle_scored(b, 2048);
     uint32_t all = held(a);
@@ -433,7 +408,7 @@ static void test_priority(void **state) {
 static void test_who_may(void **state) {
     (void)state;
     rig_init(&rig, 64 * MIB, true);
-    int a = open_one(256, 1024, "window"); /* RIG_UID's */
+    int a = open_f32(256, 1024, "window"); /* RIG_UID's */
     int mine = rig_connect_as(&rig, RIG_UID), other = rig_connect_as(&rig, RIG_UID + 1);
     int owner = rig_connect_as(&rig, RIG_OWNER_UID);
     const uint8_t *my_pass = rig_ask_pass(&rig, mine), *other_pass = rig_ask_pass(&rig, other);

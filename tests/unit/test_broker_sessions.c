@@ -10,56 +10,7 @@
 
 #include <cmocka.h>
 
-#include "sim/rig.h"
-
-#define MIB (1024ull * 1024)
-#define MS 1000000ull
-
-static struct rig rig;
-static uint8_t frame[PROTO_SCORE_MAX];
-
-static int teardown(void **state) {
-    (void)state;
-    rig_deinit(&rig);
-    return 0;
-}
-
-static struct proto_pool_stat stat_now(void) {
-    struct proto_pool_stat stat;
-    broker_check(rig.broker);
-    broker_pool_stat(rig.broker, 0, rig.now, &stat);
-    return stat;
-}
-
-static float constant(void *context, uint32_t layer, uint32_t kv_head, uint32_t plane, uint32_t slot) {
-    (void)layer, (void)kv_head, (void)plane, (void)slot;
-    return *(float *)context;
-}
-
-/* A frame of all layers of a session with one group. */
-static size_t make_frame(int s, uint32_t rows, uint32_t fresh, float value) {
-    return rig_frame(&rig.sessions[s], 0, rig_layers(&rig.sessions[s]), rows, fresh, constant, &value, frame);
-}
-
-static void deliver(size_t size) {
-    broker_score(rig.broker, frame, size, rig.now);
-    rig_act(&rig);
-}
-
-static int open_one(uint32_t guaranteed, uint32_t max, const char *policy) {
-    int peer = rig_connect(&rig);
-    struct proto_open spec = rig_spec(2, 2, 256, 64, guaranteed, max, policy);
-    int s = rig_open_now(&rig, peer, &spec);
-    assert_true(s >= 0);
-    return s;
-}
-
-static void settle(int s, uint32_t rows) {
-    rig_settle(&rig, s, rows, rig.sessions[s].sequence);
-    rig_jobs(&rig);
-    assert_int_equal(rig.sessions[s].code, 0);
-    broker_check(rig.broker);
-}
+#include "test_broker.h"
 
 /* Writes 64 rows of V that are all ones, but the first element of the session, and settles them. */
 static void settle_ones(int s, float first) {

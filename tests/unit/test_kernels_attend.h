@@ -283,3 +283,37 @@ static void check_shape(struct shape s) {
     check_fixture(&f);
     fixture_free(&f);
 }
+
+/* Planes that are not wanted change neither the output nor the planes that are. */
+static inline void check_planes_optional(struct fixture *f) {
+    for (size_t i = 0; i < PATHS; i++) {
+        if (!kernel_host_backend(path_names[i]))
+            continue;
+        struct result all = run(f, path_names[i], 7);
+        for (unsigned planes = 0; planes < 7; planes++) {
+            struct result r = run(f, path_names[i], planes);
+            assert_memory_equal(r.out, all.out, all.out_count * sizeof(float));
+            for (size_t j = 0; j < all.plane_count; j++) {
+                assert_true(r.mass[j] == (planes & 1 ? all.mass[j] : 0.25f));
+                assert_true(r.hits[j] == (planes & 2 ? all.hits[j] : 2));
+                assert_true(r.last[j] == (planes & 4 ? all.last[j] : SENTINEL));
+            }
+            result_free(&r);
+        }
+        result_free(&all);
+    }
+}
+
+/* Every path has its values that are not finite where the reference has them. */
+static inline void check_finite_alike(struct fixture *f, const struct result *want) {
+    for (size_t i = 1; i < PATHS; i++) {
+        if (!kernel_host_backend(path_names[i]))
+            continue;
+        struct result got = run(f, path_names[i], 7);
+        for (size_t j = 0; j < want->out_count; j++)
+            assert_int_equal(!isfinite(want->out[j]), !isfinite(got.out[j]));
+        for (size_t j = 0; j < want->plane_count; j++)
+            assert_int_equal(!isfinite(want->mass[j]), !isfinite(got.mass[j]));
+        result_free(&got);
+    }
+}

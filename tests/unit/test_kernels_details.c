@@ -222,16 +222,7 @@ static void check_not_finite(bool owned, bool v, bool offset, uint16_t bits) {
         *owner_at(&f, 19) = 64 + 21 + 1;
     struct result want = run(&f, "reference", 7);
     assert_false(isfinite(want.out[0]));
-    for (size_t i = 1; i < PATHS; i++) {
-        if (!kernel_host_backend(path_names[i]))
-            continue;
-        struct result got = run(&f, path_names[i], 7);
-        for (size_t j = 0; j < want.out_count; j++)
-            assert_int_equal(!isfinite(want.out[j]), !isfinite(got.out[j]));
-        for (size_t j = 0; j < want.plane_count; j++)
-            assert_int_equal(!isfinite(want.mass[j]), !isfinite(got.mass[j]));
-        result_free(&got);
-    }
+    check_finite_alike(&f, &want);
     result_free(&want);
     fixture_free(&f);
 }
@@ -244,27 +235,11 @@ static void test_not_finite(void **state) {
             check_not_finite(place & 4, place & 1, place & 2, values[i]);
 }
 
-/* Planes that are not wanted change nothing. */
 static void test_planes_optional(void **state) {
     struct fixture f =
         detailed_new((struct shape){.head_dim = 32, .heads = 2, .settled = 40, .fresh_rows = 16, .rows = 8}, 2);
     (void)state;
-    for (size_t i = 0; i < PATHS; i++) {
-        if (!kernel_host_backend(path_names[i]))
-            continue;
-        struct result all = run(&f, path_names[i], 7);
-        for (unsigned planes = 0; planes < 7; planes++) {
-            struct result r = run(&f, path_names[i], planes);
-            assert_memory_equal(r.out, all.out, all.out_count * sizeof(float));
-            for (size_t j = 0; j < all.plane_count; j++) {
-                assert_true(r.mass[j] == (planes & 1 ? all.mass[j] : 0.25f));
-                assert_true(r.hits[j] == (planes & 2 ? all.hits[j] : 2));
-                assert_true(r.last[j] == (planes & 4 ? all.last[j] : SENTINEL));
-            }
-            result_free(&r);
-        }
-        result_free(&all);
-    }
+    check_planes_optional(&f);
     fixture_free(&f);
 }
 
