@@ -24,7 +24,7 @@ static uint32_t ring_length(uint32_t blocks) {
 }
 
 size_t history_slot_bytes(uint32_t planes, uint32_t blocks, uint32_t extras) {
-    size_t bytes = sizeof(uint64_t) + sizeof(uint32_t);
+    size_t bytes = 2 * sizeof(uint32_t);
     if (extras & HISTORY_NORMS)
         bytes += sizeof(float);
     if (extras & HISTORY_DETAILS)
@@ -134,11 +134,11 @@ void history_deinit(struct history *h) {
     *h = (struct history){0};
 }
 
-/* Points the arrays of `h` into a block of history_slot_bytes() * capacity; widest elements first. */
+/* Points the arrays of `h` into a block of history_slot_bytes() * capacity. */
 static void lay_out(struct history *h, void *memory, uint32_t capacity) {
     h->capacity = capacity;
     h->birth = memory;
-    h->position = (uint32_t *)(h->birth + capacity);
+    h->position = h->birth + capacity;
     float *next = (float *)(h->position + capacity);
     if (h->planes & PROTO_PLANE_MASS) {
         h->mass = next;
@@ -243,7 +243,7 @@ void history_settle(struct history *h, uint32_t fresh, uint32_t slot, uint32_t p
     if (slot == h->settled)
         h->settled++;
     h->position[slot] = position;
-    h->birth[slot] = h->clock->rows - h->clock->fresh_seen[fresh];
+    h->birth[slot] = (uint32_t)(h->clock->rows - h->clock->fresh_seen[fresh]);
     if (h->mass)
         h->mass[slot] = h->fresh_mass[fresh];
     if (h->hits) {
@@ -304,13 +304,13 @@ void history_next_block(struct history *h) {
 
 uint64_t history_seen(const struct history *h, uint32_t slot) {
     assert(slot < h->settled);
-    return h->clock->rows - h->birth[slot];
+    return (uint32_t)(h->clock->rows - h->birth[slot]);
 }
 
 uint64_t history_seen_window(const struct history *h, uint32_t slot) {
     assert(slot < h->settled);
-    uint64_t start = window_start(h->clock);
-    return h->clock->rows - (h->birth[slot] > start ? h->birth[slot] : start);
+    uint64_t window = h->clock->rows - window_start(h->clock), seen = history_seen(h, slot);
+    return seen < window ? seen : window;
 }
 
 float history_hits_window(const struct history *h, uint32_t slot) {
@@ -352,7 +352,7 @@ void history_check(const struct history *h) {
     CHECK(h->settled <= h->capacity);
     CHECK(!h->capacity == !h->birth);
     for (uint32_t i = 0; i < h->settled; i++) {
-        CHECK(h->birth[i] <= h->clock->rows);
+        CHECK(history_seen(h, i) <= h->clock->rows);
         for (uint32_t k = 0; k < i; k++) {
             CHECK(h->position[i] != h->position[k]);
             CHECK(!h->detail || h->detail[i] == KERNEL_NONE || h->detail[i] != h->detail[k]);

@@ -49,7 +49,7 @@ struct history {
     uint32_t head;       /* which of its group's it is, for policies that draw lots */
     uint32_t extras;     /* HISTORY_*: whether `norm` and `detail` exist */
     uint32_t *position;  /* [capacity] */
-    uint64_t *birth;     /* [capacity] clock->rows before the first folded row that saw it */
+    uint32_t *birth;     /* [capacity] clock->rows before the first folded row that saw it, modulo 2^32 */
     float *mass;         /* [capacity] sum over life; NULL without that plane */
     float *hits;         /* [max(W,1)][capacity]: ring of block sums; NULL without */
     float *last;         /* [capacity] */

@@ -298,10 +298,10 @@ static int read_history(struct reader *r, struct history *h, uint32_t settled, u
     int code = take_details(r, h, settled, pages * LAYOUT_PAGE_DETAILS);
     if (code < 0)
         return code;
-    for (uint32_t i = 0; i < settled; i++)
-        if (h->birth[i] > h->clock->rows)
-            return SCISSOR_EINVAL;
     h->settled = settled;
+    for (uint32_t i = 0; i < settled; i++)
+        if (history_seen(h, i) > h->clock->rows)
+            return SCISSOR_EINVAL;
     return positions_valid(h, tokens_seen);
 }
 

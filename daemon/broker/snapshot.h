@@ -4,8 +4,8 @@
  *     uint64_t            number of each fresh segment's name
  *     struct snapshot_segment    one for each settled segment, ids ascending
  *     per layer           struct snapshot_clock, block_start[W]
- *     per head            struct snapshot_row_head, page words, then the history's arrays of settled slots, widest
- * first; padded to 8 bytes
+ *     per head            struct snapshot_row_head, page words, then the history's arrays of settled slots;
+ * padded to 8 bytes
  *
  * Scores of the period that is being gathered are not in it, nor what follows from the rest (addresses, bitmaps). It is
  * read by a program with the same version and, in effect, the same compiler: structs go as they are. The bytes are
@@ -21,7 +21,7 @@
 #include "session.h"
 
 #define SNAPSHOT_MAGIC 0x4b494353u /* "SCIK" */
-#define SNAPSHOT_VERSION 2u        /* of everything here and in redo.h */
+#define SNAPSHOT_VERSION 3u        /* of everything here and in redo.h */
 
 struct snapshot_head {
     uint64_t sequence; /* 0: this is no snapshot */

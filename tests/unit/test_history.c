@@ -49,13 +49,13 @@ static void settle_all(uint32_t position) {
 
 static void test_bytes(void **state) {
     (void)state;
-    assert_int_equal(history_slot_bytes(0, 0, false), 12);
-    assert_int_equal(history_slot_bytes(0, 7, false), 12);
-    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 0, false), 16);
-    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 7, false), 12 + 28);
-    assert_int_equal(history_slot_bytes(ALL_PLANES, 7, false), 12 + 28 + 8);
-    assert_int_equal(history_slot_bytes(0, 7, true), 16);
-    assert_int_equal(history_slot_bytes(ALL_PLANES, 7, true), 12 + 28 + 8 + 4);
+    assert_int_equal(history_slot_bytes(0, 0, false), 8);
+    assert_int_equal(history_slot_bytes(0, 7, false), 8);
+    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 0, false), 12);
+    assert_int_equal(history_slot_bytes(PROTO_PLANE_HITS, 7, false), 8 + 28);
+    assert_int_equal(history_slot_bytes(ALL_PLANES, 7, false), 8 + 28 + 8);
+    assert_int_equal(history_slot_bytes(0, 7, true), 12);
+    assert_int_equal(history_slot_bytes(ALL_PLANES, 7, true), 8 + 28 + 8 + 4);
     assert_int_equal(history_fresh_bytes(0), 0);
     assert_int_equal(history_fresh_bytes(ALL_PLANES), 12);
     assert_int_equal(history_clock_bytes(7, 64), 7 * 8 + 128);
@@ -223,6 +223,30 @@ static void test_resize(void **state) {
     end();
 }
 
+/* Birth has 32 bits: it is the difference that counts when the clock has gone beyond them. */
+static void test_many_rows(void **state) {
+    (void)state;
+    begin(ALL_PLANES, 3);
+    assert_int_equal(history_resize(&h, 12), 0);
+    clock_.rows = clock_.block_start[0] = UINT32_MAX - 2;
+    fold(4, 4, (const float[]){1, 2, 1, 1});
+    settle_all(10);
+    next();
+    fold(4, 4, (const float[]){0, 1, 0, 3, 0, 0, 0, 0});
+    assert_true(clock_.rows > UINT32_MAX);
+    assert_int_equal(history_seen(&h, 0), 8);
+    assert_int_equal(history_seen(&h, 3), 5);
+    assert_int_equal(history_seen_window(&h, 0), 8);
+    settle_all(14);
+    next();
+    settle_all(18);
+    next();
+    assert_int_equal(history_seen(&h, 0), 8);
+    assert_int_equal(history_seen_window(&h, 0), 4);
+    assert_int_equal(history_seen_window(&h, 3), 4);
+    end();
+}
+
 /* A policy without planes still has positions and births. */
 static void test_no_planes(void **state) {
     (void)state;
@@ -296,10 +320,10 @@ static void test_out_of_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_clock),         cmocka_unit_test(test_window),
-        cmocka_unit_test(test_window_of_one), cmocka_unit_test(test_life),          cmocka_unit_test(test_bounded),
-        cmocka_unit_test(test_move_truncate), cmocka_unit_test(test_resize),        cmocka_unit_test(test_no_planes),
-        cmocka_unit_test(test_norms),         cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_clock),  cmocka_unit_test(test_window),
+        cmocka_unit_test(test_window_of_one), cmocka_unit_test(test_life),   cmocka_unit_test(test_bounded),
+        cmocka_unit_test(test_move_truncate), cmocka_unit_test(test_resize), cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_no_planes),     cmocka_unit_test(test_norms),  cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests_name("history", tests, NULL, NULL);
 }

@@ -16,11 +16,11 @@ struct cost {
     double row, charged, charged_with_store;
 };
 
-static const struct cost table[] = {{KERNEL_F16, 64, 256, 276, 325},   {KERNEL_INT8, 64, 136, 157, 206},
-                                    {KERNEL_K5V4, 64, 80, 100, 149},   {KERNEL_INT4, 64, 72, 92, 141},
-                                    {KERNEL_FADE, 64, 57, 81, 146},    {KERNEL_F16, 128, 512, 532, 581},
-                                    {KERNEL_INT8, 128, 272, 293, 342}, {KERNEL_K5V4, 128, 160, 181, 230},
-                                    {KERNEL_INT4, 128, 144, 165, 213}, {KERNEL_FADE, 128, 113, 138, 203}};
+static const struct cost table[] = {{KERNEL_F16, 64, 256, 272, 313},   {KERNEL_INT8, 64, 136, 153, 194},
+                                    {KERNEL_K5V4, 64, 80, 96, 137},    {KERNEL_INT4, 64, 72, 88, 129},
+                                    {KERNEL_FADE, 64, 57, 77, 134},    {KERNEL_F16, 128, 512, 528, 569},
+                                    {KERNEL_INT8, 128, 272, 289, 330}, {KERNEL_K5V4, 128, 160, 177, 218},
+                                    {KERNEL_INT4, 128, 144, 161, 201}, {KERNEL_FADE, 128, 113, 134, 191}};
 
 static struct rig rig;
 static struct fake_store store;
