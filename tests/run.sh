@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs test programs one after another and adds up what cmocka says at their ends.
+# Runs test programs and adds up what cmocka says at their ends.
 #
 #   tests/run.sh PROGRAM...
 #
+# Those in unit, sim and emulation run side by side, TEST_JOBS (one per core) of them, the others one after another.
 # Each has a fresh $TMPDIR, removed afterwards, and TEST_SECONDS (300) to end. With SCISSOR_TEST_DEVICE=cuda the daemons
 # that it starts are on that device, of a driver that is a fake (tests/fakecuda) and that no other test shares, or, with
 # SCISSOR_TEST_GPU=1, of the one that the machine has. A crash, a time-out and a process left behind count as a failed
@@ -16,8 +17,7 @@ limit=${TEST_SECONDS:-300}
 base=${TMPDIR:-/tmp}
 [ ${#base} -le 20 ] || base=/tmp
 work=$(mktemp -d "$base/scissor.XXXXXX") || exit 1
-number=0
-running=
+number=0 shown=0 most=${TEST_JOBS:-$(nproc)}
 passed=0 failed=0 skipped=0
 failures=
 
@@ -27,7 +27,7 @@ survivors() {
 }
 
 finish() {
-    [ -n "$running" ] && kill "$running" 2>/dev/null && wait "$running"
+    kill $(jobs -p) 2>/dev/null && wait 2>/dev/null
     for directory in "$work"/*/; do
         for pid in $(survivors "${directory%/}"); do kill -9 "$pid" 2>/dev/null; done
     done
@@ -41,12 +41,10 @@ count() {
     sed -nE "s/^\[  $1 *\] (.*: )?([0-9]+) test\(s\).*/\2/p" "$2" | awk '{n += $1} END {print n + 0}'
 }
 
+# Leaves "passed failed skipped" in $2.sum and what failed in $2.failures.
 run_one() {
-    local program=$1 name directory log start status seconds left
+    local program=$1 directory=$2 log=$2.log name start status seconds left
     name=${program##*/tests/}${SCISSOR_TEST_DEVICE:+, $SCISSOR_TEST_DEVICE}
-    number=$((number + 1))
-    directory=$work/$number
-    log=$directory.log
     mkdir "$directory" || return 1
     start=$(date +%s.%N)
     local -a device=()
@@ -54,11 +52,8 @@ run_one() {
         mkdir "$directory/gpu"
         device=(LD_LIBRARY_PATH="$(realpath "${BUILD:-build}")/tests/fakecuda/unwatched" FAKECUDA_DIR="$directory/gpu")
     fi
-    env TMPDIR="$directory" "${device[@]}" timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null &
-    running=$!
-    wait "$running" 2>/dev/null
+    env TMPDIR="$directory" "${device[@]}" timeout --kill-after=5 "$limit" "$program" >"$log" 2>&1 </dev/null
     status=$?
-    running=
     seconds=$(awk -v a="$start" -v b="$(date +%s.%N)" 'BEGIN {printf "%.1f", b - a}')
 
     local good bad none why=
@@ -89,18 +84,48 @@ run_one() {
     printf '%-32s %4d passed %3d failed %3d skipped %7s s%s\n' "$name" "$good" "$bad" "$none" "$seconds" "${why:+  $why}"
     if [ "$bad" -gt 0 ]; then
         sed 's/^/    /' "$log"
-        failures+="$name  ${why:-$bad failed}"$'\n'
-        failures+=$(grep -aE '^\[  (FAILED|ERROR)  |error:|ERROR:|runtime error' "$log" | head -n 8 | cut -c1-160 | sed 's/^/    /')$'\n'
+        echo "$name  ${why:-$bad failed}" >"$directory.failures"
+        grep -aE '^\[  (FAILED|ERROR)  |error:|ERROR:|runtime error' "$log" | head -n 8 | cut -c1-160 | sed 's/^/    /' >>"$directory.failures"
     else
         sed -n 's/^SKIP: /    skipped: /p; s/^NOTE: /    /p' "$log"
     fi
-    passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
     rm -rf "$directory" "$log"
+    echo "$good $bad $none" >"$directory.sum"
+}
+
+# What has ended, in the order in which it began; a run that left no sum counts as a failure.
+show() {
+    local good bad none
+    while [ $shown -lt $number ] && { [ -e "$work/$((shown + 1)).sum" ] || [ "${1:-}" = all ]; }; do
+        shown=$((shown + 1))
+        cat "$work/$shown.out"
+        good=0 bad=1 none=0
+        [ ! -e "$work/$shown.sum" ] || read -r good bad none <"$work/$shown.sum"
+        passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
+        [ ! -e "$work/$shown.failures" ] || failures+=$(cat "$work/$shown.failures")$'\n'
+    done
+}
+
+# Until fewer than $1 are running.
+await() {
+    while [ "$(jobs -pr | wc -l)" -ge "$1" ]; do
+        wait -n
+        show
+    done
 }
 
 for program in "$@"; do
-    run_one "$program" || failed=$((failed + 1))
+    case $program in
+    */unit/* | */sim/* | */emulation/*) at_once=$most ;;
+    *) at_once=1 ;;
+    esac
+    await "$at_once"
+    number=$((number + 1))
+    run_one "$program" "$work/$number" >"$work/$number.out" &
+    [ "$at_once" -gt 1 ] || await 1
 done
+await 1
+show all
 [ $((passed + failed)) -gt 0 ] || echo "no test ran"
 # Once more, as the log of a long run may be read from its end alone.
 [ -z "$failures" ] || printf '\nfailed:\n%s' "$failures"
