@@ -1,8 +1,8 @@
 /* attend_details.h - the detail slots of settled rows (layout.h) in both phases of vector attention. Part of
  * attend_spans.h.
  *
- * When the settled rows are done without them, the detail slots of a page are worked on as if they were 16 rows more,
- * of codes in 2 bits:
+ * When the settled rows are done without them, the detail slots of four pages are worked on as if they were a page of
+ * rows more, of codes in 2 bits:
  *
  *     K: what comes to the owner's logit:   scale / 4 * ((sum of q * code) - 1.5 * (sum of q))
  *     V: what comes to the outputs:         (sum of w * code) - 1.5 * (sum of w), w = p * scale / 4
@@ -10,8 +10,11 @@
  * where scale and p are the owner's, which are gathered one by one: owners may be anywhere. A slot whose owner is none
  * of the settled rows has 0 for them, and its codes, whatever they are, come to nothing.
  *
- * What is gathered is not where the hardware would look for it: pages' details are fetched two pages ahead, and the
- * scales of their owners one page. */
+ * What is gathered is not where the hardware would look for it: pages' details are fetched with the walk over the
+ * pages, and the scales of their owners four pages ahead. */
+
+#define DETAIL_PAGES (SCISSOR_PAGE_ROWS / LAYOUT_PAGE_DETAILS) /* that are worked on at once */
+#define DETAIL_ROWS SCISSOR_PAGE_ROWS
 
 /* Where a phase finds what it needs within any page. */
 struct details {
@@ -21,12 +24,13 @@ struct details {
     size_t bytes; /* of the codes */
 };
 
-/* The detail slots of one page. */
+/* The detail slots of some pages, one after another. */
 struct detail_rows {
-    uint32_t count;                                               /* slots with an owner: */
-    uint32_t slot[LAYOUT_PAGE_DETAILS], row[LAYOUT_PAGE_DETAILS]; /* [count] which they are, and their owners */
-    uint16_t scales[QUANT_MAX_GROUPS][LAYOUT_PAGE_DETAILS];       /* f16, 0 without an owner */
-    float p[TILE][LAYOUT_PAGE_DETAILS];                           /* the same, V phase only */
+    const char *codes[DETAIL_PAGES]; /* of pages that are not there: those of another one, whose slots have no owner */
+    uint32_t count;                  /* slots with an owner: */
+    uint32_t slot[DETAIL_ROWS], row[DETAIL_ROWS];   /* [count] which they are, and their owners */
+    uint16_t scales[QUANT_MAX_GROUPS][DETAIL_ROWS]; /* f16, 0 without an owner */
+    float p[TILE][DETAIL_ROWS];                     /* the same, V phase only */
 };
 
 static struct details details_of(const struct kernel_attend *item, bool v) {
@@ -80,28 +84,30 @@ INLINE void scales_fetch(const struct details *at, uint32_t page) {
     }
 }
 
-/* While the next page's are fetched. */
-static void details_gather(const struct details *at, uint32_t page, struct detail_rows *ret) {
-    scales_fetch(at, page + 1);
+/* From page `first` on, while the scales of the next ones are fetched. */
+static void details_gather(const struct details *at, uint32_t first, struct detail_rows *ret) {
     ret->count = 0;
-    for (uint32_t i = 0; i < LAYOUT_PAGE_DETAILS; i++) {
-        uint32_t row = detail_owner(at, page, i);
-        bool owned = row < at->item->settled_rows;
-        const char *scales = owned ? row_scales(at, row) : NULL;
-        for (uint32_t g = 0; g < at->groups; g++) {
-            ret->scales[g][i] = 0;
-            if (owned)
-                memcpy(&ret->scales[g][i], scales + (size_t)g * 64, sizeof(uint16_t));
+    memset(ret->scales, 0, sizeof *ret->scales * at->groups);
+    for (uint32_t n = 0; n < DETAIL_PAGES; n++) {
+        bool there = first + n < detail_pages(at->item);
+        ret->codes[n] = (const char *)at->item->pages[there ? first + n : first] + at->codes;
+        scales_fetch(at, first + n + DETAIL_PAGES);
+        for (uint32_t i = 0; there && i < LAYOUT_PAGE_DETAILS; i++) {
+            uint32_t row = detail_owner(at, first + n, i), slot = n * LAYOUT_PAGE_DETAILS + i;
+            if (row >= at->item->settled_rows)
+                continue;
+            const char *scales = row_scales(at, row);
+            for (uint32_t g = 0; g < at->groups; g++)
+                memcpy(&ret->scales[g][slot], scales + (size_t)g * 64, sizeof(uint16_t));
+            ret->slot[ret->count] = slot;
+            ret->row[ret->count++] = row;
         }
-        ret->slot[ret->count] = i;
-        ret->row[ret->count] = row;
-        ret->count += owned;
     }
 }
 
 /* A vector of the slots' scales, a fourth of their owners'. */
-INLINE vec detail_scales(const struct detail_rows *rows, uint32_t group, uint32_t part) {
-    return v_mul(v_load_f16((const char *)(rows->scales[group] + part * LANES)), v_set1(0.25f));
+INLINE vec detail_scales(const struct detail_rows *rows, uint32_t group, uint32_t vector) {
+    return v_mul(v_load_f16((const char *)(rows->scales[group] + vector * LANES)), v_set1(0.25f));
 }
 
 /* The logit of a row under the tile's first query; the next query's is a block further on. */
@@ -112,84 +118,84 @@ static float *row_logits(const struct tile *tile, uint32_t row) {
 
 /* ---------- K phase ---------- */
 
-/* One group's part of what comes to the logits of `count` queries, from `first` on. */
-INLINE void k_details_group(const uint32_t count, const struct tile *tile, const char *codes,
-                            const struct detail_rows *rows, uint32_t first, uint32_t group, vec (*logits)[PARTS]) {
+/* One group's part of what comes to the logits of `width` queries, from query `first` on, for `count` vectors of rows
+ * from `vector` on. */
+INLINE void k_details_group(const uint32_t width, const uint32_t count, const struct tile *tile,
+                            const struct detail_rows *rows, uint32_t first, uint32_t vector, uint32_t group,
+                            float (*logits)[DETAIL_ROWS]) {
     uint32_t channel = group * LAYOUT_GROUP_CHANNELS, rest = tile->item->head_dim - channel;
     uint32_t steps = (rest < LAYOUT_GROUP_CHANNELS ? rest : LAYOUT_GROUP_CHANNELS) / CODES_OF(KERNEL_INT2);
     const char *q = tile->settled_q + ((size_t)channel / 4 * tile->width + first) * QUARTET_BYTES;
     vec_int sums[4][TILE][DOT_SUMS];
 
-    codes += channel / CODES_OF(KERNEL_INT2) * 64;
-    zero_sums(count, PARTS, sums);
-    for (uint32_t step = 0; step < steps; step++, codes += 64) {
+    zero_sums(width, count, sums);
+    for (uint32_t step = 0; step < steps; step++) {
         const char *unit[4];
         vec_int low[4];
-        UNROLL for (uint32_t u = 0; u < PARTS; u++) {
-            unit[u] = codes + u * LANES * 4;
+        UNROLL for (uint32_t u = 0; u < count; u++) {
+            unit[u] = rows->codes[(vector + u) / PARTS] + (channel / CODES_OF(KERNEL_INT2) + step) * 64 +
+                      (vector + u) % PARTS * LANES * 4;
             low[u] = v_int_zero();
         }
-        add_products(count, KERNEL_INT2, PARTS, 4, unit, low, q, tile->width * QUARTET_BYTES, QUARTET_BYTES, sums);
+        add_products(width, KERNEL_INT2, count, 4, unit, low, q, tile->width * QUARTET_BYTES, QUARTET_BYTES, sums);
         q += 4 * tile->width * QUARTET_BYTES;
     }
-    UNROLL for (uint32_t u = 0; u < PARTS; u++) {
-        vec scale = detail_scales(rows, group, u);
-        UNROLL for (uint32_t t = 0; t < count; t++) {
+    UNROLL for (uint32_t u = 0; u < count; u++) {
+        vec scale = detail_scales(rows, group, vector + u);
+        UNROLL for (uint32_t t = 0; t < width; t++) {
             uint32_t at = group * tile->width + first + t;
+            float *to = logits[t] + (vector + u) * LANES;
             vec middle = v_set1(-1.5f * tile->settled_sums[at]);
             vec sum = v_fma(v_joined(sums[u][t]), v_set1(tile->settled_scales[at]), middle);
-            logits[t][u] = v_fma(scale, sum, logits[t][u]);
+            v_store(to, v_fma(scale, sum, group ? v_load(to) : v_zero()));
         }
     }
 }
 
-INLINE void k_details_of(const uint32_t count, const struct tile *tile, const char *codes,
-                         const struct detail_rows *rows, uint32_t first) {
-    vec sums[TILE][PARTS];
-    float logits[TILE][LAYOUT_PAGE_DETAILS];
-    UNROLL for (uint32_t t = 0; t < count; t++) {
-        UNROLL for (uint32_t u = 0; u < PARTS; u++) sums[t][u] = v_zero();
-    }
+INLINE void k_details_of(const uint32_t width, const struct tile *tile, const struct detail_rows *rows,
+                         uint32_t first) {
+    const uint32_t most = BUDGET / DOT_SUMS, count = width * 4 <= most ? 4 : width * 2 <= most ? 2 : 1;
+    float logits[TILE][DETAIL_ROWS];
     for (uint32_t g = 0; g < layout_groups(tile->item->head_dim); g++)
-        k_details_group(count, tile, codes, rows, first, g, sums);
-    UNROLL for (uint32_t t = 0; t < count; t++) {
-        UNROLL for (uint32_t u = 0; u < PARTS; u++) v_store(logits[t] + u * LANES, sums[t][u]);
-    }
+        for (uint32_t u = 0; u < DETAIL_ROWS / LANES; u += count)
+            k_details_group(width, count, tile, rows, first, u, g, logits);
     for (uint32_t i = 0; i < rows->count; i++) {
         float *to = row_logits(tile, rows->row[i]) + (size_t)first * SCISSOR_BLOCK_ROWS;
-        UNROLL for (uint32_t t = 0; t < count; t++) to[t * SCISSOR_BLOCK_ROWS] += logits[t][rows->slot[i]];
+        UNROLL for (uint32_t t = 0; t < width; t++) to[t * SCISSOR_BLOCK_ROWS] += logits[t][rows->slot[i]];
     }
 }
 
 /* Some queries at once, whatever the tile's width is, as the compiler takes its time with each number of them. */
 static void k_details(const struct tile *tile, const struct details *at) {
-    for (uint32_t page = 0; page < detail_pages(tile->item); page++) {
-        const char *codes = (const char *)tile->item->pages[page] + at->codes;
+    for (uint32_t page = 0; page < detail_pages(tile->item); page += DETAIL_PAGES) {
         struct detail_rows rows;
         uint32_t t = 0;
         details_gather(at, page, &rows);
         if (!rows.count)
             continue;
         for (; t + 4 <= tile->width; t += 4)
-            k_details_of(4, tile, codes, &rows, t);
+            k_details_of(4, tile, &rows, t);
         for (; t < tile->width; t++)
-            k_details_of(1, tile, codes, &rows, t);
+            k_details_of(1, tile, &rows, t);
     }
 }
 
 /* ---------- V phase ---------- */
 
 /* What the slots weigh for a query in a group. */
-INLINE void v_detail_weigh(const struct detail_rows *rows, uint32_t t, uint32_t group, struct quant_weights *ret) {
-    vec weights[PARTS], most = v_zero(), sum = v_zero();
-    UNROLL for (uint32_t u = 0; u < PARTS; u++) {
-        weights[u] = v_mul(v_load(rows->p[t] + u * LANES), detail_scales(rows, group, u));
+INLINE void v_detail_weigh(const struct detail_rows *rows, uint32_t t, const vec *scales, struct quant_weights *ret) {
+    vec weights[DETAIL_ROWS / LANES], most = v_zero(), sum = v_zero();
+    UNROLL for (uint32_t u = 0; u < DETAIL_ROWS / LANES; u++) {
+        weights[u] = v_mul(v_load(rows->p[t] + u * LANES), scales[u]);
         most = v_max(weights[u], most);
         sum = v_add(sum, weights[u]);
     }
     float inverse = whole_inverse(v_max_across(most));
-    UNROLL for (uint32_t u = 0; u < PARTS; u++) weights[u] = v_mul(weights[u], v_set1(inverse));
-    v_factors(weights, ret->factors[t][0]);
+    UNROLL for (uint32_t u = 0; u < DETAIL_ROWS / LANES; u += PARTS) {
+        vec x[PARTS];
+        UNROLL for (uint32_t i = 0; i < PARTS; i++) x[i] = v_mul(weights[u + i], v_set1(inverse));
+        v_factors(x, ret->factors[t][u * LANES / 4]);
+    }
     ret->scale[t] = inverse > 0 ? 1 / inverse : 0;
     ret->offset[t] = -1.5f * v_sum_across(sum);
 }
@@ -197,9 +203,12 @@ INLINE void v_detail_weigh(const struct detail_rows *rows, uint32_t t, uint32_t 
 /* In place of v_quant_weights(). */
 static __attribute__((noinline)) void v_detail_weights(uint32_t width, const struct v_quant *v,
                                                        struct quant_weights *ret) {
-    for (uint32_t g = 0; g < layout_groups(v->head_dim); g++)
+    for (uint32_t g = 0; g < layout_groups(v->head_dim); g++) {
+        vec scales[DETAIL_ROWS / LANES];
+        UNROLL for (uint32_t u = 0; u < DETAIL_ROWS / LANES; u++) scales[u] = detail_scales(v->details, g, u);
         for (uint32_t t = 0; t < width; t++)
-            v_detail_weigh(v->details, t, g, &ret[g]);
+            v_detail_weigh(v->details, t, scales, &ret[g]);
+    }
 }
 
 static void gather_weights(const struct tile *tile, struct detail_rows *rows) {
@@ -213,14 +222,14 @@ static void gather_weights(const struct tile *tile, struct detail_rows *rows) {
 
 /* `add` is the function of the dtype's V halves. */
 static void v_details(const struct tile *tile, const struct details *at, v_quant_fn add) {
-    for (uint32_t page = 0; page < detail_pages(tile->item); page++) {
-        const char *codes = (const char *)tile->item->pages[page] + at->codes;
+    for (uint32_t page = 0; page < detail_pages(tile->item); page += DETAIL_PAGES) {
         struct detail_rows rows;
         details_gather(at, page, &rows);
         if (!rows.count)
             continue;
         gather_weights(tile, &rows);
-        struct v_quant v = {codes, codes, LAYOUT_PAGE_DETAILS, tile->item->head_dim, NULL, tile->out, &rows};
+        struct v_quant v = {rows.codes[0], rows.codes[0], DETAIL_ROWS, tile->item->head_dim,
+                            NULL,          tile->out,     &rows,       rows.codes};
         add(&v);
     }
 }

@@ -269,10 +269,12 @@ INLINE void v_quant_channels(const uint32_t width, const uint32_t type, const ui
 
     zero_sums(width, count, sums);
     for (uint32_t row = 0; row < v->rows; row += codes, from += step, ahead += step) {
-        const char *unit[4];
+        const char *unit[4], *units = from;
         vec_int low[4];
+        if (type == KERNEL_INT2 && v->details)
+            units = v->detail_codes[row / codes] + first * 4;
         UNROLL for (uint32_t n = 0; n < count; n++) {
-            unit[n] = from + n * LANES * 4;
+            unit[n] = units + n * LANES * 4;
             low[n] = v_int_zero();
             if (n % PARTS == 0)
                 __builtin_prefetch(ahead + n * LANES * 4, 0, 2);

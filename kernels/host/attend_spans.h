@@ -227,6 +227,7 @@ struct v_quant {
     const float *p;                    /* [block][width][16] */
     float *out;                        /* [width][head_dim] */
     const struct detail_rows *details; /* whose weights are theirs, or NULL */
+    const char *const *detail_codes;   /* of each 16 of them */
 };
 
 /* Constants of a code type: codes in a lane of a unit, and what the K phase takes at once: units, codes of a lane. Of
@@ -366,7 +367,7 @@ static void v_span(const struct tile *tile, const struct span *span, const float
         v_spans[span->dtype][tile->width](span, tile->item->head_dim, p, tile->out, ahead);
         return;
     }
-    struct v_quant v = {span->v, ahead, span->rows, tile->item->head_dim, p, tile->out, NULL};
+    struct v_quant v = {span->v, ahead, span->rows, tile->item->head_dim, p, tile->out, NULL, NULL};
     v_quants[span->dtype][tile->width](&v);
 }
 
