@@ -38,11 +38,19 @@ static uint64_t main_default_pool(void) {
 /* A pool on a device takes no memory of the machine but for what is written down about it; its driver takes some. */
 #define MAIN_DRIVER_BYTES (1ull << 30)
 
+/* What a job works with while it runs: some 40 bytes for each slot of one head, of a million of them. */
+#define MAIN_JOB_BYTES (48u << 20)
+
+static long main_workers(void) {
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return cores < 2 ? 2 : cores;
+}
+
 /* The pool, all that is charged to it included; and what is not: programs, libraries, packets on their way, the front
- * with its ring. */
+ * with its ring, running jobs. */
 static uint64_t main_memory_max(const struct daemon_options *options, const struct kernel_backend *backend) {
-    uint64_t pool = options->pool_bytes;
-    return pool / 16 + (256u << 20) + (backend->streams ? MAIN_DRIVER_BYTES : pool);
+    uint64_t pool = options->pool_bytes, jobs = (uint64_t)main_workers() * MAIN_JOB_BYTES;
+    return pool / 16 + (256u << 20) + jobs + (backend->streams ? MAIN_DRIVER_BYTES : pool);
 }
 
 /* ---------- the device ---------- */
@@ -88,8 +96,7 @@ static void main_set_limits(void) {
             daemon_log(LOG_WARNING, "cannot raise the limit of descriptors: %s", strerror(errno));
     }
     char threads[24];
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    snprintf(threads, sizeof threads, "%ld", cores < 2 ? 2 : cores);
+    snprintf(threads, sizeof threads, "%ld", main_workers());
     setenv("UV_THREADPOOL_SIZE", threads, 0);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN); /* until the loop listens to it */

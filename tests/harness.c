@@ -333,13 +333,17 @@ static pid_t harness_parent(const char *pid) {
     return end && sscanf(end + 1, " %c %d", &state, &parent) == 2 && state != 'Z' ? parent : 0;
 }
 
-pid_t harness_front_pid(const struct harness_daemon *d) {
+pid_t harness_child(pid_t parent) {
     DIR *proc = opendir("/proc");
     pid_t found = 0;
     for (struct dirent *e; proc && !found && (e = readdir(proc));)
-        if (*e->d_name >= '1' && *e->d_name <= '9' && harness_parent(e->d_name) == d->pid)
+        if (*e->d_name >= '1' && *e->d_name <= '9' && harness_parent(e->d_name) == parent)
             found = atoi(e->d_name);
     if (proc)
         closedir(proc);
     return found;
+}
+
+pid_t harness_front_pid(const struct harness_daemon *d) {
+    return harness_child(d->pid);
 }

@@ -74,6 +74,8 @@ int harness_wait_log(const struct harness_daemon *d, const char *text, unsigned 
 bool harness_alive(const struct harness_daemon *d);
 /* The daemon's child that speaks nanomsg; 0 if there is none just now. */
 pid_t harness_front_pid(const struct harness_daemon *d);
+/* A process that `parent` has started and that runs; 0: there is none. */
+pid_t harness_child(pid_t parent);
 
 /* ---------- attach socket, packet by packet ---------- */
 

@@ -66,10 +66,11 @@ static const struct option_entry eval_option_entries[] = {
     {OPTION_FLAG, "version", NULL, "print the version", AT(options.version), 0, 0},
 };
 
+/* One too many is counted, and told of when all options have been read. */
 static int eval_append(const char **list, uint32_t *count, uint32_t capacity, const char *text) {
-    if (*count == capacity)
-        return SCISSOR_EINVAL;
-    list[(*count)++] = text;
+    if (*count < capacity)
+        list[*count] = text;
+    *count += *count <= capacity;
     return 0;
 }
 
@@ -194,6 +195,10 @@ static int eval_check(struct eval_arguments *arguments, struct failure *failure)
     struct eval_options *options = &arguments->options;
     if (options->help || options->version)
         return 0;
+    if (arguments->config_count > EVAL_MAX_CONFIGS || arguments->budget_count > EVAL_MAX_CONFIGS)
+        return failure_set(failure, SCISSOR_EINVAL, "more than %d configurations", EVAL_MAX_CONFIGS);
+    if (options->text_count > EVAL_MAX_TEXTS)
+        return failure_set(failure, SCISSOR_EINVAL, "more than %d texts", EVAL_MAX_TEXTS);
     if (!options->model)
         return failure_set(failure, SCISSOR_EINVAL, "which model? give a GGUF file before the texts");
     if (options->text_count == 0)

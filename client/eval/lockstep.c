@@ -118,14 +118,17 @@ void lockstep_deinit(struct lockstep *lockstep) {
 
 /* ---------- one text ---------- */
 
-static void lockstep_close_text(struct lockstep_text *text) {
+/* After a failure nobody is asked to close anything: whoever does not answer would be waited for once a session. */
+static void lockstep_close_text(struct lockstep_text *text, bool failed) {
     for (uint32_t i = 0; text->shares && i < text->lockstep->threads; i++) {
         forward_free(text->shares[i].forward);
         scissor_free(text->shares[i].logits);
     }
     for (uint32_t i = 0; text->sessions && i < text->lockstep->options->config_count; i++)
-        if (text->sessions[i].attention)
+        if (text->sessions[i].attention) {
+            text->sessions[i].attention->abandoned = failed;
             text->sessions[i].attention->free(text->sessions[i].attention);
+        }
     forward_free(text->forward);
     if (text->attention)
         text->attention->free(text->attention);
@@ -381,6 +384,6 @@ int lockstep_run(struct lockstep *lockstep, const uint32_t *tokens, struct figur
         r = lockstep_read(&text, failure);
     for (uint32_t i = 0; i < lockstep->options->config_count && r == 0; i++)
         r = lockstep_figures(&text, &text.sessions[i], &ret_figures[i], failure);
-    lockstep_close_text(&text);
+    lockstep_close_text(&text, r != 0);
     return r;
 }

@@ -1,5 +1,6 @@
 /* main.c - scissor-eval: what evicting rows costs a model's predictions, over a real daemon and real sessions.
- * Exit status: 0, 1 for a failure, 2 for a wrong command line, 130 when interrupted. */
+ * Exit status: 0, 1 for a failure, 2 for a wrong command line, 128 and its number for a
+ * signal. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,13 +31,7 @@ static int main_run(const struct eval_options *options) {
     if (r == 0)
         r = main_print(&evaluation, &failure);
     evaluation_deinit(&evaluation);
-    if (r == ENGINE_INTERRUPTED) {
-        fprintf(stderr, "\nscissor-eval: interrupted\n");
-        return 130;
-    }
-    if (r != 0)
-        fprintf(stderr, "scissor-eval: %s\n", failure.text);
-    return r == 0 ? 0 : 1;
+    return engine_exit_status("scissor-eval", r, &failure);
 }
 
 int main(int argc, char **argv) {

@@ -128,10 +128,12 @@ static int pooled_open_session(struct pooled_state *state, enum pooled_way way, 
                                  failure);
 }
 
-static void pooled_close_sessions(struct pooled_daemon *way) {
+static void pooled_close_sessions(struct pooled_daemon *way, bool failed) {
     for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++) {
-        if (way->sessions[i].attention)
+        if (way->sessions[i].attention) {
+            way->sessions[i].attention->abandoned = failed;
             way->sessions[i].attention->free(way->sessions[i].attention);
+        }
         way->sessions[i].attention = NULL;
     }
 }
@@ -163,7 +165,7 @@ static int pooled_open_equal(struct pooled_state *state, struct failure *failure
     for (; segments >= WORKLOAD_SESSIONS && r == SCISSOR_FULL; segments--) {
         r = pooled_open_shares(state, segments, failure);
         if (r != 0)
-            pooled_close_sessions(&state->ways[POOLED_EQUAL]);
+            pooled_close_sessions(&state->ways[POOLED_EQUAL], false);
     }
     return r;
 }
@@ -206,11 +208,11 @@ static int pooled_open(struct pooled_state *state, struct failure *failure) {
     return r;
 }
 
-static void pooled_close(struct pooled_state *state) {
+static void pooled_close(struct pooled_state *state, bool failed) {
     for (uint32_t way = 0; way < POOLED_WAYS; way++) {
         for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++)
             forward_free(state->ways[way].sessions[i].forward);
-        pooled_close_sessions(&state->ways[way]);
+        pooled_close_sessions(&state->ways[way], failed);
         private_daemon_stop(state->ways[way].daemon);
     }
     for (uint32_t i = 0; i < WORKLOAD_SESSIONS; i++) {
@@ -367,7 +369,7 @@ int pooled_run(const struct eval_options *options, const struct model *model, co
     for (uint32_t way = 0; way < POOLED_WAYS && r == 0; way++)
         for (uint32_t i = 0; i < WORKLOAD_SESSIONS && r == 0; i++)
             r = pooled_figures(&state, way, i, &found.figures[way][i], failure);
-    pooled_close(&state);
+    pooled_close(&state, r != 0);
     if (r == 0)
         *ret_pooled = found;
     return r;

@@ -6,6 +6,7 @@
  *     room -> begin(rows) -> attend for layer 0, 1, ... -> end */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,7 @@ struct attention_stat {
 };
 
 struct attention {
+    bool abandoned; /* free() waits for nobody, as all is over */
     /* Makes room if there is none; the next step may have 1 to *ret_rows rows. */
     int (*room)(struct attention *attention, uint32_t *ret_rows, struct failure *failure);
     int (*begin)(struct attention *attention, uint32_t rows, struct failure *failure);

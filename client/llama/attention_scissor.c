@@ -107,7 +107,9 @@ static void attention_scissor_free(struct attention *base) {
     struct attention_scissor *scissor = (struct attention_scissor *)base;
     if (!scissor)
         return;
-    scissor_close(scissor->session); /* what stays of it is freed with the client */
+    if (!base->abandoned)
+        scissor_close(scissor->session);
+    /* What stays of the session is freed with the client. */
     scissor_disconnect(scissor->client);
     private_daemon_stop(scissor->daemon);
     scissor_free(scissor);

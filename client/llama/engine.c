@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <time.h>
 
 #include "alloc.h"
@@ -16,19 +17,31 @@
 static volatile sig_atomic_t engine_interrupted;
 
 static void engine_on_signal(int number) {
-    (void)number;
-    engine_interrupted = 1;
+    engine_interrupted = number;
 }
 
 void engine_catch_signals(void) {
     struct sigaction action = {.sa_handler = engine_on_signal, .sa_flags = (int)SA_RESETHAND};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (signal(SIGHUP, SIG_IGN) != SIG_IGN) /* as nohup(1) has it */
+        sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 
 bool engine_was_interrupted(void) {
     return engine_interrupted != 0;
+}
+
+int engine_exit_status(const char *program, int code, const struct failure *failure) {
+    if (code == 0)
+        return 0;
+    if (engine_was_interrupted()) {
+        fprintf(stderr, "\n%s: interrupted\n", program);
+        return 128 + engine_interrupted;
+    }
+    fprintf(stderr, "%s: %s\n", program, failure->text);
+    return 1;
 }
 
 uint32_t engine_threads(uint32_t asked) {

@@ -36,11 +36,13 @@ typedef int engine_take_logits(void *context, size_t position, const float *logi
 int engine_read(struct engine *engine, const uint32_t *tokens, size_t count, size_t logits_from,
                 engine_take_logits *take, void *context, struct failure *failure);
 
-/* Has Ctrl-C and SIGTERM end engine_read with ENGINE_INTERRUPTED, so that a private daemon is cleaned up; a second one
- * ends the process at once. Ignores SIGPIPE. */
+/* Has Ctrl-C, SIGTERM and SIGHUP end engine_read with ENGINE_INTERRUPTED, so that a private daemon is cleaned up; a
+ * second one ends the process at once. Ignores SIGPIPE. */
 void engine_catch_signals(void);
 /* Whether one of them came. */
 bool engine_was_interrupted(void);
+/* What a program ends with that has given `code`: 0; 1, and the failure is told; 128 and the signal's number. */
+int engine_exit_status(const char *program, int code, const struct failure *failure);
 
 /* `asked` of the command line; 0: one per core that this process may run on. */
 uint32_t engine_threads(uint32_t asked);

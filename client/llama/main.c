@@ -1,5 +1,6 @@
 /* main.c - scissor-run: runs a Llama model from a GGUF file whose KV cache belongs to scissord.
- * Exit status: 0, 1 for a failure, 2 for a wrong command line, 130 when interrupted. */
+ * Exit status: 0, 1 for a failure, 2 for a wrong command line, 128 and its number for a
+ * signal. */
 #include <stdio.h>
 
 #include "backend.h"
@@ -16,13 +17,7 @@ static int main_run(const struct options *options) {
     if (r == 0)
         r = options->nll ? likelihood_run(&engine, &failure) : generate_run(&engine, &failure);
     engine_deinit(&engine);
-    if (r == ENGINE_INTERRUPTED) {
-        fprintf(stderr, "\nscissor-run: interrupted\n");
-        return 130;
-    }
-    if (r != 0)
-        fprintf(stderr, "scissor-run: %s\n", failure.text);
-    return r == 0 ? 0 : 1;
+    return engine_exit_status("scissor-run", r, &failure);
 }
 
 int main(int argc, char **argv) {

@@ -1,5 +1,6 @@
 /* test_eval.c - scissor-eval with the test model: a session that keeps every row predicts what the full cache does, one
  * that does not is worse and within its bytes, and a run leaves nothing behind. */
+#include <glob.h>
 #include <jansson.h>
 #include <math.h>
 #include <setjmp.h>
@@ -123,16 +124,18 @@ static void test_failures(void **state) {
     assert_non_null(strstr(text, "cannot open /nonexistent"));
 }
 
-/* Ctrl-C ends it and its daemon: tests/run.sh complains about a process that stays. */
-static void test_interrupted(void **state) {
-    (void)state;
-    skip_if_told();
+/* A signal ends it and its daemon, even one that does not answer: tests/run.sh complains about a process that stays. */
+static void interrupted_by(int signal, bool stuck) {
     const char *argv[] = {harness_program("scissor-eval"),
                           getenv("MODEL"),
                           "--tokens",
                           "4096",
                           "--budget",
                           "5x",
+                          "--budget",
+                          "6x",
+                          "--budget",
+                          "7x",
                           "--progress",
                           "--text",
                           text_path,
@@ -140,6 +143,7 @@ static void test_interrupted(void **state) {
     char text[4096];
     int status;
     pid_t pid;
+    unlink(output); /* it is appended to */
     assert_int_equal(harness_spawn(argv, output, &pid), 0);
     for (int i = 0; i < 1000; i++) {
         harness_sleep_ms(20);
@@ -147,9 +151,27 @@ static void test_interrupted(void **state) {
             break;
     }
     assert_non_null(strstr(text, "comparing "));
-    assert_int_equal(kill(pid, SIGINT), 0);
-    assert_int_equal(harness_wait(pid, 20000, &status), 0);
-    assert_int_equal(status, 130);
+    pid_t daemon = harness_child(pid);
+    assert_true(daemon > 0);
+    if (stuck) {
+        kill(daemon, SIGSTOP);
+        harness_sleep_ms(200);
+    }
+    assert_int_equal(kill(pid, signal), 0);
+    assert_int_equal(harness_wait(pid, 25000, &status), 0); /* a call to a daemon that does not answer takes 10 s */
+    assert_int_equal(status, 128 + signal);
+    assert_int_equal(kill(daemon, 0), -1);
+    glob_t left;
+    snprintf(text, sizeof text, "%s/scissor-run-*", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    assert_int_equal(glob(text, 0, NULL, &left), GLOB_NOMATCH);
+}
+
+static void test_interrupted(void **state) {
+    (void)state;
+    skip_if_told();
+    interrupted_by(SIGINT, false);
+    interrupted_by(SIGHUP, false);
+    interrupted_by(SIGINT, true);
 }
 
 /* A window has forgotten what is not in it; with every row a session knows what the full cache knows. */

@@ -250,6 +250,25 @@ static void test_pool_options(void **state) {
     assert_true(eval_has_pool(&o) && o.pool_mib == 40 && near(o.pool_divisor, 0, 0));
 }
 
+/* What is wrong with one list too many is not its text. */
+static void test_too_many(void **state) {
+    static struct eval_options o;
+    char line[4096] = "m --text a";
+    (void)state;
+    for (uint32_t i = 0; i < EVAL_MAX_CONFIGS; i++)
+        strcat(line, " --config fade");
+    assert_int_equal(parse(&o, line), 0);
+    assert_int_equal(o.config_count, EVAL_MAX_CONFIGS);
+    strcat(line, " --config fade --config int4");
+    assert_int_equal(parse(&o, line), SCISSOR_EINVAL);
+    assert_non_null(strstr(failure.text, "more than 32 configurations"));
+    strcpy(line, "m --text");
+    for (uint32_t i = 0; i <= EVAL_MAX_TEXTS; i++)
+        strcat(line, " a");
+    assert_int_equal(parse(&o, line), SCISSOR_EINVAL);
+    assert_non_null(strstr(failure.text, "texts"));
+}
+
 static void test_wrong_options(void **state) {
     static struct eval_options o;
     static const char *const wrong[] = {
@@ -462,11 +481,14 @@ static void test_report_pool(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_config),    cmocka_unit_test(test_rows),           cmocka_unit_test(test_few_rows),
-        cmocka_unit_test(test_compare),   cmocka_unit_test(test_compare_many),   cmocka_unit_test(test_mean),
-        cmocka_unit_test(test_bootstrap), cmocka_unit_test(test_options),        cmocka_unit_test(test_wrong_options),
-        cmocka_unit_test(test_report),    cmocka_unit_test(test_report_passkey), cmocka_unit_test(test_pool_options),
-        cmocka_unit_test(test_workload),  cmocka_unit_test(test_report_pool),
+        cmocka_unit_test(test_config),       cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_few_rows),     cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_compare_many), cmocka_unit_test(test_mean),
+        cmocka_unit_test(test_bootstrap),    cmocka_unit_test(test_options),
+        cmocka_unit_test(test_too_many),     cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_report),       cmocka_unit_test(test_report_passkey),
+        cmocka_unit_test(test_pool_options), cmocka_unit_test(test_workload),
+        cmocka_unit_test(test_report_pool),
     };
     return cmocka_run_group_tests_name("eval", tests, NULL, NULL);
 }
