@@ -80,13 +80,14 @@ static int settle(struct scissor_session *session, struct result *ret) {
 
 /* One session: a text that is longer than its budget, more or less, by kind. */
 static int live(struct scissor_client *client, uint32_t kind, struct worker *worker, struct result *ret) {
+    static const uint32_t types[] = {SCISSOR_F16, SCISSOR_INT8, SCISSOR_FADE};
     struct attention_model model = {.seed = 40 + kind,
                                     .layers = 2,
                                     .kv_heads = 2,
                                     .q_heads = 4,
                                     .head_dim = 64,
                                     .compute_dtype = SCISSOR_F16,
-                                    .storage_dtype = kind % 2 ? SCISSOR_INT8 : SCISSOR_F16,
+                                    .storage_dtype = types[(kind + kind / 3) % 3],
                                     .scale = 0.125f};
     struct scissor_session_spec spec = spec_of(kind, &model);
     struct scissor_session *session;
