@@ -48,7 +48,7 @@ seconds=$("$build/scissor-eval" "$model" --tokens "$short" $(printf -- '--config
     --text "${texts[0]}" | python3 -c 'import json, sys; print(json.load(sys.stdin)["seconds"])')
 awk -v s="$seconds" -v short="$short" -v tokens="$tokens" -v texts=${#texts[@]} -v configs=${#configs[@]} \
     -v passes=$passes 'BEGIN {
-    minutes = 1.3 * s / short * tokens * texts * passes / 60
+    minutes = (1 + tokens / 12000) * s / short * tokens * texts * passes / 60
     printf "%d texts of %d tokens, %d configurations and the full cache: about %.0f minutes\n", texts, tokens, configs,
         minutes + 0.5 }'
 
