@@ -41,9 +41,11 @@ static uint64_t main_default_pool(void) {
 /* What a job works with while it runs: some 40 bytes for each slot of one head, of a million of them. */
 #define MAIN_JOB_BYTES (48u << 20)
 
+/* Threads that run jobs: libuv's, as many as it is told, or else one per core. */
 static long main_workers(void) {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return cores < 2 ? 2 : cores;
+    const char *told = getenv("UV_THREADPOOL_SIZE");
+    long workers = told ? atol(told) : sysconf(_SC_NPROCESSORS_ONLN);
+    return workers < 2 ? 2 : workers > 1024 ? 1024 : workers;
 }
 
 /* The pool, all that is charged to it included; and what is not: programs, libraries, packets on their way, the front

@@ -18,6 +18,8 @@ base=${TMPDIR:-/tmp}
 [ ${#base} -le 20 ] || base=/tmp
 work=$(mktemp -d "$base/scissor.XXXXXX") || exit 1
 number=0 shown=0 most=${TEST_JOBS:-$(nproc)}
+[ "$most" -ge 1 ] 2>/dev/null || most=1
+programs=()
 passed=0 failed=0 skipped=0
 failures=
 
@@ -28,8 +30,13 @@ survivors() {
 
 finish() {
     kill $(jobs -p) 2>/dev/null && wait 2>/dev/null
-    for directory in "$work"/*/; do
-        for pid in $(survivors "${directory%/}"); do kill -9 "$pid" 2>/dev/null; done
+    for _ in 1 2 3 4 5 6 7 8 9 10; do # one that is just being started may not be seen the first time
+        local left=
+        for directory in "$work"/*/; do
+            for pid in $(survivors "${directory%/}"); do left=1 && kill -9 "$pid" 2>/dev/null; done
+        done
+        [ -n "$left" ] || break
+        sleep 0.1
     done
     rm -rf "$work"
 }
@@ -100,7 +107,11 @@ show() {
         shown=$((shown + 1))
         cat "$work/$shown.out"
         good=0 bad=1 none=0
-        [ ! -e "$work/$shown.sum" ] || read -r good bad none <"$work/$shown.sum"
+        if [ -e "$work/$shown.sum" ]; then
+            read -r good bad none <"$work/$shown.sum"
+        else
+            failures+="${programs[shown]}  left no result"$'\n'
+        fi
         passed=$((passed + good)) failed=$((failed + bad)) skipped=$((skipped + none))
         [ ! -e "$work/$shown.failures" ] || failures+=$(cat "$work/$shown.failures")$'\n'
     done
@@ -121,6 +132,7 @@ for program in "$@"; do
     esac
     await "$at_once"
     number=$((number + 1))
+    programs[number]=$program
     run_one "$program" "$work/$number" >"$work/$number.out" &
     [ "$at_once" -gt 1 ] || await 1
 done

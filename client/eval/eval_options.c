@@ -60,8 +60,9 @@ static const struct option_entry eval_option_entries[] = {
     {OPTION_FLAG, "progress", NULL, "show progress even if standard error is no terminal", AT(options.progress), 0, 0},
     {OPTION_TEXT, "device", "DEVICE", "where the cache is: host, cuda, cuda:N or cuda:GPU-UUID (host)",
      AT(options.device), 0, 0},
-    {OPTION_NUMBER, "threads", "N", "threads; each has its share of the configurations (one per core)",
-     AT(options.threads), 1, 256},
+    {OPTION_NUMBER, "threads", "N",
+     "threads for matrix products, or each for a share of the configurations (one per core)", AT(options.threads), 1,
+     256},
     {OPTION_FLAG, "help", NULL, "print this", AT(options.help), 0, 0},
     {OPTION_FLAG, "version", NULL, "print the version", AT(options.version), 0, 0},
 };

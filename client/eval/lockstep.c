@@ -101,7 +101,9 @@ int lockstep_init(struct lockstep *lockstep, const struct eval_options *options,
                                   .model = model,
                                   .progress = progress,
                                   .score_from = options->score_from,
-                                  .threads = lockstep_min(engine_threads(options->threads), options->config_count)};
+                                  .threads = engine_threads(options->threads)};
+    if (lockstep->threads > options->config_count)
+        lockstep->threads = 1; /* better all of them for each product */
     pthread_mutex_init(&lockstep->lock, NULL);
     int r = lockstep_pool(lockstep, &mib, failure);
     if (r == 0)
@@ -325,7 +327,8 @@ static void *lockstep_run_share(void *data) {
 static int lockstep_follow_all(struct lockstep_text *text, struct failure *failure) {
     uint32_t threads = text->lockstep->threads, started = 1;
     int r = 0;
-    engine_use_threads(1);
+    if (threads > 1)
+        engine_use_threads(1);
     while (started < threads &&
            pthread_create(&text->shares[started].thread, NULL, lockstep_run_share, &text->shares[started]) == 0)
         started++;

@@ -20,7 +20,7 @@ struct lockstep {
     struct private_daemon *daemon;
     struct progress *progress;
     uint32_t score_from;  /* as in the options; another one for the next text may be put here */
-    uint32_t threads;     /* at most one per configuration */
+    uint32_t threads;     /* shares of the configurations, one thread each */
     pthread_mutex_t lock; /* of what follows, and of `progress` */
     size_t done;          /* tokens of the progress: each text's, for the full cache and for each configuration */
 };

@@ -1,6 +1,5 @@
 /* main.c - scissor-eval: what evicting rows costs a model's predictions, over a real daemon and real sessions.
- * Exit status: 0, 1 for a failure, 2 for a wrong command line, 128 and its number for a
- * signal. */
+ * Exit status: 0, 1 for a failure, 2 for a wrong command line, 128 + the number of a signal. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

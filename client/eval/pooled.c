@@ -257,6 +257,7 @@ static void pooled_compare(struct pooled_state *state, struct pooled_session *se
 static void pooled_count(const struct pooled_state *state, struct pooled_session *session, uint32_t rows) {
     struct attention_stat stat;
     session->attention->stat(session->attention, &stat);
+    /* Without what is lent for details while the pool has room. */
     uint64_t bytes = config_bytes(state->config, &state->model->shape, (uint32_t)stat.settled, stat.settled);
     session->bytes_sum += (double)bytes * rows;
     if (bytes > session->bytes_peak)

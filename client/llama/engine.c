@@ -4,6 +4,7 @@
 #include <cblas.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -14,7 +15,7 @@
 /* Rows of one step: enough for a product to run at full speed; more would only need more memory for the logits. */
 #define ENGINE_MAX_ROWS 128u
 
-static volatile sig_atomic_t engine_interrupted;
+static atomic_int engine_interrupted; /* the number of the signal */
 
 static void engine_on_signal(int number) {
     engine_interrupted = number;

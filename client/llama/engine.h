@@ -7,7 +7,7 @@
 #include "options.h"
 #include "tokenizer.h"
 
-/* Not a failure: the user pressed Ctrl-C (or sent SIGTERM) between two steps. */
+/* Not a failure: the user pressed Ctrl-C (or sent SIGTERM or SIGHUP) between two steps. */
 #define ENGINE_INTERRUPTED 1000
 
 struct engine {

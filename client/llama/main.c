@@ -1,6 +1,5 @@
 /* main.c - scissor-run: runs a Llama model from a GGUF file whose KV cache belongs to scissord.
- * Exit status: 0, 1 for a failure, 2 for a wrong command line, 128 and its number for a
- * signal. */
+ * Exit status: 0, 1 for a failure, 2 for a wrong command line, 128 + the number of a signal. */
 #include <stdio.h>
 
 #include "backend.h"

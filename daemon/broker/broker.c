@@ -310,6 +310,7 @@ void broker_tick(struct broker *b, uint64_t now) {
     struct session *s, *next;
     clock_seen(b, now);
     tick_waiting(b, now);
+    growth_tick(b, now);
     orphans_tick(b, now);
     quarantine_tick(b, now);
     if (b->polite)
@@ -331,6 +332,8 @@ static uint64_t pool_deadline(const struct broker *b, const struct pool *pool) {
 static uint64_t work_deadline(const struct broker *b) {
     uint64_t first = b->waiting ? b->waiting->deadline : UINT64_MAX;
     const struct session *s;
+    if (b->growing && b->growing->deadline < first)
+        first = b->growing->deadline;
     if (b->polite)
         DL_FOREACH(b->sessions, s)
     if (s->end_retry && s->end_retry < first)

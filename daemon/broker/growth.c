@@ -4,10 +4,8 @@
  * which takes milliseconds. Otherwise a session would evict its own rows where others' matter less; and one that
  * settles seldom would never grow, as whoever settles first takes what was freed for it. Who is in a step when asked
  * gives no earlier than with its own settle, which may be long. Nobody waits for that: such sessions are asked a settle
- * ahead, as are all whose memory the backend cannot take away. A wait needs no timer, as it ends with the last job that
- * gives; but while others go on opening and closing there may be no last one, so it is not taken up again after
- * WAIT_NS.
- */
+ * ahead, as are all whose memory the backend cannot take away. A wait ends with the last job that gives, and after
+ * WAIT_NS in any case: while others go on opening and closing there may be no last one. */
 #include <utlist.h>
 
 #include "internal.h"
@@ -80,9 +78,14 @@ bool growth_wait(struct broker *b, struct session *s, uint64_t now) {
 void growth_look(struct broker *b, const struct pool *pool, uint64_t now) {
     struct session *s, *next;
     DL_FOREACH_SAFE2(b->growing, s, next, queue_next) {
-        if (s->pool == pool && (now >= s->deadline || !lacks_room(s) || !ask_for_room(b, s, now)))
+        if (s->pool == pool && (!lacks_room(s) || !ask_for_room(b, s, now)))
             settle_run(b, s, now);
     }
+}
+
+void growth_tick(struct broker *b, uint64_t now) {
+    while (b->growing && b->growing->deadline <= now)
+        settle_run(b, b->growing, now);
 }
 
 /* Charges what the group needs to take the settle's rows, as much of it as there is. */

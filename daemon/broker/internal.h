@@ -198,6 +198,8 @@ void settle_run(struct broker *b, struct session *s, uint64_t now);
 bool growth_wait(struct broker *b, struct session *s, uint64_t now);
 /* Memory has come back, or will not come: goes on with settles that waited for it. */
 void growth_look(struct broker *b, const struct pool *pool, uint64_t now);
+/* Ends the waits that have lasted too long; the first in the list is the oldest. */
+void growth_tick(struct broker *b, uint64_t now);
 /* Fills in how far a group grows with the settle that begins, and charges it. */
 void growth_plan(struct broker *b, struct session *s, uint32_t group, uint64_t now);
 

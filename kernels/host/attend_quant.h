@@ -276,7 +276,7 @@ INLINE void v_quant_channels(const uint32_t width, const uint32_t type, const ui
         UNROLL for (uint32_t n = 0; n < count; n++) {
             unit[n] = units + n * LANES * 4;
             low[n] = v_int_zero();
-            if (n % PARTS == 0)
+            if (n % PARTS == 0 && units == from)
                 __builtin_prefetch(ahead + n * LANES * 4, 0, 2);
         }
         add_products(width, type, count, codes / 4, unit, low, factors, QUARTET_BYTES, sizeof w->factors[0], sums);

@@ -185,6 +185,30 @@ static void test_growth_does_not_wait_for_ever(void **state) {
     rig_jobs(&rig);
 }
 
+/* Nor for one job that takes long. */
+static void test_growth_waits_for_a_while(void **state) {
+    (void)state;
+    rig_init(&rig, 14 * MIB, true);
+    int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
+    fill_pool(low);
+    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
+        rig_jobs(&rig);
+        settle_begins(high);
+    }
+    uint32_t before = held(high);
+    assert_int_equal(rig.job_count, 1);
+    rig_pass(&rig, 40 * MS);
+    assert_int_equal(rig.job_count, 1);
+    assert_true(broker_deadline(rig.broker) <= rig.now + 10 * MS);
+    rig_pass(&rig, 20 * MS);
+    assert_int_equal(rig.job_count, 2); /* the settle, with the memory that it had */
+    rig_job(&rig, 1);
+    assert_false(rig.sessions[high].request);
+    assert_int_equal(rig.sessions[high].code, 0);
+    assert_int_equal(held(high), before);
+    rig_jobs(&rig);
+}
+
 /* Memory that only keeps a session's rows in all of their bits goes before rows of others that matter less than its. */
 static void test_details_go_before_rows(void **state) {
     (void)state;
@@ -298,6 +322,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_growth_is_first_come, teardown),
         cmocka_unit_test_teardown(test_growth_waits_in_vain, teardown),
         cmocka_unit_test_teardown(test_growth_does_not_wait_for_ever, teardown),
+        cmocka_unit_test_teardown(test_growth_waits_for_a_while, teardown),
         cmocka_unit_test_teardown(test_details_go_before_rows, teardown),
         cmocka_unit_test_teardown(test_growth_asks_busy_ones_ahead, teardown),
         cmocka_unit_test_teardown(test_who_has_lost_less_gives, teardown),
