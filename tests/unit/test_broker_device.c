@@ -114,10 +114,10 @@ static void test_storage(void **state) {
     rig_init_gpu(&rig, 16 * MIB, 64 * MIB);
     int peer = rig_connect(&rig);
     struct proto_open spec = four_mib(1);
-    spec.storage_dtype = KERNEL_INT8;
+    spec.storage_dtype = KERNEL_FADE;
     assert_int_equal(rig_open_now(&rig, peer, &spec), -1);
     assert_int_equal(rig.peers[peer].code, SCISSOR_EINVAL);
-    assert_non_null(strstr(rig.peers[peer].text, "int8"));
+    assert_non_null(strstr(rig.peers[peer].text, "fade"));
     assert_non_null(strstr(rig.peers[peer].text, "cuda:GPU-fake"));
     spec.pool = PROTO_ANY_POOL;
     int s = rig_open_now(&rig, peer, &spec);
