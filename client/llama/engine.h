@@ -46,5 +46,6 @@ int engine_exit_status(const char *program, int code, const struct failure *fail
 
 /* `asked` of the command line; 0: one per core that this process may run on. */
 uint32_t engine_threads(uint32_t asked);
-/* How many threads share one matrix product, whichever thread asks for it. */
+/* How many threads share one matrix product, whichever thread asks for it: with the OpenBLAS that has threads of its
+ * own, as Debian installs it. That for OpenMP counts them for each thread. */
 void engine_use_threads(uint32_t threads);

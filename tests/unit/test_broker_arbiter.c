@@ -79,6 +79,14 @@ static void settle_begins(int s) {
     rig_settle(&rig, s, 64, rig.sessions[s].sequence);
 }
 
+/* Its last settle waits for another's shrink, which is about to run. */
+static void grow_until_it_waits(int s) {
+    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
+        rig_jobs(&rig);
+        settle_begins(s);
+    }
+}
+
 /* Who grows waits for what is taken from idle ones, and evicts nothing. */
 static void test_growth_waits_for_the_idle(void **state) {
     (void)state;
@@ -118,10 +126,7 @@ static void test_growth_waits_in_vain(void **state) {
     rig_init(&rig, 14 * MIB, true);
     int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
     fill_pool(low);
-    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
-        rig_jobs(&rig);
-        settle_begins(high);
-    }
+    grow_until_it_waits(high);
     rig.sessions[low].lease->word = PROTO_LEASE_CLIENT;
     uint32_t before = held(high);
     rig_jobs(&rig);
@@ -130,10 +135,7 @@ static void test_growth_waits_in_vain(void **state) {
     rig.sessions[low].lease->word = PROTO_LEASE_FREE;
     rig_pass(&rig, 1000 * MS);
     fill(low, 0, 1);
-    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
-        rig_jobs(&rig);
-        settle_begins(high);
-    }
+    grow_until_it_waits(high);
     rig_disconnect(&rig, rig.sessions[high].peer);
     rig_jobs(&rig);
     assert_int_equal(broker_session_count(rig.broker), 1);
@@ -191,10 +193,7 @@ static void test_growth_waits_for_a_while(void **state) {
     rig_init(&rig, 14 * MIB, true);
     int low = open_one(192, 16384, "scissorhands"), high = open_one(192, 16384, "scissorhands");
     fill_pool(low);
-    while (!rig.job_count || rig.jobs[0]->kind != JOB_SHRINK) {
-        rig_jobs(&rig);
-        settle_begins(high);
-    }
+    grow_until_it_waits(high);
     uint32_t before = held(high);
     assert_int_equal(rig.job_count, 1);
     rig_pass(&rig, 40 * MS);
