@@ -49,9 +49,9 @@ static uint32_t mark_owners(const struct history *h, bool *among) {
     return count;
 }
 
-void details_plan(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
-                  uint32_t pages, const uint32_t *victims, uint32_t victim_count, uint32_t move_count,
-                  struct details_scratch *scratch, void *policy_scratch, uint32_t *ret_details) {
+void details_plan(const struct policy *p, const struct history *h, uint64_t next_position, uint32_t pages,
+                  const uint32_t *victims, uint32_t victim_count, uint32_t move_count, struct details_scratch *scratch,
+                  void *policy_scratch, uint32_t *ret_details) {
     uint32_t all = pages * LAYOUT_PAGE_DETAILS, wanted = move_count < all ? move_count : all;
     uint32_t used = mark_owners(h, scratch->among), *taken = scratch->after;
 
@@ -63,7 +63,7 @@ void details_plan(const struct policy *p, const struct history *h, uint32_t room
             taken[h->detail[victims[i]]] = KERNEL_NONE;
     }
     uint32_t lost = wanted > all - used ? wanted - (all - used) : 0;
-    policy_lowest(p, h, room, next_position, scratch->among, lost, policy_scratch, scratch->lowest);
+    policy_lowest(p, h, all, next_position, scratch->among, lost, policy_scratch, scratch->lowest);
     for (uint32_t i = 0; i < lost; i++)
         taken[h->detail[scratch->lowest[i]]] = KERNEL_NONE;
     for (uint32_t i = 0; i < move_count - wanted; i++)
@@ -102,12 +102,12 @@ void details_end(const struct history *h, uint32_t pages, struct details_scratch
             scratch->owners[scratch->owner_count++] = (struct kernel_move){i, scratch->after[i]};
 }
 
-void details_shrink(const struct policy *p, struct history *h, uint32_t room, uint64_t next_position, uint32_t pages,
+void details_shrink(const struct policy *p, struct history *h, uint64_t next_position, uint32_t pages,
                     uint32_t pages_after, struct details_scratch *scratch, void *policy_scratch) {
     uint32_t left = pages_after * LAYOUT_PAGE_DETAILS, used = mark_owners(h, scratch->among);
     uint32_t lost = used > left ? used - left : 0, next = 0;
 
-    policy_lowest(p, h, room, next_position, scratch->among, lost, policy_scratch, scratch->lowest);
+    policy_lowest(p, h, left, next_position, scratch->among, lost, policy_scratch, scratch->lowest);
     for (uint32_t i = 0; i < lost; i++)
         h->detail[scratch->lowest[i]] = KERNEL_NONE;
     owners_of(h, pages, scratch->after);

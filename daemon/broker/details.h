@@ -1,5 +1,7 @@
-/* details.h - which rows of a head have detail slots, where the storage dtype has them (layout.h): the newest, and of
- * the others those that the policy would evict last.
+/* details.h - which rows of a head have detail slots, where the storage dtype has them (layout.h): those that the
+ * policy would evict last if the detail slots were its budget. So a policy that protects a share of its budget for the
+ * newest rows protects that share of the detail slots, and those that have shown to matter get the others: with the
+ * rows that it protects from eviction, a short session's detail slots would all be the newest ones'.
  *
  * A row has its detail slot from when it settles until the policy ranks it below others that have one: then the slot is
  * given away, and of the row's codes the high bits are left. The history says which row has which detail slot
@@ -26,9 +28,9 @@ void details_scratch_deinit(struct details_scratch *scratch);
 /* Which detail slots, of `pages` pages, the rows of a settle get: ret_details[move_count], KERNEL_NONE for the oldest
  * where there are fewer detail slots than rows. They are free ones, those of the victims, and those of the rows with
  * the lowest scores. Changes nothing. `policy_scratch` is what policy_lowest() asks for. */
-void details_plan(const struct policy *p, const struct history *h, uint32_t room, uint64_t next_position,
-                  uint32_t pages, const uint32_t *victims, uint32_t victim_count, uint32_t move_count,
-                  struct details_scratch *scratch, void *policy_scratch, uint32_t *ret_details);
+void details_plan(const struct policy *p, const struct history *h, uint64_t next_position, uint32_t pages,
+                  const uint32_t *victims, uint32_t victim_count, uint32_t move_count, struct details_scratch *scratch,
+                  void *policy_scratch, uint32_t *ret_details);
 
 /* In this order around a settle's changes of the history: details_begin(); each row's old owner forgets a detail slot
  * that is given to another (details_take()), history.detail of the settled rows is set; details_end() then leaves in
@@ -44,5 +46,5 @@ void details_end(const struct history *h, uint32_t pages, struct details_scratch
  * beyond lose theirs, others' details move, and no detail slot of the other pages has an owner any more. Call it when
  * the history is as it will be, after details_begin() before it was changed; ends as details_end() does, with
  * scratch->moves as well. */
-void details_shrink(const struct policy *p, struct history *h, uint32_t room, uint64_t next_position, uint32_t pages,
+void details_shrink(const struct policy *p, struct history *h, uint64_t next_position, uint32_t pages,
                     uint32_t pages_after, struct details_scratch *scratch, void *policy_scratch);

@@ -25,7 +25,7 @@ static void plan_head(struct session *s, struct broker_job *job, const struct se
     *ret_plan = (struct settle_plan){.head = index, .moves = moves, .tail = scratch->tail, .move_count = rows};
     if (h->detail) {
         ret_plan->details = scratch->row_details + (moves - scratch->moves);
-        details_plan(&g->policy, h, cap, next, head->pages, scratch->victims, count, rows, &scratch->details,
+        details_plan(&g->policy, h, next, head->pages, scratch->victims, count, rows, &scratch->details,
                      scratch->policy, ret_plan->details);
     }
     ret_plan->after = placement_plan(h->settled, job->rows - rows, rows, scratch->victims, count, moves, scratch->tail,

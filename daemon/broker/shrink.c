@@ -9,11 +9,11 @@
 #include "work.h"
 
 /* Rows that are left have their details in the pages that are left. */
-static int shrink_details(struct session *s, const struct session_group *g, struct session_head *head, uint32_t rows,
-                          uint32_t pages, uint64_t next_position, struct job_scratch *scratch) {
+static int shrink_details(struct session *s, const struct session_group *g, struct session_head *head, uint32_t pages,
+                          uint64_t next_position, struct job_scratch *scratch) {
     struct kernel_backend *device = s->pool->config.backend;
     struct details_scratch *details = &scratch->details;
-    details_shrink(&g->policy, &head->history, rows, next_position, head->pages, pages, details, scratch->policy);
+    details_shrink(&g->policy, &head->history, next_position, head->pages, pages, details, scratch->policy);
     head->detail_pages = head->pages;
     struct kernel_shrink item = {.pages = head->address,
                                  .detail_moves = details->moves,
@@ -56,7 +56,7 @@ static int shrink_head(struct session *s, struct broker_job *job, const struct s
     assert(after <= rows);
     head->evicted[reason] += count;
     job->evicted[reason] += count;
-    return h->detail ? shrink_details(s, g, head, rows, pages, job->tokens_seen, scratch) : 0;
+    return h->detail ? shrink_details(s, g, head, pages, job->tokens_seen, scratch) : 0;
 }
 
 int shrink_group(struct session *s, struct broker_job *job, uint32_t group, uint32_t pages,

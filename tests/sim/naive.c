@@ -313,11 +313,11 @@ static uint32_t order_rows(const struct naive *n, const struct layer *l, const s
     return count;
 }
 
-/* Of the detailed rows, all but the `keep` that are worth most lose what they have. */
-static void lose_details(const struct naive *n, const struct layer *l, struct head *head, uint32_t room, uint32_t keep,
+/* Of the detailed rows, all but the `keep` that are worth most, if the details were the budget, lose what they have. */
+static void lose_details(const struct naive *n, const struct layer *l, struct head *head, uint32_t keep,
                          uint64_t next) {
     struct candidate *order = zeroed(head->count + 1, sizeof *order);
-    uint32_t count = order_rows(n, l, head, room, next, order);
+    uint32_t count = order_rows(n, l, head, n->details, next, order);
     for (uint32_t k = count; k-- > 0;) {
         struct row *row = head->slots[order[k].slot];
         if (row->detailed && keep)
@@ -379,7 +379,7 @@ static uint32_t settle_head(struct naive *n, const struct layer *l, struct head 
             out++;
     uint32_t detailed = stay < n->details ? stay : n->details;
     evict(n, l, head, cap, out, n->tokens + f);
-    lose_details(n, l, head, cap, n->details - detailed, n->tokens + f);
+    lose_details(n, l, head, n->details - detailed, n->tokens + f);
     head->slots = grown(head->slots, (head->count + stay) * sizeof *head->slots);
     for (uint32_t j = 0; j < f; j++) {
         struct row *row = head->fresh[j];
@@ -424,7 +424,7 @@ uint64_t naive_shrink(struct naive *n, uint32_t target) {
                 close_holes(head);
                 evicted += out;
             }
-            lose_details(n, &n->layer[l], head, target, n->details, n->tokens);
+            lose_details(n, &n->layer[l], head, n->details, n->tokens);
         }
     return evicted;
 }

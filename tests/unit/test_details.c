@@ -9,6 +9,7 @@
 #include "attach.h"
 #include "details.h"
 #include "scissor_error.h"
+#include "score.h"
 
 enum { F = 16, SLOTS = 128 };
 
@@ -45,7 +46,7 @@ static void rows(uint32_t count) {
 }
 
 static void plan(uint32_t pages, uint32_t victim_count, uint32_t moves) {
-    details_plan(&policy, &h, SLOTS, h.settled + moves, pages, victims, victim_count, moves, &scratch, policy_scratch,
+    details_plan(&policy, &h, h.settled + moves, pages, victims, victim_count, moves, &scratch, policy_scratch,
                  details);
 }
 
@@ -123,7 +124,7 @@ static void test_shrink(void **state) {
     for (uint32_t i = 0; i < 18; i++)
         h.detail[i] = 17 - i;
     details_begin(&h, 2, 2, &scratch);
-    details_shrink(&policy, &h, SLOTS, 18, 2, 1, &scratch, policy_scratch);
+    details_shrink(&policy, &h, 18, 2, 1, &scratch, policy_scratch);
     for (uint32_t i = 0; i < 18; i++)
         assert_true(i < 2 ? h.detail[i] == KERNEL_NONE : h.detail[i] == 17 - i);
     assert_int_equal(scratch.move_count, 0);
@@ -132,13 +133,40 @@ static void test_shrink(void **state) {
 
     h.detail[17] = 20;
     details_begin(&h, 2, 2, &scratch);
-    details_shrink(&policy, &h, SLOTS, 18, 2, 1, &scratch, policy_scratch);
+    details_shrink(&policy, &h, 18, 2, 1, &scratch, policy_scratch);
     assert_int_equal(h.detail[17], 0);
     assert_int_equal(scratch.move_count, 1);
     assert_int_equal(scratch.moves[0].from, 20);
     assert_int_equal(scratch.moves[0].to, 0);
     assert_int_equal(scratch.owner_count, 1); /* the owner comes with the copy */
     assert_true(owner_is(0, 20, KERNEL_NONE));
+}
+
+/* The newest rows have no more of the detail slots than they would have of a budget of as many rows: those that have
+ * shown to matter keep theirs, although no row is in danger of being evicted. */
+static void test_share_of_the_newest(void **state) {
+    struct proto_group group = {.policy = "pivotal", .guaranteed_rows = F + SLOTS};
+    char why[128];
+    (void)state;
+    history_deinit(&h);
+    assert_int_equal(history_init(&h, PROTO_PLANE_MASS, HISTORY_NORMS | HISTORY_DETAILS, F, &clock_), 0);
+    assert_int_equal(history_resize(&h, SLOTS), 0);
+    assert_int_equal(policy_init(&policy, "pivotal", &group, F, why, sizeof why), 0);
+    history_clock_fold(&clock_, F, F);
+    rows(32);
+    for (uint32_t i = 0; i < 32; i++) {
+        h.mass[i] = i < 20 ? 2 : 1;
+        h.norm[i] = 1;
+        h.detail[i] = i;
+    }
+    plan(2, 0, 8); /* 14 newest, of all 40 rows, are protected */
+    for (uint32_t i = 0; i < 8; i++)
+        assert_int_equal(details[i], i < 2 ? 4 + i : 18 + i);
+
+    details_begin(&h, 2, 2, &scratch);
+    details_shrink(&policy, &h, 32, 2, 1, &scratch, policy_scratch); /* 9 newest are */
+    for (uint32_t i = 0; i < 32; i++)
+        assert_int_equal(h.detail[i] != KERNEL_NONE, i < 4 || (i >= 17 && i < 20) || i >= 23);
 }
 
 int main(void) {
@@ -148,6 +176,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_few, start, stop),
         cmocka_unit_test_setup_teardown(test_written, start, stop),
         cmocka_unit_test_setup_teardown(test_shrink, start, stop),
+        cmocka_unit_test_setup_teardown(test_share_of_the_newest, start, stop),
     };
     return cmocka_run_group_tests_name("details", tests, NULL, NULL);
 }
