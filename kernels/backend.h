@@ -209,7 +209,8 @@ struct kernel_backend {
      * success only. -EINVAL if it is not such a segment of `bytes`. */
     int (*segment_adopt)(struct kernel_backend *b, enum kernel_access access, int fd, size_t bytes,
                          struct kernel_segment **ret);
-    /* Unmaps and closes without revoking: somebody else holds its descriptor. NULL is allowed; returns NULL. */
+    /* Unmaps and closes without revoking: somebody else holds its descriptor, or may look at it until it unmaps it.
+     * NULL is allowed; returns NULL. */
     struct kernel_segment *(*segment_leave)(struct kernel_backend *b, struct kernel_segment *s);
 
     int (*settle)(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count);

@@ -128,7 +128,8 @@ void broker_front_restarted(struct broker *b, uint64_t now);
 void broker_control(struct broker *b, const void *request, size_t size, uint64_t cookie, uint64_t now);
 /* No new sessions from now on. */
 void broker_drain(struct broker *b, uint64_t now);
-/* Ends all sessions (their clients get CLOSED with the reason), as if the operator had closed each. */
+/* Ends all sessions (their clients get CLOSED with the reason), as if the operator had closed each; the process is
+ * about to end. */
 void broker_close_all(struct broker *b, uint64_t now);
 /* Time passed; call it at broker_deadline() at the latest. */
 void broker_tick(struct broker *b, uint64_t now);

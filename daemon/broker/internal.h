@@ -76,7 +76,7 @@ struct broker {
     struct pool pools[BROKER_MAX_POOLS];
     uint32_t pool_count;
     uint64_t epoch, started_ns, random_state;
-    bool draining;
+    bool draining, ending; /* no new sessions; all have been closed, as the process ends */
     struct broker_peer *peers;
     uint32_t next_score_socket; /* the first to be looked at */
 

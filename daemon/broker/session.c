@@ -93,6 +93,14 @@ void session_release_pages(struct session *s) {
     s->lease_page = NULL;
 }
 
+void session_leave_pages(struct session *s) {
+    struct kernel_backend *host = s->pool->host;
+    s->control = host->segment_leave(host, s->control);
+    s->lease = host->segment_leave(host, s->lease);
+    s->control_page = NULL;
+    s->lease_page = NULL;
+}
+
 /* What is the daemon's own memory. */
 static void free_bookkeeping(struct session *s) {
     for (uint32_t i = 0; s->heads && i < s->head_count; i++) {
@@ -134,11 +142,11 @@ void session_release(struct session *s, bool keep_pages) {
 void session_abandon(struct session *s) {
     free_fence(s);
     free_bookkeeping(s);
-    session_release_pages(s);
+    session_leave_pages(s);
 }
 
 void session_leave(struct session *s) {
-    struct kernel_backend *device = s->pool->config.backend, *host = s->pool->host;
+    struct kernel_backend *device = s->pool->config.backend;
 
     if (!s->pool->keeps) {
         session_abandon(s);
@@ -149,10 +157,7 @@ void session_leave(struct session *s) {
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
         device->segment_leave(device, s->segments[i].memory);
     free_bookkeeping(s);
-    s->control = host->segment_leave(host, s->control);
-    s->lease = host->segment_leave(host, s->lease);
-    s->control_page = NULL;
-    s->lease_page = NULL;
+    session_leave_pages(s);
 }
 
 void session_write_control(struct session *s, uint64_t generation) {

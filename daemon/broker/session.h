@@ -199,6 +199,8 @@ void session_abandon(struct session *s);
 /* Frees whatever there is. */
 void session_release(struct session *s, bool keep_pages);
 void session_release_pages(struct session *s);
+/* They stay as they are for whoever has them mapped. */
+void session_leave_pages(struct session *s);
 /* Takes the lease for the daemon; false if the client has it. When no job runs, on the broker's thread as well. */
 bool session_lease_take(struct session *s);
 /* Writes counts and page lists, then the new generation. */

@@ -26,9 +26,23 @@ static int segment_descriptor(struct kernel_segment *s) {
     return s->fd;
 }
 
+static struct kernel_segment *segment_free(struct kernel_backend *b, struct kernel_segment *s) {
+    if (!s)
+        return NULL;
+    fake_of(b)->bytes -= s->bytes;
+    fake_of(b)->segments--;
+    if (s->fd >= 0)
+        close(s->fd);
+    free(s->memory);
+    free(s);
+    return NULL;
+}
+
 static struct kernel_segment *segment_leave(struct kernel_backend *b, struct kernel_segment *s) {
     if (!s)
         return NULL;
+    if (!fake_of(b)->kept) /* nobody adopts it: it is gone when its client unmaps it */
+        return segment_free(b, s);
     if (s->fd >= 0)
         close(s->fd);
     s->fd = -1;
@@ -72,18 +86,6 @@ static int segment_new(struct kernel_backend *b, enum kernel_access access, size
     f->segments++;
     *ret = s;
     return 0;
-}
-
-static struct kernel_segment *segment_free(struct kernel_backend *b, struct kernel_segment *s) {
-    if (!s)
-        return NULL;
-    fake_of(b)->bytes -= s->bytes;
-    fake_of(b)->segments--;
-    if (s->fd >= 0)
-        close(s->fd);
-    free(s->memory);
-    free(s);
-    return NULL;
 }
 
 static int segment_export(struct kernel_backend *b, struct kernel_segment *s, struct kernel_handle *ret) {

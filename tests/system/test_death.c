@@ -13,11 +13,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "attention.h"
+#include "control_page.h"
 #include "harness.h"
 #include "scissor.h"
 
@@ -388,15 +390,53 @@ static void daemon_ends_under_clients(void **state) {
     }
 }
 
+/* A client that has not read yet that its session is closed may be about to take the lease: what it sees then is that
+ * the daemon has it, and it may read its control page, although the daemon's process is gone. */
+static void pages_outlive_the_daemon(void **state) {
+    struct harness_daemon mine;
+    struct proto_open open;
+    struct proto_opened opened;
+    struct proto_header header;
+    char packet[PROTO_ATTACH_MAX];
+    int fds[PROTO_SEGMENTS_PER_MESSAGE];
+    uint32_t count;
+    (void)state;
+    assert_int_equal(harness_start(&mine, NULL), 0);
+    int fd = harness_hello(&mine);
+    assert_true(fd >= 0);
+    harness_open_default(&open);
+    assert_int_equal(harness_send_message(fd, PROTO_OPEN, 2, &open), 0);
+    for (bool done = false; !done;) {
+        assert_true(harness_receive(fd, packet, sizeof packet, HARNESS_PATIENCE_MS, fds, &count) > 0);
+        memcpy(&header, packet, sizeof header);
+        done = header.type == PROTO_OPENED;
+        for (uint32_t i = 0; i < count && !done; i++)
+            close(fds[i]);
+    }
+    assert_int_equal(count, 2);
+    memcpy(&opened, proto_attach_body(packet), sizeof opened);
+    struct proto_lease *lease = mmap(NULL, PROTO_LEASE_BYTES, PROT_READ, MAP_SHARED, fds[1], 0);
+    assert_true(lease != MAP_FAILED);
+    assert_int_equal(lease->word, PROTO_LEASE_FREE);
+    assert_int_equal(harness_stop(&mine), 0);
+    struct stat status;
+    assert_int_equal(fstat(fds[0], &status), 0);
+    assert_int_equal(status.st_size, opened.control_bytes);
+    assert_int_equal(lease->word, PROTO_LEASE_DAEMON);
+    munmap(lease, PROTO_LEASE_BYTES);
+    close(fds[0]);
+    close(fds[1]);
+    close(fd);
+}
+
 int main(int argc, char **argv) {
     if (argc > 3)
         return role(argc, argv);
     harness_init(240);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(clients_die_in_every_phase),
-        cmocka_unit_test(operator_closes_busy_sessions),
-        cmocka_unit_test(daemon_is_killed),
-        cmocka_unit_test(daemon_ends_under_clients),
+        cmocka_unit_test(clients_die_in_every_phase), cmocka_unit_test(operator_closes_busy_sessions),
+        cmocka_unit_test(daemon_is_killed),           cmocka_unit_test(daemon_ends_under_clients),
+        cmocka_unit_test(pages_outlive_the_daemon),
     };
     return cmocka_run_group_tests_name("death", tests, start, stop);
 }
