@@ -204,6 +204,8 @@ int scissor_positions(struct scissor_session *s, uint32_t layer, uint32_t kv_hea
         r = s->settle_rows > 0 ? SCISSOR_ESTATE : read_positions(s, layer, kv_head, staged, capacity, &total);
     if (r == SCISSOR_EPROTO)
         scissor__client_fail(s->client, r);
+    if (r == SCISSOR_ECLOSED || r == SCISSOR_ENOSESSION) /* the news of it is still on its way */
+        r = s->failure = SCISSOR_ECLOSED;
     pthread_mutex_unlock(&s->client->lock);
     if (!r) {
         memcpy(ret_positions, staged, (total < capacity ? total : capacity) * sizeof *staged);

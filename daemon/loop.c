@@ -306,7 +306,7 @@ static void server_advance(struct server *s) {
 void server_front_broken(struct server *s) {
     if (s->phase == SERVER_STARTING) {
         s->status = 1;
-        s->phase = SERVER_CLOSING;
+        s->phase = s->keeps ? SERVER_CLOSING : SERVER_SETTLING; /* then what has opened meanwhile is closed in order */
         uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
     }
 }

@@ -202,7 +202,7 @@ struct kernel_backend {
                           size_t bytes, struct kernel_segment **ret);
     /* Address of the segment's first byte, on the device. */
     void *(*segment_address)(struct kernel_segment *s);
-    /* How a segment outlives its owner's process. All three are NULL where it cannot (cuda).
+    /* How a segment outlives its owner's process. NULL where it cannot (cuda).
      * The owner's descriptor, still the segment's; -1 at an importer. */
     int (*segment_descriptor)(struct kernel_segment *s);
     /* In a later process: becomes the owner of what that descriptor of FRESH or SETTLED_KEPT is; takes it over on
@@ -210,7 +210,7 @@ struct kernel_backend {
     int (*segment_adopt)(struct kernel_backend *b, enum kernel_access access, int fd, size_t bytes,
                          struct kernel_segment **ret);
     /* Unmaps and closes without revoking: somebody else holds its descriptor, or may look at it until it unmaps it.
-     * NULL is allowed; returns NULL. */
+     * NULL is allowed; returns NULL. Whatever is revocable has it, as has the host. */
     struct kernel_segment *(*segment_leave)(struct kernel_backend *b, struct kernel_segment *s);
 
     int (*settle)(struct kernel_backend *b, const struct kernel_settle *heads, size_t head_count);

@@ -146,13 +146,8 @@ void broker_peer_gone(struct broker *b, struct broker_peer *peer, uint64_t now) 
         s->peer = NULL;
         session_end(b, s, PROTO_REASON_DEATH, now);
     }
-    DL_FOREACH_SAFE(peer->ended, s, next) {
-        /* A client that has not read CLOSED yet may be about to take the lease. It must not find it free, and the
-         * control page gone. */
-        if (b->ending)
-            session_leave_pages(s);
-        session_forget(s);
-    }
+    DL_FOREACH_SAFE(peer->ended, s, next)
+    session_forget(b, s);
     DL_DELETE(b->peers, peer);
     if (peer->pidfd >= 0)
         close(peer->pidfd);
@@ -301,7 +296,7 @@ void broker_drain(struct broker *b, uint64_t now) {
 void broker_close_all(struct broker *b, uint64_t now) {
     struct session *s, *next;
     clock_seen(b, now);
-    b->ending = true;
+    b->process_ends = true;
     DL_FOREACH_SAFE(b->sessions, s, next)
     if (!s->ending)
         session_end(b, s, PROTO_REASON_OPERATOR, now);

@@ -1,7 +1,8 @@
 /* details.h - which rows of a head have detail slots, where the storage dtype has them (layout.h): those that the
  * policy would evict last if the detail slots were its budget. So a policy that protects a share of its budget for the
- * newest rows protects that share of the detail slots, and those that have shown to matter get the others: with the
- * rows that it protects from eviction, a short session's detail slots would all be the newest ones'.
+ * newest rows protects that share of the detail slots, and those that have shown to matter keep the others. With as
+ * many as it protects from eviction, the newest rows would have all detail slots of a short session. The rows of a
+ * settle get theirs first, whatever the share, as details that are not stored then cannot be had later.
  *
  * A row has its detail slot from when it settles until the policy ranks it below others that have one: then the slot is
  * given away, and of the row's codes the high bits are left. The history says which row has which detail slot

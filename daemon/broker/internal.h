@@ -76,7 +76,7 @@ struct broker {
     struct pool pools[BROKER_MAX_POOLS];
     uint32_t pool_count;
     uint64_t epoch, started_ns, random_state;
-    bool draining, ending; /* no new sessions; all have been closed, as the process ends */
+    bool draining, process_ends; /* no new sessions; broker_close_all() was called */
     struct broker_peer *peers;
     uint32_t next_score_socket; /* the first to be looked at */
 
@@ -176,7 +176,7 @@ struct keep_counts session_counts(const struct session *s);
 /* Nothing of it is in the store any more. */
 void session_drop_keep(struct session *s);
 /* Frees a session that the operator had closed. */
-void session_forget(struct session *s);
+void session_forget(const struct broker *b, struct session *s);
 void session_stop_waiting(struct broker *b, struct session *s);
 
 /* ---------- requests.c ---------- */

@@ -161,6 +161,11 @@ bool session_lease_take(struct session *s) {
                                        __ATOMIC_RELAXED);
 }
 
+void session_lease_keep(struct session *s) {
+    if (s->lease_page)
+        __atomic_store_n(&s->lease_page->word, PROTO_LEASE_DAEMON, __ATOMIC_SEQ_CST);
+}
+
 static void lease_give(struct session *s) {
     uint32_t expected = PROTO_LEASE_DAEMON; /* whatever else a client has written there is its own affair */
     __atomic_compare_exchange_n(&s->lease_page->word, &expected, PROTO_LEASE_FREE, false, __ATOMIC_ACQ_REL,
@@ -220,6 +225,10 @@ void broker_job_run(struct broker_job *job) {
             session_measure(s, job, NULL);
         break;
     case JOB_CLOSE:
+        if (job->keep_pages)
+            session_lease_keep(s);
+        if (job->leave_rows)
+            session_leave_rows(s);
         session_release(s, job->keep_pages);
         break;
     case JOB_SETTLE:

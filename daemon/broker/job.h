@@ -43,6 +43,7 @@ struct broker_job {
     bool take_lease;     /* do nothing if the client holds it */
     bool hurried;        /* SETTLE: wait for nothing */
     bool keep_pages;     /* CLOSE: the control page and the lease page stay */
+    bool leave_rows;     /* CLOSE: rows stay for a client that may be reading them */
     uint32_t rows;       /* SETTLE: fresh rows */
     uint64_t generation; /* of the control page when the job began */
     uint64_t tokens_seen;

@@ -72,10 +72,21 @@ void session_stop_waiting(struct broker *b, struct session *s) {
     s->waits_for_room = false;
 }
 
-void session_forget(struct session *s) {
+/* As the process ends, they stay: a client that has not read CLOSED yet may be about to take the lease, and must
+ * neither find it free nor its control page gone. At other times a client could keep memory by this that nobody is
+ * charged for.
+ */
+static void let_pages_go(const struct broker *b, struct session *s) {
+    if (b->process_ends)
+        session_leave_pages(s);
+    else
+        session_release_pages(s);
+}
+
+void session_forget(const struct broker *b, struct session *s) {
     DL_DELETE(s->peer->ended, s);
     s->peer->sessions--;
-    session_release_pages(s);
+    let_pages_go(b, s);
     scissor_free(s->released);
     pool_return(&s->account, s->account.charged);
     pool_leave(&s->account);
@@ -128,7 +139,7 @@ static void orders_clear(struct session *s) {
     memset(s->job.groups, 0, sizeof s->job.groups);
     for (uint32_t i = 0; i < PROTO_MAX_GROUPS; i++)
         s->job.groups[i].target_pages = JOB_NO_TARGET;
-    s->job.take_lease = s->job.keep_pages = false;
+    s->job.take_lease = s->job.keep_pages = s->job.leave_rows = false;
 }
 
 static bool closes_politely(const struct session *s) {
@@ -138,7 +149,8 @@ static bool closes_politely(const struct session *s) {
 void session_close(struct broker *b, struct session *s, bool take_lease) {
     orders_clear(s);
     s->job.take_lease = take_lease;
-    s->job.keep_pages = closes_politely(s);
+    s->job.keep_pages = b->process_ends || closes_politely(s);
+    s->job.leave_rows = b->process_ends && !take_lease; /* of a step that goes on */
     session_start_job(b, s, JOB_CLOSE);
 }
 
@@ -181,6 +193,8 @@ static void start_close(struct broker *b, struct session *s, uint64_t now) {
     }
     s->asked.type = 0;
     if (waits) {
+        if (!take_lease)
+            session_lease_keep(s);
         quarantine_begin(b, s, now);
         tell_closed(b, s);
     } else {
@@ -238,13 +252,13 @@ void session_end(struct broker *b, struct session *s, enum proto_reason reason, 
         quarantine_look(b, s, now);
         return;
     }
-    bool in_call = s->asked.type && s->asked.type != PROTO_REATTACH; /* with that it may be in a step */
+    bool in_call = s->asked.type == PROTO_SETTLE; /* with anything else it may be in a step */
 
     s->ending = true;
     record_end(b, s, SCISSOR_ECLOSED);
     if (!was_ending || reason == PROTO_REASON_DEATH)
         s->end_reason = reason;
-    /* A client that waits for an answer, that asked for this or that is no more touches no memory; and what a device
+    /* A client that waits for its settle, that asked for this or that is no more touches no memory; and what a device
      * has spoilt nobody should go on with. */
     if (reason != PROTO_REASON_OPERATOR || in_call || job_broke(&s->job))
         s->end_deadline = 0;
@@ -328,7 +342,7 @@ static void close_done(struct broker *b, struct session *s, uint64_t now) {
         session_become_ended(b, s);
         return;
     }
-    session_release_pages(s);
+    let_pages_go(b, s);
     session_free(b, s);
 }
 

@@ -45,7 +45,8 @@ struct policy_class {
      * newest row, fresh rows included. */
     void (*score)(const struct policy *p, const struct history *h, uint64_t next_position, float *ret_score);
     /* Which rows are protected: positions below *ret_sinks, and positions >= *ret_recent. `room` is how many settled
-     * slots the head may have now: the budget without the fresh rows, or less where memory is short. */
+     * slots the head may have now: the budget without the fresh rows, or less where memory is short. Where it is asked
+     * who keeps a detail (details.h), it is how many of those there are. */
     void (*protect)(const struct policy *p, uint32_t room, uint64_t next_position, uint64_t *ret_sinks,
                     uint64_t *ret_recent);
 };

@@ -161,7 +161,7 @@ static void close_ended(struct broker *b, struct broker_peer *peer, const struct
         if (s->id != id)
             continue;
         struct pool *pool = s->pool;
-        session_forget(s);
+        session_forget(b, s);
         send_packet(b, peer, PROTO_CLOSED, header->request, &closed);
         admission_pump(b, pool, now);
         return;
@@ -230,7 +230,8 @@ void request_arrived(struct broker *b, struct broker_peer *peer, const struct pr
         request_close(b, s, header->request, now);
     } else if (s->ending) {
         send_failed(b, peer, header->request, id, SCISSOR_ECLOSED, "the operator closed the session");
-        s->end_deadline = 0; /* its client is in a call, so in no step */
+        if (header->type == PROTO_SETTLE) /* its client is in no step */
+            s->end_deadline = 0;
         if (!s->job.running)
             session_retry_close(b, s, now);
     } else {

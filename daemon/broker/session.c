@@ -101,6 +101,12 @@ void session_leave_pages(struct session *s) {
     s->lease_page = NULL;
 }
 
+void session_leave_rows(struct session *s) {
+    struct kernel_backend *device = s->pool->config.backend;
+    for (uint32_t i = 0; device->revocable && s->segments && i < s->segment_capacity; i++)
+        s->segments[i].memory = device->segment_leave(device, s->segments[i].memory);
+}
+
 /* What is the daemon's own memory. */
 static void free_bookkeeping(struct session *s) {
     for (uint32_t i = 0; s->heads && i < s->head_count; i++) {

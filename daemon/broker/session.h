@@ -201,8 +201,12 @@ void session_release(struct session *s, bool keep_pages);
 void session_release_pages(struct session *s);
 /* They stay as they are for whoever has them mapped. */
 void session_leave_pages(struct session *s);
+/* The same of its segments, where memory could be taken away. */
+void session_leave_rows(struct session *s);
 /* Takes the lease for the daemon; false if the client has it. When no job runs, on the broker's thread as well. */
 bool session_lease_take(struct session *s);
+/* The lease is the daemon's from now on, whoever had it: no step begins any more. */
+void session_lease_keep(struct session *s);
 /* Writes counts and page lists, then the new generation. */
 void session_write_control(struct session *s, uint64_t generation);
 /* Fills in shown_next and the groups' values after a job. `values` has room for the slots of one head, or is NULL. */

@@ -310,6 +310,34 @@ static void settled_is_checked(void **state) {
     }
 }
 
+static enum fake_verdict refuse_positions(struct fake *fake, uint16_t type, struct fake_packet *p) {
+    struct proto_header header;
+    (void)fake;
+    memcpy(&header, p->bytes, sizeof header);
+    if (type == PROTO_POSITIONS_ARE) {
+        struct proto_failed failed = {.code = SCISSOR_ECLOSED};
+        p->size = proto_attach_write(p->bytes, sizeof p->bytes, PROTO_FAILED, header.request, &failed, NULL, 0);
+    }
+    return FAKE_SEND;
+}
+
+/* The refusal comes before the news: the daemon may be about to take the memory away. */
+static void positions_of_what_is_being_closed(void **state) {
+    struct scissor_session_spec spec = client_spec();
+    struct scissor_session *session = NULL;
+    struct scissor_client *client = client_connected();
+    uint32_t position, count;
+    (void)state;
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    assert_int_equal(scissor_step_begin(session, 1), 0);
+    fake_set_hook(&client_fake, refuse_positions);
+    assert_int_equal(scissor_positions(session, 0, 0, &position, 1, &count), SCISSOR_ECLOSED);
+    assert_int_equal(scissor_step_end(session), 0);
+    assert_int_equal(scissor_step_begin(session, 1), SCISSOR_ECLOSED);
+    scissor_close(session);
+    scissor_disconnect(client);
+}
+
 static void unasked_is_checked(void **state) {
     (void)state;
     struct scissor_session_spec spec = client_spec();
@@ -359,8 +387,9 @@ static void unasked_is_checked(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, client_set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(nobody_there),           TEST(hello_says_what_it_can), TEST(welcome_is_checked), TEST(spec_is_checked),
-        TEST(refusals_are_passed_on), TEST(opened_is_checked),      TEST(settled_is_checked), TEST(unasked_is_checked),
+        TEST(nobody_there),       TEST(hello_says_what_it_can), TEST(welcome_is_checked),
+        TEST(spec_is_checked),    TEST(refusals_are_passed_on), TEST(opened_is_checked),
+        TEST(settled_is_checked), TEST(unasked_is_checked),     TEST(positions_of_what_is_being_closed),
     };
     return cmocka_run_group_tests_name("client faults", tests, NULL, NULL);
 }
