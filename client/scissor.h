@@ -200,7 +200,8 @@ struct scissor_session_info {
 SCISSOR_API void scissor_session_info(const struct scissor_session *session, struct scissor_session_info *ret);
 
 /* Asks the daemon which positions the settled slots of one head hold, in slot order. Blocks. *ret_count is the number
- * of slots; at most `capacity` are written. */
+ * of slots; at most `capacity` are written. ESTATE after a settle that has timed out; ECLOSED ends the session, as for
+ * any call. */
 SCISSOR_API int scissor_positions(struct scissor_session *session, uint32_t layer, uint32_t kv_head,
                                   uint32_t *ret_positions, uint32_t capacity, uint32_t *ret_count);
 

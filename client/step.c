@@ -10,7 +10,8 @@
 
 bool scissor__lease_try(struct scissor_session *s) {
     uint32_t expected = PROTO_LEASE_FREE;
-    return __atomic_compare_exchange_n(&s->lease->word, &expected, PROTO_LEASE_CLIENT, false, __ATOMIC_ACQUIRE,
+    return !__atomic_load_n(&s->lease->closing, __ATOMIC_RELAXED) &&
+           __atomic_compare_exchange_n(&s->lease->word, &expected, PROTO_LEASE_CLIENT, false, __ATOMIC_ACQUIRE,
                                        __ATOMIC_RELAXED);
 }
 

@@ -284,7 +284,7 @@ static void server_on_stop_timer(uv_timer_t *timer) {
             return;
         }
         daemon_log(LOG_NOTICE, "%" PRIu32 " jobs are not done in time; the next process goes on with them", s->jobs);
-        server_exit_at_once(s, 0);
+        server_exit_at_once(s, s->status);
     } else if (s->phase == SERVER_SETTLING) {
         s->phase = SERVER_CLOSING;
         uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_CLOSE_MS, 0);
@@ -303,11 +303,19 @@ static void server_advance(struct server *s) {
         uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
 }
 
+static void server_end(struct server *s) {
+    s->phase = SERVER_SETTLING;
+    attach_stop_reading(&s->attach);
+    uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_SETTLE_MS, 0);
+    if (!s->keeps)
+        broker_drain(s->broker, server_now());
+    server_pump(s);
+}
+
 void server_front_broken(struct server *s) {
     if (s->phase == SERVER_STARTING) {
         s->status = 1;
-        s->phase = s->keeps ? SERVER_CLOSING : SERVER_SETTLING; /* then what has opened meanwhile is closed in order */
-        uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
+        server_end(s);
     }
 }
 
@@ -321,12 +329,7 @@ static void server_on_signal(uv_signal_t *handle, int signal) {
     daemon_log(LOG_NOTICE, "%s: ending; %" PRIu32 " sessions are open%s", strsignal(signal),
                broker_session_count(s->broker), s->keeps ? " and stay for the next process" : "");
     service_stopping();
-    s->phase = SERVER_SETTLING;
-    attach_stop_reading(&s->attach);
-    uv_timer_start(&s->stop_timer, server_on_stop_timer, SERVER_SETTLE_MS, 0);
-    if (!s->keeps)
-        broker_drain(s->broker, server_now());
-    server_pump(s);
+    server_end(s);
 }
 
 static void server_on_hangup(uv_signal_t *handle, int signal) {

@@ -41,9 +41,10 @@ static inline uint32_t proto_control_head_words(uint32_t pages_max) {
 #define PROTO_LEASE_DAEMON 2u
 
 struct proto_lease {
-    uint32_t word;        /* PROTO_LEASE_*, changed by compare-and-swap only */
+    uint32_t word;        /* PROTO_LEASE_*, changed by compare-and-swap; but a close stores DAEMON, for good */
     uint32_t fresh_count; /* rows in the fresh buffer, for scissorctl; not trusted */
-    uint64_t reserved[7];
+    uint32_t closing;     /* 1: the daemon waits for the lease to close the session; no step may begin */
+    uint32_t reserved[13];
 };
 static_assert(sizeof(struct proto_lease) == 64, "shared");
 #define PROTO_LEASE_BYTES 4096u

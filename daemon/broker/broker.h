@@ -28,7 +28,8 @@ struct broker_job;
 struct broker_pool_config {
     const char *name;
     struct kernel_backend *backend;
-    /* Of control and lease pages, which the broker itself writes; NULL: backend, or the host's if that has streams. */
+    /* Of control and lease pages, which the broker itself writes; it has a segment_leave. NULL: backend, or the host's
+     * if that has streams. */
     struct kernel_backend *host;
     uint64_t limit_bytes;
     /* Nobody has set the limit: it gives way to sessions that are taken over, up to four times itself. */
@@ -128,8 +129,8 @@ void broker_front_restarted(struct broker *b, uint64_t now);
 void broker_control(struct broker *b, const void *request, size_t size, uint64_t cookie, uint64_t now);
 /* No new sessions from now on. */
 void broker_drain(struct broker *b, uint64_t now);
-/* Ends all sessions (their clients get CLOSED with the reason), as if the operator had closed each; the process is
- * about to end. */
+/* Ends all sessions (their clients get CLOSED with the reason), as if the operator had closed each. The process is
+ * about to end: control and lease pages, and rows that a client may be reading, are left to the clients. */
 void broker_close_all(struct broker *b, uint64_t now);
 /* Time passed; call it at broker_deadline() at the latest. */
 void broker_tick(struct broker *b, uint64_t now);

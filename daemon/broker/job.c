@@ -162,8 +162,7 @@ bool session_lease_take(struct session *s) {
 }
 
 void session_lease_keep(struct session *s) {
-    if (s->lease_page)
-        __atomic_store_n(&s->lease_page->word, PROTO_LEASE_DAEMON, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&s->lease_page->word, PROTO_LEASE_DAEMON, __ATOMIC_SEQ_CST);
 }
 
 static void lease_give(struct session *s) {
@@ -225,11 +224,7 @@ void broker_job_run(struct broker_job *job) {
             session_measure(s, job, NULL);
         break;
     case JOB_CLOSE:
-        if (job->keep_pages)
-            session_lease_keep(s);
-        if (job->leave_rows)
-            session_leave_rows(s);
-        session_release(s, job->keep_pages);
+        session_release(s, job->keep_pages, job->leave_rows);
         break;
     case JOB_SETTLE:
     case JOB_SHRINK:

@@ -150,7 +150,7 @@ void session_close(struct broker *b, struct session *s, bool take_lease) {
     orders_clear(s);
     s->job.take_lease = take_lease;
     s->job.keep_pages = b->process_ends || closes_politely(s);
-    s->job.leave_rows = b->process_ends && !take_lease; /* of a step that goes on */
+    s->job.leave_rows = b->process_ends && !take_lease; /* a step may be going on */
     session_start_job(b, s, JOB_CLOSE);
 }
 
@@ -158,6 +158,8 @@ void session_close(struct broker *b, struct session *s, bool take_lease) {
 static void close_later(struct broker *b, struct session *s, uint64_t now) {
     session_stop_waiting(b, s);
     s->state = PROTO_SESSION_CLOSING;
+    /* Or a client that does little between its steps would hardly ever be met there. */
+    __atomic_store_n(&s->lease_page->closing, 1, __ATOMIC_RELAXED);
     s->end_retry = now + BROKER_CLOSE_RETRY_NS;
     b->polite++;
 }
@@ -177,10 +179,6 @@ static void tell_closed(struct broker *b, struct session *s) {
 
 static void start_close(struct broker *b, struct session *s, uint64_t now) {
     bool take_lease = now < s->end_deadline && !s->pool->lost, waits = quarantine_needed(b, s);
-    if (waits && take_lease && !session_lease_take(s)) {
-        close_later(b, s, now);
-        return;
-    }
     s->rows_held = 0;
     for (uint32_t h = 0; s->shown && h < s->head_count; h++)
         s->rows_held += s->shown[h].settled;
@@ -192,13 +190,14 @@ static void start_close(struct broker *b, struct session *s, uint64_t now) {
         s->peer = NULL;
     }
     s->asked.type = 0;
-    if (waits) {
-        if (!take_lease)
-            session_lease_keep(s);
+    if (!waits) {
+        session_close(b, s, take_lease);
+    } else if (take_lease && !session_lease_take(s)) {
+        close_later(b, s, now);
+    } else {
+        session_lease_keep(s);
         quarantine_begin(b, s, now);
         tell_closed(b, s);
-    } else {
-        session_close(b, s, take_lease);
     }
 }
 
@@ -326,7 +325,7 @@ static void close_done(struct broker *b, struct session *s, uint64_t now) {
     event.code = by_client ? SCISSOR_OK : end_code(s);
     event.reason = by_client ? 0 : s->end_reason;
     proto_text_set(event.name, sizeof event.name, s->name);
-    bool stays = s->control && s->peer && !s->close_asked;
+    bool stays = s->generation && s->control && s->peer && !s->close_asked;
     session_return_charges(s, stays ? session_ended_cost(s) : 0);
     if (s->generation) { /* it was open once */
         s->pool->closed++;

@@ -72,7 +72,7 @@ static int allocate_memory(struct session *s) {
 
 int session_allocate(struct session *s) {
     if (session_bookkeeping_new(s) < 0 || allocate_memory(s) < 0) {
-        session_release(s, false);
+        session_release(s, false, false);
         return SCISSOR_ENOMEM;
     }
     session_place_heads(s);
@@ -81,7 +81,7 @@ int session_allocate(struct session *s) {
     session_write_control(s, 1);
     int code = s->keep ? keep_open(s) : 0;
     if (code < 0)
-        session_release(s, false);
+        session_release(s, false, false);
     return code;
 }
 
@@ -99,12 +99,6 @@ void session_leave_pages(struct session *s) {
     s->lease = host->segment_leave(host, s->lease);
     s->control_page = NULL;
     s->lease_page = NULL;
-}
-
-void session_leave_rows(struct session *s) {
-    struct kernel_backend *device = s->pool->config.backend;
-    for (uint32_t i = 0; device->revocable && s->segments && i < s->segment_capacity; i++)
-        s->segments[i].memory = device->segment_leave(device, s->segments[i].memory);
 }
 
 /* What is the daemon's own memory. */
@@ -132,13 +126,18 @@ static void free_fence(struct session *s) {
         s->fence = device->streams->fence_free(device, s->fence);
 }
 
-void session_release(struct session *s, bool keep_pages) {
+void session_release(struct session *s, bool keep_pages, bool leave_rows) {
     struct kernel_backend *device = s->pool->config.backend;
 
     if (s->keep)
         keep_close(s);
+    if (keep_pages) /* not before: a next process that took the session over would give it back */
+        session_lease_keep(s);
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
-        device->segment_free(device, s->segments[i].memory);
+        if (leave_rows && device->revocable)
+            device->segment_leave(device, s->segments[i].memory);
+        else
+            device->segment_free(device, s->segments[i].memory);
     free_fence(s);
     free_bookkeeping(s);
     if (!keep_pages)

@@ -224,6 +224,7 @@ static void mend_control_page(struct session *s) {
     }
     if (differs)
         session_write_control(s, s->generation);
+    __atomic_store_n(&s->lease_page->closing, 0, __ATOMIC_RELAXED);
     uint32_t ours = PROTO_LEASE_DAEMON;
     __atomic_compare_exchange_n(&s->lease_page->word, &ours, PROTO_LEASE_FREE, false, __ATOMIC_ACQ_REL,
                                 __ATOMIC_RELAXED);
@@ -354,7 +355,7 @@ static void give_up(struct taking *t, struct session *s, bool table_known, enum 
     keep_leave(s);
     s->keep = NULL;
     if (s->pool && client == CLIENT_DEAD)
-        session_release(s, false);
+        session_release(s, false, false);
     else if (s->pool)
         session_leave(s);
     if (s->client_pidfd >= 0)

@@ -60,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (code == 0 && head.redo_bytes)
             redo_check(s, data + head.redo_at, head.redo_bytes);
     }
-    session_release(s, false);
+    session_release(s, false, false);
     scissor_free(s);
     return 0;
 }

@@ -138,10 +138,42 @@ static int stepper(const char *directory, const char *mark) {
     return r == SCISSOR_EGONE ? 10 : 11;
 }
 
+/* Steps of 50 ms with nothing between them, and a settle after many only; attends at the end of each. */
+static int dawdler(const char *directory, const char *mark) {
+    static const float k[128], q[256];
+    static float out[256];
+    struct scissor_client *client = NULL;
+    struct scissor_session *s = NULL;
+    struct scissor_session_spec spec = spec_of(128, 512, 0);
+    if (scissor_connect(directory, &client) || scissor_open(client, &spec, &s))
+        return 2;
+    if (attention_step(&model, s, 128, 0, NULL) || scissor_settle(s) < 0)
+        return 2;
+    int r = 0;
+    for (int i = 0; i < 100; i++) {
+        r = scissor_step_begin(s, 1);
+        if (r)
+            break;
+        if (i == 0)
+            write_mark(mark);
+        usleep(50000);
+        for (uint32_t l = 0; l < model.layers && !r; l++) {
+            struct scissor_attend_item item = {s, l, model.scale, q, out};
+            r = scissor_append(s, l, k, k, SCISSOR_F32);
+            r = r ? r : scissor_attend(&item, 1);
+        }
+        if (r || scissor_step_end(s))
+            return 3;
+    }
+    scissor_close(s);
+    scissor_disconnect(client);
+    return r == SCISSOR_ECLOSED ? 11 : 2;
+}
+
 static int role(int argc, char **argv) {
     if (strcmp(argv[1], "victim") == 0 && argc == 5)
         return victim(argv[3], (enum phase)atoi(argv[4]), argv[2]);
-    return stepper(argv[3], argv[2]);
+    return strcmp(argv[1], "dawdler") == 0 ? dawdler(argv[3], argv[2]) : stepper(argv[3], argv[2]);
 }
 
 /* Starts a role and waits until it has left its mark; gives the time written there. */
@@ -284,15 +316,14 @@ static void clients_die_in_every_phase(void **state) {
 
 /* ---------- the operator ---------- */
 
-static void operator_closes_busy_sessions(void **state) {
-    (void)state;
-    for (int round = 0; round < 8; round++) {
+static void operator_closes(const char *name, int rounds) {
+    for (int round = 0; round < rounds; round++) {
         static char answer[PROTO_ANSWER_MAX];
         struct proto_pool_stat stat;
         struct proto_request list = {.op = PROTO_OP_SESSIONS};
         uint64_t time;
         int status;
-        pid_t pid = start_role(&d, "stepper", 0, &time);
+        pid_t pid = start_role(&d, name, 0, &time);
         assert_true(harness_control(&d, &list, answer, sizeof answer) > 0);
         struct proto_session_stat session;
         memcpy(&session, answer + sizeof(struct proto_answer), sizeof session);
@@ -314,6 +345,17 @@ static void operator_closes_busy_sessions(void **state) {
         }
         assert_int_equal(stat.charged_bytes, 0);
     }
+}
+
+static void operator_closes_busy_sessions(void **state) {
+    (void)state;
+    operator_closes("stepper", 8);
+}
+
+/* Whose steps leave no moment between them in which the daemon could meet it. */
+static void operator_closes_one_that_is_always_in_a_step(void **state) {
+    (void)state;
+    operator_closes("dawdler", 3);
 }
 
 /* ---------- the daemon goes ---------- */
@@ -434,8 +476,11 @@ int main(int argc, char **argv) {
         return role(argc, argv);
     harness_init(240);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(clients_die_in_every_phase), cmocka_unit_test(operator_closes_busy_sessions),
-        cmocka_unit_test(daemon_is_killed),           cmocka_unit_test(daemon_ends_under_clients),
+        cmocka_unit_test(clients_die_in_every_phase),
+        cmocka_unit_test(operator_closes_busy_sessions),
+        cmocka_unit_test(operator_closes_one_that_is_always_in_a_step),
+        cmocka_unit_test(daemon_is_killed),
+        cmocka_unit_test(daemon_ends_under_clients),
         cmocka_unit_test(pages_outlive_the_daemon),
     };
     return cmocka_run_group_tests_name("death", tests, start, stop);

@@ -372,6 +372,7 @@ static void test_operator_and_a_deaf_client(void **state) {
     for (int k = 0; k < 300; k++)
         rig_pass(&rig, 5 * MS);
     assert_true(rig.sessions[i].closed);
+    assert_int_equal(rig.sessions[i].lease->word, PROTO_LEASE_DAEMON);
     assert_int_equal(stat_of(1).quarantined, 1);
     rig_hang_up(&rig, peer);
     rig_jobs(&rig);

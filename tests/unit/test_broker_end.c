@@ -73,7 +73,8 @@ static bool readable(const void *memory) {
 /* What a client does that has not heard of anything yet. */
 static bool step_begins(void) {
     uint32_t expected = PROTO_LEASE_FREE;
-    return __atomic_compare_exchange_n(&lease->word, &expected, PROTO_LEASE_CLIENT, false, __ATOMIC_ACQUIRE,
+    return !__atomic_load_n(&lease->closing, __ATOMIC_RELAXED) &&
+           __atomic_compare_exchange_n(&lease->word, &expected, PROTO_LEASE_CLIENT, false, __ATOMIC_ACQUIRE,
                                        __ATOMIC_RELAXED);
 }
 
@@ -137,6 +138,50 @@ static void test_ends_in_a_step(void **state) {
     assert_pages_stay();
 }
 
+/* The same, and its client is still there when the time is up. */
+static void test_ends_in_a_longer_step(void **state) {
+    (void)state;
+    assert_true(step_begins());
+    ends();
+    rig_jobs(&rig);
+    assert_false(rig.sessions[client].closed);
+    rig_pass(&rig, 1100 * MS);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[client].closed);
+    assert_true(readable(row));
+    step_ends();
+    assert_pages_stay();
+}
+
+/* A session that was just being opened is no more than refused. */
+static void test_ends_while_one_opens(void **state) {
+    (void)state;
+    struct proto_open spec = rig_spec(2, 2, 64, 16, 64, 64, "streaming");
+    int opens = rig_open(&rig, peer, &spec);
+    ends();
+    rig_jobs(&rig);
+    assert_int_equal(rig.sessions[opens].peer, -1);
+    assert_true(rig.sessions[client].closed);
+    size_t pages = control_bytes + PROTO_LEASE_BYTES;
+    assert_in_range(stat_now().charged_bytes, pages, 2 * pages - 1); /* of one session */
+}
+
+/* A client that is out of its step for moments alone begins no other one, so the daemon need not meet such a moment. */
+static void test_closed_between_steps(void **state) {
+    (void)state;
+    assert_true(step_begins());
+    operator_closes();
+    rig_jobs(&rig);
+    assert_false(rig.sessions[client].closed);
+    step_ends();
+    assert_int_equal(lease->word, PROTO_LEASE_FREE);
+    assert_false(step_begins());
+    rig_pass(&rig, 5 * MS);
+    rig_jobs(&rig);
+    assert_true(rig.sessions[client].closed);
+    assert_pages_stay();
+}
+
 /* Of a session that is closed while the daemon goes on, rows go when the step has had its time. No other step begins.
  */
 static void test_closed_in_a_long_step(void **state) {
@@ -154,14 +199,12 @@ static void test_closed_in_a_long_step(void **state) {
     assert_pages_stay();
 }
 
-/* A client may ask for positions in a step. */
+/* A client may ask for positions in a step: that does not cut short what time the step has. */
 static void test_asks_for_positions_in_a_step(void **state) {
     (void)state;
     assert_true(step_begins());
-    rig_positions(&rig, client, 0, 0);
     operator_closes();
     rig_jobs(&rig);
-    assert_true(readable(row));
     rig_positions(&rig, client, 0, 0);
     assert_int_equal(rig.sessions[client].code, SCISSOR_ECLOSED);
     rig_jobs(&rig);
@@ -173,13 +216,57 @@ static void test_asks_for_positions_in_a_step(void **state) {
     assert_pages_stay();
 }
 
+/* Nor if they cannot be had yet, as a job runs, in either pool; and they are refused at once. */
+static void test_positions_wait_for_a_job(void **state) {
+    (void)state;
+    rig_init_gpu(&rig, 64 * MIB, 64 * MIB);
+    for (uint32_t pool = 0; pool < 2; pool++) {
+        struct proto_open spec = rig_spec(2, 2, 256, 64, 64 + 64, 64 + 2048, "streaming");
+        spec.pool = pool;
+        int i = open_spec(&spec);
+        struct rig_session *s = &rig.sessions[i];
+        for (int k = 0; k < 8; k++) {
+            if (s->fence)
+                fake_fence_reach(s->fence);
+            settle(i, 64);
+        }
+        fake_device_run(&rig.gpu, UINT64_MAX);
+        s->lease->word = PROTO_LEASE_CLIENT;
+        struct proto_request lower = {
+            .id = 77 + pool, .op = PROTO_OP_SET_BUDGET, .session = s->id, .value = {0, 64 + 64, PROTO_ALL_GROUPS}};
+        memcpy(lower.token, s->token, sizeof lower.token);
+        rig_control_to(&rig, lower);
+        assert_int_equal(rig.answer.code, 0);
+        assert_int_equal(rig.job_count, 1);
+        rig_positions(&rig, i, 0, 0);
+        assert_true(s->request != 0);
+        rig_control(&rig, PROTO_OP_CLOSE_SESSION, s->id, 1, rig_operator(&rig));
+        rig_job(&rig, 0);
+        broker_check(rig.broker);
+        rig_jobs(&rig);
+        assert_int_equal(s->request, 0);
+        assert_int_equal(s->code, SCISSOR_ECLOSED);
+        assert_false(s->closed);
+        assert_true(s->lease->closing);
+        s->lease->word = PROTO_LEASE_FREE;
+        rig_pass(&rig, 10 * MS);
+        rig_jobs(&rig);
+        assert_true(s->closed);
+        broker_check(rig.broker);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_ends_in_order, start, stop),
         cmocka_unit_test_setup_teardown(test_ends_before_it_is_closed, start, stop),
         cmocka_unit_test_setup_teardown(test_ends_in_a_step, start, stop),
+        cmocka_unit_test_setup_teardown(test_ends_in_a_longer_step, start, stop),
+        cmocka_unit_test_setup_teardown(test_ends_while_one_opens, start, stop),
+        cmocka_unit_test_setup_teardown(test_closed_between_steps, start, stop),
         cmocka_unit_test_setup_teardown(test_closed_in_a_long_step, start, stop),
         cmocka_unit_test_setup_teardown(test_asks_for_positions_in_a_step, start, stop),
+        cmocka_unit_test_teardown(test_positions_wait_for_a_job, teardown),
     };
     return cmocka_run_group_tests_name("broker_end", tests, NULL, NULL);
 }

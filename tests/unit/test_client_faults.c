@@ -338,6 +338,27 @@ static void positions_of_what_is_being_closed(void **state) {
     scissor_disconnect(client);
 }
 
+/* No step begins while the daemon waits to close the session. */
+static void no_step_in_a_closing_session(void **state) {
+    struct scissor_session_spec spec = client_spec();
+    struct scissor_session *session = NULL;
+    struct scissor_client *client = client_connected();
+    (void)state;
+    assert_int_equal(scissor_open(client, &spec, &session), 0);
+    assert_int_equal(attention_step(&client_model, session, 1, 0, NULL), 0);
+    struct fake_session *at = fake_session_at(&client_fake, 0);
+    struct proto_closed closed = {.session = at->id, .code = SCISSOR_ECLOSED};
+    at->lease->closing = 1;
+    scissor_set_timeout(client, 20);
+    assert_int_equal(scissor_step_begin(session, 1), SCISSOR_ETIMEDOUT);
+    assert_int_equal(scissor_settle(session), SCISSOR_ETIMEDOUT);
+    assert_int_equal(at->lease->word, PROTO_LEASE_FREE);
+    fake_send(&client_fake, PROTO_CLOSED, 0, &closed, NULL, 0);
+    assert_int_equal(scissor_step_begin(session, 1), SCISSOR_ECLOSED);
+    assert_int_equal(scissor_close(session), SCISSOR_ECLOSED);
+    scissor_disconnect(client);
+}
+
 static void unasked_is_checked(void **state) {
     (void)state;
     struct scissor_session_spec spec = client_spec();
@@ -387,9 +408,16 @@ static void unasked_is_checked(void **state) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, client_set_up, client_tear_down)
     const struct CMUnitTest tests[] = {
-        TEST(nobody_there),       TEST(hello_says_what_it_can), TEST(welcome_is_checked),
-        TEST(spec_is_checked),    TEST(refusals_are_passed_on), TEST(opened_is_checked),
-        TEST(settled_is_checked), TEST(unasked_is_checked),     TEST(positions_of_what_is_being_closed),
+        TEST(nobody_there),
+        TEST(hello_says_what_it_can),
+        TEST(welcome_is_checked),
+        TEST(spec_is_checked),
+        TEST(refusals_are_passed_on),
+        TEST(opened_is_checked),
+        TEST(settled_is_checked),
+        TEST(unasked_is_checked),
+        TEST(positions_of_what_is_being_closed),
+        TEST(no_step_in_a_closing_session),
     };
     return cmocka_run_group_tests_name("client faults", tests, NULL, NULL);
 }
