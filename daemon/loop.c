@@ -303,6 +303,7 @@ static void server_advance(struct server *s) {
         uv_timer_start(&s->stop_timer, server_on_stop_timer, 0, 0);
 }
 
+/* Begins to end in order; the phases are in loop.h. */
 static void server_end(struct server *s) {
     s->phase = SERVER_SETTLING;
     attach_stop_reading(&s->attach);

@@ -77,10 +77,7 @@ void session_stop_waiting(struct broker *b, struct session *s) {
  * charged for.
  */
 static void let_pages_go(const struct broker *b, struct session *s) {
-    if (b->process_ends)
-        session_leave_pages(s);
-    else
-        session_release_pages(s);
+    session_release_pages(s, b->process_ends);
 }
 
 void session_forget(const struct broker *b, struct session *s) {

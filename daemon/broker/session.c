@@ -85,18 +85,10 @@ int session_allocate(struct session *s) {
     return code;
 }
 
-void session_release_pages(struct session *s) {
+void session_release_pages(struct session *s, bool leave) {
     struct kernel_backend *host = s->pool->host;
-    s->control = host->segment_free(host, s->control);
-    s->lease = host->segment_free(host, s->lease);
-    s->control_page = NULL;
-    s->lease_page = NULL;
-}
-
-void session_leave_pages(struct session *s) {
-    struct kernel_backend *host = s->pool->host;
-    s->control = host->segment_leave(host, s->control);
-    s->lease = host->segment_leave(host, s->lease);
+    s->control = leave ? host->segment_leave(host, s->control) : host->segment_free(host, s->control);
+    s->lease = leave ? host->segment_leave(host, s->lease) : host->segment_free(host, s->lease);
     s->control_page = NULL;
     s->lease_page = NULL;
 }
@@ -141,13 +133,13 @@ void session_release(struct session *s, bool keep_pages, bool leave_rows) {
     free_fence(s);
     free_bookkeeping(s);
     if (!keep_pages)
-        session_release_pages(s);
+        session_release_pages(s, false);
 }
 
 void session_abandon(struct session *s) {
     free_fence(s);
     free_bookkeeping(s);
-    session_leave_pages(s);
+    session_release_pages(s, true);
 }
 
 void session_leave(struct session *s) {
@@ -162,7 +154,7 @@ void session_leave(struct session *s) {
     for (uint32_t i = 0; s->segments && i < s->segment_capacity; i++)
         device->segment_leave(device, s->segments[i].memory);
     free_bookkeeping(s);
-    session_leave_pages(s);
+    session_release_pages(s, true);
 }
 
 void session_write_control(struct session *s, uint64_t generation) {

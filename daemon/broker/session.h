@@ -199,9 +199,8 @@ void session_abandon(struct session *s);
 /* Frees whatever there is. With `keep_pages` the two pages stay, and the lease is the daemon's; with `leave_rows` rows
  * are left to a client that may be reading them, where they could be taken away. */
 void session_release(struct session *s, bool keep_pages, bool leave_rows);
-void session_release_pages(struct session *s);
-/* They stay as they are for whoever has them mapped. */
-void session_leave_pages(struct session *s);
+/* With `leave` the two pages stay as they are for whoever has them mapped. */
+void session_release_pages(struct session *s, bool leave);
 /* Takes the lease for the daemon; false if the client has it. When no job runs, on the broker's thread as well. */
 bool session_lease_take(struct session *s);
 /* The lease is the daemon's from now on, whoever had it: no step begins any more. */
